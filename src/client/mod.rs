@@ -1,0 +1,1 @@
+//! `verus bench` and `verus demo`: clients that drive a server over the wire.

@@ -1,0 +1,134 @@
+//! Named maxima of every queue, batch, buffer and pool. One memory budget, divided here.
+
+/// The limits of one server. Each component takes its section.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// The log.
+    pub wal: WalLimits,
+    /// Commit, hot rows, flush.
+    pub store: StoreLimits,
+    /// View state.
+    pub view: ViewLimits,
+    /// Query execution.
+    pub query: QueryLimits,
+    /// Connections and statements.
+    pub wire: WireLimits,
+}
+
+/// Limits of the log.
+#[derive(Clone, Debug)]
+pub struct WalLimits {
+    /// A segment is closed past this size.
+    pub segment_bytes_max: u64,
+}
+
+/// Limits of commit and flush.
+#[derive(Clone, Debug)]
+pub struct StoreLimits {
+    /// Transactions waiting for the sequencer.
+    pub commit_queue_max: usize,
+    /// Rows of one group commit.
+    pub group_rows_max: usize,
+    /// Hot rows of one table after which a flush starts.
+    pub flush_rows: usize,
+    /// Hot bytes of all tables after which commits wait for the flush.
+    pub hot_bytes_max: usize,
+    /// Age of the oldest hot row after which a flush starts, milliseconds.
+    pub flush_age_ms: u64,
+    /// Time between view checkpoints, milliseconds.
+    pub checkpoint_ms: u64,
+    /// Bytes of one statement's rows.
+    pub statement_bytes_max: usize,
+}
+
+/// Limits of view state.
+#[derive(Clone, Debug)]
+pub struct ViewLimits {
+    /// Decoded blocks kept in memory, bytes.
+    pub block_cache_bytes: usize,
+    /// Rows of one stored block.
+    pub block_rows_max: usize,
+    /// RocksDB memtables and block cache, bytes.
+    pub rocksdb_bytes: usize,
+}
+
+/// Limits of query execution.
+#[derive(Clone, Debug)]
+pub struct QueryLimits {
+    /// Memory of all running queries, bytes; beyond it they spill.
+    pub memory_bytes: usize,
+    /// Spilled bytes on disk.
+    pub spill_bytes_max: u64,
+    /// Analyzed plans kept.
+    pub plan_cache_max: usize,
+}
+
+/// Limits of connections and statements.
+#[derive(Clone, Debug)]
+pub struct WireLimits {
+    /// Connections; the next is refused with 53300.
+    pub connections_max: usize,
+    /// A message before login.
+    pub startup_bytes_max: usize,
+    /// A message after login.
+    pub message_bytes_max: usize,
+    /// Tokens of a statement that is parsed into a tree.
+    pub tokens_max: usize,
+    /// Nesting depth of a statement.
+    pub depth_max: usize,
+    /// Undecoded COPY bytes of one connection.
+    pub copy_in_flight_bytes_max: usize,
+    /// Prepared statements and portals of one session.
+    pub prepared_max: usize,
+    /// Seconds for a login.
+    pub login_seconds_max: u64,
+}
+
+const MIB: usize = 1024 * 1024;
+
+impl Default for WalLimits {
+    fn default() -> Self {
+        Self { segment_bytes_max: 64 * MIB as u64 }
+    }
+}
+
+impl Default for StoreLimits {
+    fn default() -> Self {
+        Self {
+            commit_queue_max: 1024,
+            group_rows_max: 131_072,
+            flush_rows: 262_144,
+            hot_bytes_max: 384 * MIB,
+            flush_age_ms: 10_000,
+            checkpoint_ms: 1_000,
+            statement_bytes_max: 1024 * MIB,
+        }
+    }
+}
+
+impl Default for ViewLimits {
+    fn default() -> Self {
+        Self { block_cache_bytes: 192 * MIB, block_rows_max: 16_384, rocksdb_bytes: 64 * MIB }
+    }
+}
+
+impl Default for QueryLimits {
+    fn default() -> Self {
+        Self { memory_bytes: 1024 * MIB, spill_bytes_max: 32 * 1024 * MIB as u64, plan_cache_max: 256 }
+    }
+}
+
+impl Default for WireLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 500,
+            startup_bytes_max: 16 * 1024,
+            message_bytes_max: 64 * MIB,
+            tokens_max: 200_000,
+            depth_max: 200,
+            copy_in_flight_bytes_max: 32 * MIB,
+            prepared_max: 1024,
+            login_seconds_max: 60,
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The error that a client sees.
+//!
+//! *Place*: below everything; knows nobody. Storage modules have an enum of their own and convert it here with
+//! an exhaustive match; the SQL layers build it directly.
+//!
+//! Messages follow PostgreSQL's style: lower case, no full stop, naming the object. Detail and hint are sentences.
+
+use std::fmt;
+
+/// Result with Verus's client-facing [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A five-character SQLSTATE (PostgreSQL manual, appendix A).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SqlState(pub &'static str);
+
+macro_rules! states {
+    ($($name:ident = $code:literal;)*) => {
+        #[allow(missing_docs, reason = "the names are PostgreSQL's own condition names")]
+        impl SqlState { $(pub const $name: SqlState = SqlState($code);)* }
+    };
+}
+
+states! {
+    WARNING = "01000";
+    FEATURE_NOT_SUPPORTED = "0A000";
+    PROTOCOL_VIOLATION = "08P01";
+    CONNECTION_FAILURE = "08006";
+    CARDINALITY_VIOLATION = "21000";
+    DATA_EXCEPTION = "22000";
+    STRING_DATA_RIGHT_TRUNCATION = "22001";
+    NUMERIC_VALUE_OUT_OF_RANGE = "22003";
+    INVALID_DATETIME_FORMAT = "22007";
+    DATETIME_FIELD_OVERFLOW = "22008";
+    DIVISION_BY_ZERO = "22012";
+    CHARACTER_NOT_IN_REPERTOIRE = "22021";
+    INVALID_PARAMETER_VALUE = "22023";
+    INVALID_TEXT_REPRESENTATION = "22P02";
+    INVALID_BINARY_REPRESENTATION = "22P03";
+    BAD_COPY_FILE_FORMAT = "22P04";
+    NOT_NULL_VIOLATION = "23502";
+    UNIQUE_VIOLATION = "23505";
+    CHECK_VIOLATION = "23514";
+    ACTIVE_SQL_TRANSACTION = "25001";
+    READ_ONLY_SQL_TRANSACTION = "25006";
+    NO_ACTIVE_SQL_TRANSACTION = "25P01";
+    IN_FAILED_SQL_TRANSACTION = "25P02";
+    INVALID_SQL_STATEMENT_NAME = "26000";
+    INVALID_AUTHORIZATION_SPECIFICATION = "28000";
+    INVALID_PASSWORD = "28P01";
+    DEPENDENT_OBJECTS_STILL_EXIST = "2BP01";
+    INVALID_CURSOR_NAME = "34000";
+    INVALID_CATALOG_NAME = "3D000";
+    INVALID_SCHEMA_NAME = "3F000";
+    SERIALIZATION_FAILURE = "40001";
+    INSUFFICIENT_PRIVILEGE = "42501";
+    SYNTAX_ERROR = "42601";
+    INVALID_COLUMN_DEFINITION = "42611";
+    INVALID_NAME = "42602";
+    UNDEFINED_COLUMN = "42703";
+    AMBIGUOUS_COLUMN = "42702";
+    UNDEFINED_OBJECT = "42704";
+    DUPLICATE_COLUMN = "42701";
+    DUPLICATE_OBJECT = "42710";
+    GROUPING_ERROR = "42803";
+    DATATYPE_MISMATCH = "42804";
+    WRONG_OBJECT_TYPE = "42809";
+    INVALID_COLUMN_REFERENCE = "42P10";
+    UNDEFINED_FUNCTION = "42883";
+    UNDEFINED_TABLE = "42P01";
+    UNDEFINED_PARAMETER = "42P02";
+    DUPLICATE_CURSOR = "42P03";
+    DUPLICATE_PREPARED_STATEMENT = "42P05";
+    DUPLICATE_TABLE = "42P07";
+    INVALID_TABLE_DEFINITION = "42P16";
+    INVALID_OBJECT_DEFINITION = "42P17";
+    INDETERMINATE_DATATYPE = "42P18";
+    INSUFFICIENT_RESOURCES = "53000";
+    DISK_FULL = "53100";
+    OUT_OF_MEMORY = "53200";
+    TOO_MANY_CONNECTIONS = "53300";
+    CONFIGURATION_LIMIT_EXCEEDED = "53400";
+    PROGRAM_LIMIT_EXCEEDED = "54000";
+    STATEMENT_TOO_COMPLEX = "54001";
+    OBJECT_IN_USE = "55006";
+    OBJECT_NOT_IN_PREREQUISITE_STATE = "55000";
+    CANT_CHANGE_RUNTIME_PARAM = "55P02";
+    LOCK_NOT_AVAILABLE = "55P03";
+    QUERY_CANCELED = "57014";
+    ADMIN_SHUTDOWN = "57P01";
+    CANNOT_CONNECT_NOW = "57P03";
+    SYSTEM_ERROR = "58000";
+    IO_ERROR = "58030";
+    INTERNAL_ERROR = "XX000";
+    DATA_CORRUPTED = "XX001";
+}
+
+impl fmt::Debug for SqlState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// What the client is told when a statement fails. Boxed: it travels in every `Result`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Error(Box<Report>);
+
+/// The fields of an ErrorResponse or NoticeResponse.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// The SQLSTATE.
+    pub state: SqlState,
+    /// One line, lower case, no full stop.
+    pub message: String,
+    /// Whole sentences, or none.
+    pub detail: Option<String>,
+    /// What the user should type instead, or none.
+    pub hint: Option<String>,
+    /// 1-based character position in the statement text, or none.
+    pub position: Option<u32>,
+}
+
+impl Error {
+    /// An error with a state and a message.
+    pub fn new(state: SqlState, message: impl Into<String>) -> Self {
+        Error(Box::new(Report { state, message: message.into(), detail: None, hint: None, position: None }))
+    }
+
+    /// A broken invariant of Verus itself (XX000).
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(SqlState::INTERNAL_ERROR, message)
+    }
+
+    /// Something that PostgreSQL has and Verus has not (0A000).
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(SqlState::FEATURE_NOT_SUPPORTED, message)
+    }
+
+    /// A syntax error (42601) at a 1-based character position.
+    pub fn syntax(message: impl Into<String>) -> Self {
+        Self::new(SqlState::SYNTAX_ERROR, message)
+    }
+
+    /// Adds the detail.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.0.detail = Some(detail.into());
+        self
+    }
+
+    /// Adds the hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the 1-based character position in the statement.
+    #[must_use]
+    pub fn position(mut self, position: u32) -> Self {
+        self.0.position = Some(position);
+        self
+    }
+
+    /// The SQLSTATE.
+    pub fn state(&self) -> SqlState {
+        self.0.state
+    }
+
+    /// All fields, for the wire.
+    pub fn report(&self) -> &Report {
+        &self.0
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// So that an [`Error`] raised inside DataFusion (a function, a provider) comes out as itself: see
+/// `query::error::from_datafusion`, which looks for it in the chain of causes.
+impl From<Error> for datafusion::error::DataFusionError {
+    fn from(error: Error) -> Self {
+        datafusion::error::DataFusionError::External(Box::new(error))
+    }
+}

@@ -1,0 +1,1 @@
+//! The PostgreSQL wire: the only importer of `pgwire`.

@@ -1,0 +1,312 @@
+//! The statements that Verus knows.
+//!
+//! *Place*: made by `sql::parse`, executed by `command`, one file each there.
+
+use std::ops::Range;
+
+use sqlparser::ast;
+
+use crate::types::SqlType;
+
+/// A statement. Names are already folded to lower case unless quoted. What is not here is refused.
+#[derive(Clone, Debug)]
+pub enum Statement {
+    /// SELECT, VALUES, WITH, TABLE.
+    Query(Box<ast::Query>),
+    /// `EXPLAIN [ANALYZE] [VERBOSE] [(options)] statement`.
+    Explain(Explain),
+    /// `INSERT INTO t [(columns)] VALUES (literals), ...`, recognised without a syntax tree.
+    InsertLiterals(InsertLiterals),
+    /// Any other INSERT.
+    Insert(Insert),
+    /// COPY in every direction.
+    Copy(Copy),
+    /// CREATE TABLE.
+    CreateTable(CreateTable),
+    /// CREATE MATERIALIZED VIEW.
+    CreateView(CreateView),
+    /// DROP TABLE and DROP MATERIALIZED VIEW.
+    Drop(Drop),
+    /// `TRUNCATE [TABLE] name [, ...]`.
+    Truncate(Vec<Name>),
+    /// `ALTER TABLE t ADD [COLUMN] [IF NOT EXISTS] column`.
+    AlterTable(AlterTable),
+    /// `ALTER MATERIALIZED VIEW v SET (ttl = ...)`.
+    AlterView {
+        /// The view.
+        name: Name,
+        /// Key and value as written.
+        options: Vec<(String, String)>,
+    },
+    /// `REFRESH MATERIALIZED VIEW v`.
+    RefreshView(Name),
+    /// `CHECK MATERIALIZED VIEW v`.
+    CheckView(Name),
+    /// BEGIN, START TRANSACTION.
+    Begin {
+        /// READ ONLY was asked for.
+        read_only: bool,
+    },
+    /// COMMIT, END.
+    Commit,
+    /// ROLLBACK, ABORT.
+    Rollback,
+    /// `SAVEPOINT name`.
+    Savepoint(String),
+    /// `RELEASE [SAVEPOINT] name`.
+    Release(String),
+    /// `ROLLBACK TO [SAVEPOINT] name`.
+    RollbackTo(String),
+    /// `SET [SESSION | LOCAL] name {= | TO} value | DEFAULT`, SET TIME ZONE, SET TRANSACTION and SESSION CHARACTERISTICS.
+    Set {
+        /// Lower case, dots kept (`verus.route`).
+        name: String,
+        /// The value, lists joined with ", "; none for DEFAULT.
+        value: Option<String>,
+        /// SET LOCAL: until the end of the transaction.
+        local: bool,
+    },
+    /// `SHOW name | ALL`.
+    Show(String),
+    /// `SHOW CREATE TABLE name`, `SHOW CREATE MATERIALIZED VIEW name`.
+    ShowCreate(Name),
+    /// `RESET name | ALL`.
+    Reset(String),
+    /// DISCARD ALL, PLANS, SEQUENCES, TEMP.
+    Discard(String),
+    /// `PREPARE name [(types)] AS statement`.
+    Prepare {
+        /// Name of the prepared statement.
+        name: String,
+        /// Declared parameter types.
+        types: Vec<SqlType>,
+        /// Text of the statement.
+        text: String,
+    },
+    /// `EXECUTE name [(arguments)]`.
+    Execute {
+        /// Name of the prepared statement.
+        name: String,
+        /// Argument expressions.
+        arguments: Vec<ast::Expr>,
+    },
+    /// `DEALLOCATE [PREPARE] name | ALL`.
+    Deallocate(Option<String>),
+    /// `DECLARE name [BINARY] [NO SCROLL] CURSOR [WITH | WITHOUT HOLD] FOR query`.
+    Declare {
+        /// Cursor name.
+        name: String,
+        /// Text of the query.
+        text: String,
+        /// WITH HOLD.
+        hold: bool,
+    },
+    /// `FETCH [count | ALL | NEXT | FORWARD n] [FROM | IN] name`.
+    Fetch {
+        /// Cursor name.
+        name: String,
+        /// Rows, none for ALL.
+        count: Option<u64>,
+    },
+    /// `CLOSE name | ALL`.
+    Close(Option<String>),
+    /// `LISTEN`, `UNLISTEN`, CHECKPOINT, ANALYZE, VACUUM: accepted where harmless, by command tag.
+    NoOperation(&'static str),
+}
+
+/// A possibly schema-qualified name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Name {
+    /// `public`, `verus`, `pg_catalog`; none when not written.
+    pub schema: Option<String>,
+    /// The object.
+    pub name: String,
+}
+
+/// See [`Statement::Explain`].
+#[derive(Clone, Debug)]
+pub struct Explain {
+    /// Runs the statement.
+    pub analyze: bool,
+    /// Shows logical plans too.
+    pub verbose: bool,
+    /// What to explain.
+    pub statement: Box<Statement>,
+}
+
+/// See [`Statement::InsertLiterals`].
+#[derive(Clone, Debug)]
+pub struct InsertLiterals {
+    /// Target.
+    pub table: Name,
+    /// Column list, or empty for all in order.
+    pub columns: Vec<String>,
+    /// Byte range of the row list (from the first parenthesis on) in the statement's text.
+    pub rows: Range<usize>,
+}
+
+/// See [`Statement::Insert`].
+#[derive(Clone, Debug)]
+pub struct Insert {
+    /// Target.
+    pub table: Name,
+    /// Column list, or empty for all in order.
+    pub columns: Vec<String>,
+    /// VALUES or SELECT; none for DEFAULT VALUES.
+    pub source: Option<Box<ast::Query>>,
+    /// RETURNING items.
+    pub returning: Option<Vec<ast::SelectItem>>,
+    /// ON CONFLICT, for plain tables.
+    pub on_conflict: Option<ast::OnInsert>,
+}
+
+/// See [`Statement::Copy`].
+#[derive(Clone, Debug)]
+pub struct Copy {
+    /// A table or a query.
+    pub source: CopySource,
+    /// Column list, or empty.
+    pub columns: Vec<String>,
+    /// FROM or TO.
+    pub direction: CopyDirection,
+    /// The format and its options.
+    pub options: CopyOptions,
+}
+
+/// What is copied.
+#[derive(Clone, Debug)]
+pub enum CopySource {
+    /// A table or view.
+    Table(Name),
+    /// `COPY (query) TO`.
+    Query(Box<ast::Query>),
+}
+
+/// Where from or to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyDirection {
+    /// FROM STDIN.
+    FromStdin,
+    /// TO STDOUT.
+    ToStdout,
+    /// From or to a file or program of the server: refused (42501).
+    ServerFile,
+}
+
+/// COPY's format options, defaults filled in by format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyOptions {
+    /// Text, csv or binary.
+    pub format: CopyFormat,
+    /// One byte.
+    pub delimiter: u8,
+    /// Text that stands for NULL.
+    pub null: String,
+    /// The first line names the columns (HEADER MATCH checks them).
+    pub header: Header,
+    /// csv only.
+    pub quote: u8,
+    /// csv only.
+    pub escape: u8,
+    /// csv TO only: columns always quoted; `["*"]` for all.
+    pub force_quote: Vec<String>,
+    /// csv FROM only: columns never matched against the null text.
+    pub force_not_null: Vec<String>,
+    /// csv FROM only: quoted values match the null text too.
+    pub force_null: Vec<String>,
+}
+
+/// HEADER option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the variants are the option's own values")]
+pub enum Header {
+    Off,
+    On,
+    Match,
+}
+
+/// FORMAT option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the variants are the option's own values")]
+pub enum CopyFormat {
+    Text,
+    Csv,
+    Binary,
+}
+
+/// See [`Statement::CreateTable`].
+#[derive(Clone, Debug)]
+pub struct CreateTable {
+    /// New name.
+    pub name: Name,
+    /// IF NOT EXISTS.
+    pub if_not_exists: bool,
+    /// In order.
+    pub columns: Vec<ColumnDefinition>,
+    /// Table constraints: (name or none, expression text).
+    pub checks: Vec<(Option<String>, String)>,
+    /// PRIMARY KEY columns, or empty.
+    pub primary_key: Vec<String>,
+    /// `WATERMARK FOR column AS expression`: column name and the expression.
+    pub watermark: Option<(String, ast::Expr)>,
+    /// WITH options as written: key and value.
+    pub options: Vec<(String, String)>,
+}
+
+/// A column of CREATE TABLE or ADD COLUMN.
+#[derive(Clone, Debug)]
+pub struct ColumnDefinition {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub sql_type: SqlType,
+    /// NOT NULL.
+    pub not_null: bool,
+    /// DEFAULT expression text.
+    pub default: Option<String>,
+    /// GENERATED ALWAYS AS (...) STORED expression text.
+    pub generated: Option<String>,
+    /// CHECK constraints: (name or none, expression text).
+    pub checks: Vec<(Option<String>, String)>,
+}
+
+/// See [`Statement::CreateView`].
+#[derive(Clone, Debug)]
+pub struct CreateView {
+    /// New name.
+    pub name: Name,
+    /// IF NOT EXISTS.
+    pub if_not_exists: bool,
+    /// Column names, or empty.
+    pub columns: Vec<String>,
+    /// WITH options as written.
+    pub options: Vec<(String, String)>,
+    /// The defining query.
+    pub query: Box<ast::Query>,
+    /// False for WITH NO DATA.
+    pub with_data: bool,
+}
+
+/// See [`Statement::Drop`].
+#[derive(Clone, Debug)]
+pub struct Drop {
+    /// True for MATERIALIZED VIEW.
+    pub view: bool,
+    /// IF EXISTS.
+    pub if_exists: bool,
+    /// What to drop.
+    pub names: Vec<Name>,
+    /// CASCADE.
+    pub cascade: bool,
+}
+
+/// See [`Statement::AlterTable`].
+#[derive(Clone, Debug)]
+pub struct AlterTable {
+    /// The table.
+    pub name: Name,
+    /// IF NOT EXISTS on the column.
+    pub if_not_exists: bool,
+    /// The new column.
+    pub column: ColumnDefinition,
+}

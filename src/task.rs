@@ -1,0 +1,110 @@
+//! The only spawner.
+//!
+//! *Place*: everybody who runs something beside the caller comes here.
+//!
+//! *Invariants*: (1) connections and timers run on the `io` runtime, queries and decoding on the `cpu` runtime, so that
+//! a long plan never delays a ping; (2) a task that panics is reported in the log and in its caller's result, never swallowed.
+
+use std::future::Future;
+
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::JoinHandle;
+
+/// The two runtimes of a server. Dropping it stops both without waiting.
+#[derive(Debug)]
+pub struct Runtimes {
+    io: Runtime,
+    cpu: Runtime,
+}
+
+/// A cheap handle to the runtimes, passed to every component that spawns.
+#[derive(Clone, Debug)]
+pub struct Spawner {
+    io: Handle,
+    cpu: Handle,
+}
+
+/// Stack of a worker that plans and runs SQL: deep expression trees recurse.
+const CPU_STACK_BYTES: usize = 16 * 1024 * 1024;
+
+impl Runtimes {
+    /// Starts both runtimes. `cores` is the number of CPU workers, at least 1.
+    pub fn start(cores: usize) -> std::io::Result<Self> {
+        let io = Builder::new_multi_thread().worker_threads(cores.clamp(1, 4)).thread_name("verus-io").enable_all().build()?;
+        let cpu = Builder::new_multi_thread()
+            .worker_threads(cores.max(1))
+            .thread_name("verus-cpu")
+            .thread_stack_size(CPU_STACK_BYTES)
+            .enable_all()
+            .build()?;
+        Ok(Self { io, cpu })
+    }
+
+    /// A handle for components.
+    pub fn spawner(&self) -> Spawner {
+        Spawner { io: self.io.handle().clone(), cpu: self.cpu.handle().clone() }
+    }
+
+    /// Runs `future` on the io runtime from a thread that belongs to neither.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.io.block_on(future)
+    }
+
+    /// Stops both, without waiting for blocking work.
+    pub fn shutdown(self) {
+        self.cpu.shutdown_background();
+        self.io.shutdown_background();
+    }
+}
+
+impl Spawner {
+    /// A spawner over the runtime of the caller, for tests.
+    pub fn current() -> Self {
+        Self { io: Handle::current(), cpu: Handle::current() }
+    }
+
+    /// Runs connection and timer work.
+    pub fn io<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.io.spawn(future)
+    }
+
+    /// Runs planning, decoding and query execution.
+    pub fn cpu<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.cpu.spawn(future)
+    }
+
+    /// Runs code that blocks (files, RocksDB) on a thread of its own pool.
+    pub fn blocking<F, T>(&self, work: F) -> JoinHandle<T>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        self.io.spawn_blocking(work)
+    }
+
+    /// Starts a named thread that lives as long as the server.
+    pub fn thread<F>(&self, name: &str, body: F) -> std::io::Result<std::thread::JoinHandle<()>>
+    where
+        F: FnOnce() + Send + 'static,
+    {
+        std::thread::Builder::new().name(format!("verus-{name}")).stack_size(CPU_STACK_BYTES).spawn(body)
+    }
+
+    /// The cpu runtime's handle, for DataFusion's own spawns.
+    pub fn cpu_handle(&self) -> &Handle {
+        &self.cpu
+    }
+
+    /// The io runtime's handle.
+    pub fn io_handle(&self) -> &Handle {
+        &self.io
+    }
+}

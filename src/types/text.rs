@@ -1,0 +1,1 @@
+//! PostgreSQL's text format of values, both ways.
