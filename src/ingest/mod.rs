@@ -48,7 +48,13 @@ pub struct CopyLoad {}
 
 impl CopyLoad {
     /// Starts a load.
-    pub fn new(pipeline: Arc<Pipeline>, options: CopyOptions, time_zone: String, spawner: Spawner, in_flight_bytes_max: usize) -> Result<CopyLoad> {
+    pub fn new(
+        pipeline: Arc<Pipeline>,
+        options: CopyOptions,
+        time_zone: String,
+        spawner: Spawner,
+        in_flight_bytes_max: usize,
+    ) -> Result<CopyLoad> {
         let _ = (pipeline, options, time_zone, spawner, in_flight_bytes_max);
         unimplemented!()
     }

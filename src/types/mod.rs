@@ -91,9 +91,13 @@ impl SqlType {
 
     fn metadata(&self) -> HashMap<String, String> {
         match self {
-            SqlType::Varchar(_) | SqlType::Char(_) | SqlType::Uuid | SqlType::Json | SqlType::Jsonb | SqlType::Name | SqlType::Numeric(None) => {
-                HashMap::from([(TYPE_KEY.to_owned(), self.to_string())])
-            }
+            SqlType::Varchar(_)
+            | SqlType::Char(_)
+            | SqlType::Uuid
+            | SqlType::Json
+            | SqlType::Jsonb
+            | SqlType::Name
+            | SqlType::Numeric(None) => HashMap::from([(TYPE_KEY.to_owned(), self.to_string())]),
             _ => HashMap::new(),
         }
     }
@@ -129,7 +133,9 @@ impl SqlType {
             DataType::Timestamp(_, None) => SqlType::Timestamp,
             DataType::Timestamp(_, Some(_)) => SqlType::Timestamptz,
             DataType::Interval(_) | DataType::Duration(_) => SqlType::Interval,
-            DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => SqlType::Array(Box::new(SqlType::of_field(item))),
+            DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+                SqlType::Array(Box::new(SqlType::of_field(item)))
+            }
             DataType::Dictionary(_, values) => SqlType::of_arrow(values),
             _ => SqlType::Text,
         }
