@@ -33,6 +33,9 @@ pub fn time(text: &str) -> Result<i64> {
     if let Some((us, [])) = fast_time(bytes) {
         return Ok(us);
     }
+    if matches!(bytes.len(), 4 | 6) && bytes.iter().all(u8::is_ascii_digit) {
+        return time_of_day(text, None).map_err(|fault| fault.error(text, "time"));
+    }
     Moment::read(text, "time")?.time_us.ok_or_else(|| malformed("time", text))
 }
 
