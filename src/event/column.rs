@@ -194,7 +194,8 @@ fn decimal_limits(sql_type: &SqlType) -> (u8, i8) {
     }
 }
 
-fn primitive<T: ArrowPrimitiveType>(values: Vec<T::Native>, nulls: Option<arrow::buffer::NullBuffer>, data_type: DataType) -> ArrayRef {
+fn primitive<T: ArrowPrimitiveType>(mut values: Vec<T::Native>, nulls: Option<arrow::buffer::NullBuffer>, data_type: DataType) -> ArrayRef {
+    values.shrink_to_fit();
     Arc::new(PrimitiveArray::<T>::new(values.into(), nulls).with_data_type(data_type))
 }
 

@@ -188,7 +188,8 @@ impl Decoder {
         if first && !text.is_empty() {
             self.header(text, &mut reader)?;
         }
-        let rows = text.len() / (self.targets.len() * 8).max(32);
+        // Exact but for line ends inside quotes: what is too much room would stay with the rows.
+        let rows = memchr::memchr_iter(line_end.byte(), text.as_bytes()).count() + 1;
         let mut columns: Vec<_> = self.targets.iter().map(|target| ColumnBuilder::new(&target.sql_type, self.zone, rows)).collect();
         let mut fields = Fields::new(text, self.targets.len());
         let mut done = 0;

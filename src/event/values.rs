@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 use arrow::record_batch::RecordBatch;
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 
 use crate::error::{Error, Result, SqlState};
 use crate::event::Target;
@@ -29,7 +29,7 @@ pub fn decode(rows: &str, targets: &[Target], zone: Zone) -> Result<RecordBatch>
     }
     refuse_nul(rows)?;
     let mut reader = ValuesReader { text: rows, at: 0, targets };
-    let capacity = rows.len() / (targets.len() * 4).max(16);
+    let capacity = memchr_iter(b'(', rows.as_bytes()).count();
     let mut columns: Vec<_> = targets.iter().map(|target| ColumnBuilder::new(&target.sql_type, zone, capacity)).collect();
     let mut fields = Fields::new(rows, targets.len());
     let mut more = true;
