@@ -65,7 +65,7 @@ impl Rules {
         let batch = self
             .pipeline
             .complete_rows(decoded.batch)
-            .map_err(|refusal| self.decoder.refuse_row(chunk, line_end, first, refusal.row.unwrap_or(0), refusal.error))?;
+            .map_err(|refusal| self.decoder.refuse(chunk, line_end, first, refusal.row, refusal.error))?;
         Ok(Completed { batch, lines: decoded.lines, ended: decoded.ended })
     }
 }
