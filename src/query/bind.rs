@@ -12,7 +12,7 @@ use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan, Projectio
 use datafusion::optimizer::Analyzer;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
-use datafusion::sql::sqlparser::ast;
+use sqlparser::ast;
 
 use super::error::from_datafusion;
 use super::functions::session::Values;
@@ -56,7 +56,7 @@ fn plan(scope: &Scope<'_>, query: ast::Query, types: &[Option<SqlType>]) -> Resu
         types.iter().map(|known| known.as_ref().map(|sql_type| Arc::new(sql_type.field("", true)))).collect();
     let planner = SqlToRel::new_with_options(scope, parser_options());
     let mut context = PlannerContext::new().with_prepare_param_data_types(fields);
-    let plan = planner.query_to_plan(query, &mut context).map_err(from_datafusion)?;
+    let plan = planner.sql_statement_to_plan_with_context(ast::Statement::Query(Box::new(query)), &mut context).map_err(from_datafusion)?;
     typing::apply(plan).map_err(from_datafusion)
 }
 
