@@ -16,14 +16,14 @@ pub use type_name::sql_type as named_type;
 
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::{AggregateFunction, InList, ScalarFunction, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    Between, BinaryExpr, Expr, ExprSchemable, Like, LogicalPlan, LogicalPlanBuilder, Projection, RecursiveQuery, Values,
+    Between, BinaryExpr, Cast, Expr, ExprSchemable, Like, LogicalPlan, LogicalPlanBuilder, Operator, Projection, RecursiveQuery, Values,
 };
 
 use crate::error::Error;
@@ -126,6 +126,14 @@ fn literal(value: ScalarValue) -> Result<ScalarValue, ScalarValue> {
         },
         ScalarValue::UInt64(Some(number)) => Ok(ScalarValue::Decimal128(Some(i128::from(number)), 20, 0)),
         ScalarValue::Utf8(text) => Ok(ScalarValue::Utf8View(text)),
+        // 1e10 has no digits after the point, not minus ten.
+        ScalarValue::Decimal128(Some(number), precision, scale) if scale < 0 => {
+            let digits = precision.saturating_add(scale.unsigned_abs()).min(DECIMAL128_MAX_PRECISION);
+            match 10_i128.checked_pow(u32::from(scale.unsigned_abs())).and_then(|factor| number.checked_mul(factor)) {
+                Some(number) => Ok(ScalarValue::Decimal128(Some(number), digits, 0)),
+                None => Err(value),
+            }
+        }
         other => Err(other),
     }
 }
@@ -174,7 +182,14 @@ fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Exp
             args[1] = local(args[1].clone());
             Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(func, args))))
         }
-        ("date_diff" | "datediff", [_, _, _]) => {
+        ("age", [argument]) => {
+            let today = Expr::Cast(Cast::new(Box::new(session::today()), wall_clock()));
+            let argument = argument.clone();
+            let ScalarFunction { func, .. } = function;
+            let call = ScalarFunction::new_udf(func, vec![today, argument]);
+            scalar(call, schema).map(|typed| Transformed::yes(typed.data))
+        }
+        ("date_diff" | "datediff" | "age" | "to_char", _) => {
             let ScalarFunction { func, args } = function;
             let args = args
                 .into_iter()
@@ -192,6 +207,7 @@ fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Exp
             };
             Ok(Transformed::yes(if instant { zone::to_local(zone, argument) } else { zone::to_instant(zone, argument) }))
         }
+        ("mod", [left, right]) => operators::arithmetic(left.clone(), Operator::Modulo, right.clone(), schema),
         ("pg_typeof", [argument]) => {
             let name = functions::type_name(&argument.get_type(schema)?);
             Ok(Transformed::yes(Expr::Literal(ScalarValue::Utf8View(Some(name)), None)))
@@ -205,6 +221,11 @@ fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Exp
             }
         }
     }
+}
+
+/// The type of local times.
+fn wall_clock() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, None)
 }
 
 /// The local time of an instant in the session's zone.
@@ -223,7 +244,7 @@ fn truncate(function: ScalarFunction, zone: Option<()>, schema: &DFSchema) -> Re
         (DataType::Timestamp(_, Some(_)), Some(())) => Ok(Transformed::yes(time::truncate_in_zone().call(args))),
         // A date is taken as midnight in the session's zone, and the result is a timestamptz.
         (DataType::Date32, None) => {
-            let midnight = casts::to(args.remove(1), DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None));
+            let midnight = casts::to(args.remove(1), wall_clock());
             args.push(zone::to_instant(session::time_zone(), midnight));
             args.push(session::time_zone());
             Ok(Transformed::yes(time::truncate_in_zone().call(args)))
