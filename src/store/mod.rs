@@ -2,6 +2,7 @@
 //!
 //! *Place*: `command` and `ingest` commit, `query` reads snapshots. Uses `wal`, `state`, `columnar` and `view`.
 
+pub mod dedupe;
 pub mod snapshot;
 
 use std::sync::Arc;
