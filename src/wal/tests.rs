@@ -157,7 +157,7 @@ proptest! {
         let path = at.get(&segments(dir.path())).clone();
         let mut bytes = fs::read(&path).unwrap();
         let position = at.index(bytes.len());
-        bytes[position] ^= 1 << bit;
+        bytes[position] ^= 1_u8 << bit;
         fs::write(&path, &bytes).unwrap();
         let error = read(dir.path(), 0).unwrap_err();
         prop_assert_eq!(error.state(), SqlState::DATA_CORRUPTED);
