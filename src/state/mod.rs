@@ -29,6 +29,9 @@ const SYNCED_FILE: &str = "SYNCED";
 /// Read ahead by a scan.
 const SCAN_READAHEAD_BYTES: usize = 256 * 1024;
 
+/// What a scan does with each key and value; an error ends the scan.
+pub type Visitor<'a> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'a;
+
 /// A column family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -112,7 +115,7 @@ impl State {
     }
 
     /// All pairs whose key starts with `prefix`, in key order.
-    pub fn scan(&self, family: Family, prefix: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+    pub fn scan(&self, family: Family, prefix: &[u8], each: &mut Visitor<'_>) -> Result<()> {
         let mut options = ReadOptions::default();
         options.set_readahead_size(SCAN_READAHEAD_BYTES);
         options.fill_cache(family != Family::Blocks);
