@@ -87,6 +87,8 @@ pub struct WireLimits {
     pub prepared_max: usize,
     /// Seconds for a login.
     pub login_seconds_max: u64,
+    /// HTTP connections; the next wait to be accepted.
+    pub http_connections_max: usize,
 }
 
 const MIB: usize = 1024 * 1024;
@@ -155,6 +157,7 @@ impl Default for WireLimits {
             copy_in_flight_bytes_max: 32 * MIB,
             prepared_max: 1024,
             login_seconds_max: 60,
+            http_connections_max: 64,
         }
     }
 }
