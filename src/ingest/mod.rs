@@ -14,6 +14,7 @@ use crate::clock::Micros;
 use crate::error::Result;
 use crate::sql::statement::CopyOptions;
 use crate::task::Spawner;
+use crate::types::zone::Zone;
 
 /// The rules of one table, bound once a statement.
 #[derive(Debug)]
@@ -24,6 +25,13 @@ impl Pipeline {
     /// the table). 42601/428C9 when a generated column is named.
     pub fn new(binder: &dyn Binder, table: &Arc<Table>, columns: &[usize], now: Micros) -> Result<Pipeline> {
         let _ = (binder, table, columns, now);
+        unimplemented!()
+    }
+
+    /// With the session's time zone, for literals without an offset and for the rows in errors. UTC without it.
+    #[must_use]
+    pub fn in_zone(self, zone: Zone) -> Pipeline {
+        let _ = zone;
         unimplemented!()
     }
 
@@ -56,6 +64,14 @@ impl CopyLoad {
         in_flight_bytes_max: usize,
     ) -> Result<CopyLoad> {
         let _ = (pipeline, options, time_zone, spawner, in_flight_bytes_max);
+        unimplemented!()
+    }
+
+    /// With a bound on the bytes of the whole load (54000 beyond it), in place of the default of
+    /// `StoreLimits::statement_bytes_max`.
+    #[must_use]
+    pub fn with_bytes_max(self, statement_bytes_max: usize) -> CopyLoad {
+        let _ = statement_bytes_max;
         unimplemented!()
     }
 
