@@ -5,7 +5,7 @@
 //! *Invariants*: (1) a value is kept as SHOW prints it; (2) a setting that could not be honoured is refused, never swallowed.
 
 use crate::error::{Error, Result, SqlState};
-use crate::session::zone;
+use crate::types::zone::Zone;
 
 /// A variable's definition.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ pub static VARIABLES: &[Variable] = &[
     variable("integer_datetimes", Kind::Fixed, "on", true, "Shows whether datetimes are integer based."),
     variable(
         "IntervalStyle",
-        Kind::Words(&["postgres", "postgres_verbose", "sql_standard", "iso_8601"]),
+        Kind::Words(&["postgres", "iso_8601"]),
         "postgres",
         true,
         "Sets the display format for interval values.",
@@ -212,7 +212,10 @@ impl Variable {
             Kind::Words(words) => self.word(words, value),
             Kind::WordsOrUnset(_) if value.is_empty() => Ok(String::new()),
             Kind::WordsOrUnset(words) => self.word(words, value),
-            Kind::TimeZone => zone::parse(value).map(|zone| zone.shown).ok_or_else(|| self.invalid(value)),
+            Kind::TimeZone => match value.trim().to_ascii_lowercase().as_str() {
+                "default" | "local" => Ok(self.default.to_owned()),
+                name => Zone::parse(name).map(|zone| zone.to_string()).map_err(|_| self.invalid(value)),
+            },
             Kind::DateStyle => self.date_style(value),
             Kind::Encoding => match value.to_ascii_lowercase().replace(['-', '_', ' '], "").as_str() {
                 "utf8" | "unicode" => Ok("UTF8".to_owned()),
