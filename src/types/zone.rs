@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use chrono::{NaiveDateTime, Offset, TimeDelta, TimeZone};
+use chrono::{DateTime, NaiveDateTime, Offset, TimeDelta, TimeZone};
 use chrono_tz::Tz;
 
 use crate::clock::Micros;
@@ -131,7 +131,7 @@ impl fmt::Display for Zone {
 
 /// Outside chrono's years the offset of the nearest one is as good as any.
 fn naive(at: Micros) -> NaiveDateTime {
-    NaiveDateTime::UNIX_EPOCH.checked_add_signed(TimeDelta::microseconds(at)).unwrap_or(if at < 0 {
+    DateTime::UNIX_EPOCH.naive_utc().checked_add_signed(TimeDelta::microseconds(at)).unwrap_or(if at < 0 {
         NaiveDateTime::MIN
     } else {
         NaiveDateTime::MAX
