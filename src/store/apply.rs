@@ -36,8 +36,27 @@ impl Accepted {
 /// Batches smaller than this are put together before the views see them: each call has a fixed cost.
 const VIEW_BATCH_ROWS: usize = 4_096;
 
-/// Applies catalog changes as of `lsn`. New views start empty with everything below `lsn` still to be backfilled.
-pub fn changes(snapshot: &mut Snapshot, changes: &[Change], lsn: u64, binder: &dyn Binder) -> Result<()> {
+/// What applying changes needs besides the snapshot.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// Binds view definitions.
+    pub binder: Arc<dyn Binder>,
+    /// Where view blocks live.
+    pub blocks: Arc<view::Blocks>,
+}
+
+/// What changes have put out of use; the background work deletes what it holds on disk.
+#[derive(Clone, Debug, Default)]
+pub struct Retired {
+    /// State of dropped and emptied views.
+    pub views: Vec<Arc<view::Version>>,
+    /// Dropped and emptied tables.
+    pub tables: Vec<Arc<TableState>>,
+}
+
+/// Applies catalog changes as of `lsn`. New views start empty, with everything below `lsn` still to be backfilled.
+pub fn changes(snapshot: &mut Snapshot, changes: &[Change], lsn: u64, tools: &Tools) -> Result<Retired> {
+    let mut retired = Retired::default();
     for change in changes {
         let catalog = Arc::new(snapshot.catalog.with(change)?);
         match change {
@@ -51,31 +70,31 @@ pub fn changes(snapshot: &mut Snapshot, changes: &[Change], lsn: u64, binder: &d
             }
             Change::DropTable(oid) => {
                 let late = snapshot.catalog.table(*oid).and_then(|table| table.late_oid);
-                snapshot.tables.remove(oid);
-                late.map(|late| snapshot.tables.remove(&late));
+                retired.tables.extend([Some(*oid), late].into_iter().flatten().filter_map(|oid| snapshot.tables.remove(&oid)));
             }
             Change::Truncate(oid) => {
-                if let Some(state) = snapshot.table_mut(*oid) {
-                    state.truncate(lsn);
+                if let Some(state) = snapshot.tables.get_mut(oid) {
+                    retired.tables.push(Arc::clone(state));
+                    Arc::make_mut(state).truncate(lsn);
                 }
                 for view in catalog.views_of(*oid) {
-                    let emptied = compile(binder, &catalog, view)?;
-                    snapshot.views.insert(view.oid, Arc::new(view::Version::empty(emptied, lsn)));
+                    // In a replay, state that was stored after the truncation stays.
+                    if snapshot.views.get(&view.oid).is_some_and(|version| version.applied_lsn() <= lsn) {
+                        let emptied = Arc::new(view::Version::new(compile(&*tools.binder, &catalog, view)?, &tools.blocks));
+                        retired.views.extend(snapshot.views.insert(view.oid, emptied));
+                    }
                 }
             }
             Change::CreateView(view) => {
-                let spec = compile(binder, &catalog, view)?;
-                snapshot.views.insert(view.oid, Arc::new(view::Version::empty(spec, lsn)));
+                let spec = compile(&*tools.binder, &catalog, view)?;
+                snapshot.views.insert(view.oid, Arc::new(view::Version::new(spec, &tools.blocks)));
             }
-            Change::ViewReady(_) => {}
-            Change::AlterView(_) => {}
-            Change::DropView(oid) => {
-                snapshot.views.remove(oid);
-            }
+            Change::ViewReady(_) | Change::AlterView(_) => {}
+            Change::DropView(oid) => retired.views.extend(snapshot.views.remove(oid)),
         }
         snapshot.catalog = catalog;
     }
-    Ok(())
+    Ok(retired)
 }
 
 /// Compiles a view's definition against a catalog.
@@ -84,10 +103,13 @@ pub fn compile(binder: &dyn Binder, catalog: &Arc<Catalog>, view: &Arc<View>) ->
     Ok(Arc::new(view::Spec::compile(binder, catalog, table, view)?))
 }
 
-/// The deltas that accepted rows mean for the views of a snapshot, by view. Computed before the snapshot is changed, beside the
-/// sync of the log. A view whose delta cannot be computed gets the error: it fails when it is read, the commit does not.
-pub fn deltas(snapshot: &Snapshot, accepted: &[Accepted], threads: usize) -> HashMap<Oid, Vec<Result<view::Delta>>> {
-    let mut deltas: HashMap<Oid, Vec<Result<view::Delta>>> = HashMap::new();
+/// Deltas by view, in LSN order.
+pub type Deltas = HashMap<Oid, Vec<view::Delta>>;
+
+/// The deltas that accepted rows mean for the views of a snapshot. Computed before the snapshot is changed, beside the sync of
+/// the log. A row that a view cannot digest makes that view fail when it is read, never the commit.
+pub fn deltas(snapshot: &Snapshot, accepted: &[Accepted], threads: usize) -> Result<Deltas> {
+    let mut deltas = Deltas::new();
     let mut by_table: Vec<(Oid, Vec<&Accepted>)> = Vec::new();
     for rows in accepted.iter().filter(|rows| rows.rows.num_rows() > 0) {
         match by_table.iter_mut().find(|(table, _)| *table == rows.table) {
@@ -96,28 +118,23 @@ pub fn deltas(snapshot: &Snapshot, accepted: &[Accepted], threads: usize) -> Has
         }
     }
     for (table, batches) in by_table {
-        let specs: Vec<Arc<view::Spec>> =
-            snapshot.catalog.views_of(table).filter_map(|view| snapshot.views.get(&view.oid)).map(|version| version.spec()).collect();
+        let specs: Vec<Arc<view::Spec>> = snapshot
+            .catalog
+            .views_of(table)
+            .filter_map(|view| snapshot.views.get(&view.oid))
+            .map(|version| Arc::clone(&version.spec))
+            .collect();
         if specs.is_empty() {
             continue;
         }
         for run in runs(&batches) {
-            let first_lsn = run[0].first_lsn;
-            let next_lsn = run[run.len() - 1].next_lsn();
-            let outcome = concat(run).map(|rows| view::apply(&specs, &rows, first_lsn, next_lsn, threads));
-            match outcome {
-                Ok(outcomes) => {
-                    for (spec, delta) in specs.iter().zip(outcomes) {
-                        if let Some(delta) = delta.transpose() {
-                            deltas.entry(spec.oid()).or_default().push(delta);
-                        }
-                    }
-                }
-                Err(error) => specs.iter().for_each(|spec| deltas.entry(spec.oid()).or_default().push(Err(error.clone()))),
+            let outcomes = view::apply(&specs, &concat(run)?, run[0].first_lsn, run[run.len() - 1].next_lsn(), threads)?;
+            for (spec, delta) in specs.iter().zip(outcomes) {
+                deltas.entry(spec.view.oid).or_default().extend(delta);
             }
         }
     }
-    deltas
+    Ok(deltas)
 }
 
 /// Puts small neighbours together; a large batch stays alone, so that it is not copied.
@@ -145,26 +162,23 @@ fn concat(run: &[&Accepted]) -> Result<RecordBatch> {
 }
 
 /// Adds accepted rows and their deltas.
-pub fn rows(
-    snapshot: &mut Snapshot,
-    accepted: &[Accepted],
-    hot: Vec<HotBatch>,
-    deltas: HashMap<Oid, Vec<Result<view::Delta>>>,
-) -> Result<()> {
-    for (accepted, batch) in accepted.iter().zip(hot) {
-        if let Some(table) = snapshot.table_mut(accepted.table) {
+pub fn rows(snapshot: &mut Snapshot, hot: Vec<(Oid, HotBatch)>, deltas: Deltas) -> Result<()> {
+    for (table, batch) in hot {
+        if let Some(table) = snapshot.table_mut(table) {
             table.push(batch)?;
         }
     }
     for (view, deltas) in deltas {
         if let Some(version) = snapshot.views.get_mut(&view) {
             for delta in deltas {
-                *version = Arc::new(match delta.and_then(|delta| version.with_delta(delta)) {
-                    Ok(next) => next,
-                    Err(error) => version.broken(error),
-                });
+                *version = Arc::new(version.with_delta(delta)?);
             }
         }
     }
     Ok(())
+}
+
+/// The accepted rows as hot batches.
+pub fn hot(accepted: &[Accepted]) -> Result<Vec<(Oid, HotBatch)>> {
+    accepted.iter().map(|rows| Ok((rows.table, HotBatch::new(&rows.rows, rows.first_lsn)?))).collect()
 }

@@ -19,9 +19,22 @@ use crate::error::{Error, Result};
 
 /// Greatest accepted event time per partition of one event table.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<(Option<Box<str>>, Micros)>", into = "Vec<(Option<Box<str>>, Micros)>")]
 pub struct Watermarks {
     /// By the partition key's text; a NULL key is none.
     newest: HashMap<Option<Box<str>>, Micros>,
+}
+
+impl From<Vec<(Option<Box<str>>, Micros)>> for Watermarks {
+    fn from(pairs: Vec<(Option<Box<str>>, Micros)>) -> Self {
+        Watermarks { newest: pairs.into_iter().collect() }
+    }
+}
+
+impl From<Watermarks> for Vec<(Option<Box<str>>, Micros)> {
+    fn from(watermarks: Watermarks) -> Self {
+        watermarks.newest.into_iter().collect()
+    }
 }
 
 impl Watermarks {

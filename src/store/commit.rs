@@ -19,12 +19,14 @@ use arrow::datatypes::IntervalMonthDayNano;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::catalog::{Catalog, Change, Oid, Table};
+use crate::columnar::ColumnTable;
 use crate::error::{Error, Result, SqlState};
 use crate::store::apply::{self, Accepted};
 use crate::store::dedupe::Staged;
+use crate::store::flush::layout;
 use crate::store::positions::Judged;
 use crate::store::record::{Encoder, Header, RowsHeader, encode_header};
-use crate::store::snapshot::{HotBatch, Snapshot};
+use crate::store::snapshot::Snapshot;
 use crate::store::{Committed, Shared, Transaction, dropped};
 use crate::types::UTC;
 use crate::wal::Wal;
@@ -98,7 +100,7 @@ impl Sequencer {
                     if let Err(error) = self.wal.truncate_before(lsn) {
                         tracing::warn!(%error, "old log segments could not be deleted; the next attempt follows");
                     }
-                    self.shared.parts.metrics.wal_bytes.set(self.wal.bytes() as i64);
+                    self.shared.parts.metrics.log_size.set(self.wal.bytes() as i64);
                 }
                 Message::Commit(request) => {
                     let (requests, next) = gather(request, &mut queue, self.shared.parts.limits.store.group_rows_max);
@@ -128,7 +130,7 @@ impl Sequencer {
             return;
         }
         let outcome = self.make_durable_and_visible(&mut group);
-        self.shared.parts.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
+        self.shared.parts.metrics.commit.observe(started.elapsed());
         match outcome {
             Ok(()) => {
                 for Waiting { reply, committed } in group.waiting {
@@ -140,7 +142,6 @@ impl Sequencer {
                 tracing::error!(%error, "the log or the snapshot failed; no further commits are taken");
                 *self.shared.fatal.lock() = Some(error.clone());
                 group.waiting.into_iter().for_each(|staged| drop(staged.reply.send(Err(error.clone()))));
-                self.shared.parts.metrics.fatal.set(1);
             }
         }
     }
@@ -163,7 +164,7 @@ impl Sequencer {
         }
         if !changes.is_empty() {
             // Compiles new views once more at publication; here it proves that they can be.
-            apply::changes(&mut (*snapshot).clone(), &changes, self.next_lsn, &*self.shared.parts.binder)?;
+            apply::changes(&mut (*snapshot).clone(), &changes, self.next_lsn, &self.shared.tools)?;
         }
         let mut committed = Committed::default();
         let mut accepted = Vec::new();
@@ -186,6 +187,7 @@ impl Sequencer {
         let next_lsn = lsn.max(self.next_lsn + 1);
         self.append(&changes, &accepted, next_lsn, now)?;
         self.advance(&catalog, &changes, &accepted, next_lsn)?;
+        committed.first_lsn = self.next_lsn;
         committed.next_lsn = next_lsn;
         group.changes_lsn = self.next_lsn;
         group.changes.extend(changes);
@@ -222,7 +224,7 @@ impl Sequencer {
         for Accepted { table, rows, first_lsn } in accepted {
             let message = self.encoder.encode(*table, rows)?;
             let bytes = message.iter().map(|buffer| buffer.len() as u64).sum();
-            header.rows.push(RowsHeader { table: *table, first_lsn: *first_lsn, bytes });
+            header.rows.push(RowsHeader { table: *table, first_lsn: *first_lsn, columns: rows.num_columns(), bytes });
             buffers.extend(message);
         }
         let head = encode_header(&header)?;
@@ -261,25 +263,46 @@ impl Sequencer {
             let sync = scope.spawn(|| {
                 let started = std::time::Instant::now();
                 let outcome = wal.sync();
-                metrics.fsync_seconds.observe(started.elapsed().as_secs_f64());
+                metrics.log_sync.observe(started.elapsed());
                 outcome
             });
             let deltas = apply::deltas(&base, accepted, threads);
             (sync.join().unwrap_or_else(|_| Err(Error::internal("the thread that syncs the log panicked"))), deltas)
         });
         synced?;
-        let hot = accepted.iter().map(|rows| HotBatch::new(&rows.rows, rows.first_lsn)).collect::<Result<Vec<_>>>()?;
-        let bytes: usize = hot.iter().map(|batch| batch.bytes).sum();
-        let binder = &*self.shared.parts.binder;
+        let (hot, deltas) = (apply::hot(accepted)?, deltas?);
         let next_lsn = self.next_lsn;
-        self.shared.published.update(|snapshot| {
-            apply::changes(snapshot, &group.changes, group.changes_lsn, binder)?;
-            apply::rows(snapshot, accepted, hot, deltas)?;
+        let widened = self.widen_files(&base, &group.changes)?;
+        let retired = self.shared.published.update(|snapshot| {
+            let retired = apply::changes(snapshot, &group.changes, group.changes_lsn, &self.shared.tools)?;
+            for (table, columns) in widened {
+                if let Some(table) = snapshot.table_mut(table) {
+                    let version = columns.version();
+                    table.set_cold(columns, version);
+                }
+            }
+            apply::rows(snapshot, hot, deltas)?;
             snapshot.next_lsn = next_lsn;
-            Ok(())
+            self.shared.hot_bytes.store(snapshot.hot_bytes(), Ordering::Release);
+            Ok(retired)
         })?;
-        self.shared.hot_bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.shared.retire(retired);
         Ok(())
+    }
+
+    /// The files of altered tables, to be read with their new columns.
+    fn widen_files(&self, changed: &Snapshot, changes: &[Change]) -> Result<Vec<(Oid, Arc<ColumnTable>)>> {
+        let mut widened = Vec::new();
+        for change in changes {
+            if let Change::AlterTable(table) = change
+                && let Some(cold) = changed.tables.get(&table.oid).and_then(|state| state.cold.as_ref())
+            {
+                let mut columns = (*cold.columns).clone();
+                self.shared.parts.spawner.cpu_handle().block_on(columns.evolve(layout(table)))?;
+                widened.push((table.oid, Arc::new(columns)));
+            }
+        }
+        Ok(widened)
     }
 
     /// The snapshot that the group's rows are applied to: the newest one with the group's catalog changes.
@@ -289,7 +312,7 @@ impl Sequencer {
             return Ok(base);
         }
         let mut changed = (*base).clone();
-        apply::changes(&mut changed, &group.changes, group.changes_lsn, &*self.shared.parts.binder)?;
+        apply::changes(&mut changed, &group.changes, group.changes_lsn, &self.shared.tools)?;
         Ok(Arc::new(changed))
     }
 }

@@ -19,6 +19,7 @@ pub mod dedupe;
 mod flush;
 mod lock;
 mod positions;
+mod recent;
 mod record;
 mod recover;
 pub mod snapshot;
@@ -65,7 +66,9 @@ pub struct Write {
 /// What became of a transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
-    /// One past the last LSN.
+    /// First LSN of the record.
+    pub first_lsn: u64,
+    /// One past its last LSN.
     pub next_lsn: u64,
     /// Rows accepted.
     pub accepted: u64,
@@ -97,12 +100,22 @@ pub struct Parts {
 struct Shared {
     parts: Parts,
     state: Arc<State>,
-    cache: Arc<view::BlockCache>,
+    tools: apply::Tools,
     published: snapshot::Published,
     positions: Mutex<positions::Positions>,
     hot_bytes: AtomicUsize,
     hot_released: Notify,
+    retired: Mutex<apply::Retired>,
     fatal: Mutex<Option<Error>>,
+}
+
+impl Shared {
+    /// Leaves what a change has put out of use to the background work.
+    fn retire(&self, retired: apply::Retired) {
+        let mut waiting = self.retired.lock();
+        waiting.views.extend(retired.views);
+        waiting.tables.extend(retired.tables);
+    }
 }
 
 /// The open database.
@@ -168,13 +181,13 @@ impl Store {
             .collect();
         let committed = self.submit(transaction).await?;
         for view in building {
-            self.build(view).await?;
+            self.build(view, committed.first_lsn).await?;
         }
         Ok(committed)
     }
 
-    async fn build(&self, view: Oid) -> Result<()> {
-        match backfill::run(&self.shared, view).await {
+    async fn build(&self, view: Oid, lsn: u64) -> Result<()> {
+        match backfill::run(&self.shared, view, lsn).await {
             Ok(()) => {
                 self.submit(Transaction { changes: vec![Change::ViewReady(view)], writes: Vec::new() }).await?;
                 Ok(())
@@ -213,7 +226,7 @@ impl Store {
     /// `base` with an open transaction's changes and rows on top, for its own reads. Rows are classified as at commit.
     pub fn overlay(&self, base: &Arc<Snapshot>, changes: &[Change], writes: &[Write]) -> Result<Arc<Snapshot>> {
         let mut next = (**base).clone();
-        apply::changes(&mut next, changes, base.next_lsn, &*self.shared.parts.binder)?;
+        apply::changes(&mut next, changes, base.next_lsn, &self.shared.tools)?;
         let mut accepted = Vec::new();
         {
             let positions = self.shared.positions.lock();
@@ -228,10 +241,9 @@ impl Store {
                 }
             }
         }
-        let hot = accepted.iter().map(|rows| HotBatch::new(&rows.rows, rows.first_lsn)).collect::<Result<Vec<_>>>()?;
-        let deltas = apply::deltas(&next, &accepted, 1);
+        let deltas = apply::deltas(&next, &accepted, 0)?;
         next.next_lsn = accepted.last().map_or(next.next_lsn, apply::Accepted::next_lsn);
-        apply::rows(&mut next, &accepted, hot, deltas)?;
+        apply::rows(&mut next, apply::hot(&accepted)?, deltas)?;
         Ok(Arc::new(next))
     }
 

@@ -6,12 +6,13 @@ use std::collections::HashMap;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::{filter_record_batch, not};
+use serde::{Deserialize, Serialize};
 
-use crate::catalog::{LateRows, Oid, Table};
+use crate::catalog::{Catalog, LateRows, Oid, Table};
 use crate::error::{Error, Result, SqlState};
 use crate::store::classify::{Watermarks, event_times};
 use crate::store::dedupe::{Dedupe, Staged};
-use crate::store::snapshot::compact_strings;
+use crate::store::snapshot::{Snapshot, compact_strings};
 
 /// Watermarks and recent keys of every event table, after the commit that ends at `next_lsn`.
 #[derive(Debug, Default)]
@@ -87,6 +88,13 @@ impl Positions {
         Ok(())
     }
 
+    /// Remembers keys read back: a batch of key and event time.
+    pub fn remember_keys(&mut self, table: &Table, rows: &RecordBatch) -> Result<()> {
+        let times = event_times(rows, 1)?;
+        self.dedupe.entry(table.oid).or_insert_with(|| Dedupe::new(table.options.dedup_window_us)).insert(rows.column(0), times);
+        Ok(())
+    }
+
     /// Forgets a table that is gone or emptied.
     pub fn forget(&mut self, table: Oid) {
         self.watermarks.remove(&table);
@@ -108,4 +116,58 @@ fn select(rows: &RecordBatch, which: &BooleanArray) -> Result<RecordBatch> {
 
 fn unselectable(error: arrow::error::ArrowError) -> Error {
     Error::internal(format!("rows cannot be selected: {error}"))
+}
+
+/// What is saved of catalog and watermarks, so that the log before it can go.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Saved {
+    /// Rows below this LSN are in the watermarks.
+    pub next_lsn: u64,
+    /// Greatest event times.
+    pub watermarks: HashMap<Oid, Watermarks>,
+    /// Changes below this LSN are in the catalog.
+    pub catalog_lsn: u64,
+    /// The objects.
+    pub catalog: Catalog,
+    /// By table, below which LSN rows were truncated away.
+    pub truncated: HashMap<Oid, u64>,
+}
+
+impl Saved {
+    /// Where it is kept in the state store.
+    pub const KEY: &'static [u8] = b"saved";
+
+    /// The watermarks as they are now. They may include rows that are not yet published: see [`Saved::with_catalog`].
+    pub fn of(positions: &Positions) -> Saved {
+        Saved { next_lsn: positions.next_lsn, watermarks: positions.watermarks.clone(), ..Saved::default() }
+    }
+
+    /// Adds the catalog of a snapshot that has reached the watermarks' LSN.
+    #[must_use]
+    pub fn with_catalog(mut self, snapshot: &Snapshot) -> Saved {
+        self.catalog_lsn = snapshot.next_lsn;
+        self.catalog = (*snapshot.catalog).clone();
+        self.truncated =
+            snapshot.tables.iter().filter(|(_, table)| table.truncated_lsn > 0).map(|(oid, table)| (*oid, table.truncated_lsn)).collect();
+        self
+    }
+
+    /// As stored: JSON after one byte of format version.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![Self::FORMAT];
+        serde_json::to_writer(&mut bytes, self).map_err(|error| Error::internal(format!("the catalog cannot be saved: {error}")))?;
+        Ok(bytes)
+    }
+
+    /// Reads what [`Saved::encode`] wrote. XX001 for anything else.
+    pub fn decode(bytes: &[u8]) -> Result<Saved> {
+        let damaged = |what: String| Error::new(SqlState::DATA_CORRUPTED, format!("the saved catalog cannot be read: {what}"));
+        match bytes.split_first() {
+            Some((&Self::FORMAT, json)) => serde_json::from_slice(json).map_err(|error| damaged(error.to_string())),
+            Some((format, _)) => Err(damaged(format!("format {format} is not known"))),
+            None => Err(damaged("it is empty".to_owned())),
+        }
+    }
+
+    const FORMAT: u8 = 1;
 }

@@ -7,7 +7,9 @@
 //! changes and rows in the same order as the commit did.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use arrow::array::new_null_array;
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamDecoder;
@@ -38,6 +40,8 @@ pub struct RowsHeader {
     pub table: Oid,
     /// LSN of the first row; the others follow.
     pub first_lsn: u64,
+    /// Columns of the batch: the first ones of the table, which may have grown since.
+    pub columns: usize,
     /// Bytes of the IPC message.
     pub bytes: u64,
 }
@@ -104,17 +108,53 @@ pub fn decode(payload: Vec<u8>) -> Result<(Header, Vec<Buffer>)> {
     Ok((header, messages))
 }
 
-/// Reads one batch of `schema` from its IPC message.
-pub fn decode_rows(schema: &SchemaRef, mut message: Buffer) -> Result<RecordBatch> {
+/// Reads one batch from its IPC message: the first `columns` of `schema`, NULLs in those added since.
+pub fn decode_rows(schema: &SchemaRef, columns: usize, mut message: Buffer) -> Result<RecordBatch> {
     let damaged = |error: arrow::error::ArrowError| Error::new(SqlState::DATA_CORRUPTED, format!("log record cannot be read: {error}"));
+    let written = Arc::new(schema.project(&(0..columns).collect::<Vec<_>>()).map_err(damaged)?);
     let mut stream = StreamDecoder::new();
-    let mut head = StreamEncoder::try_new(schema).map_err(damaged)?;
-    let mut head = head.encode(&RecordBatch::new_empty(schema.clone())).map_err(damaged)?;
+    let mut head = StreamEncoder::try_new(&written).map_err(damaged)?;
+    let head = head.encode(&RecordBatch::new_empty(written)).map_err(damaged)?;
     // The head is a schema message and an empty batch: both are read before the record's own message.
-    for buffer in &mut head {
+    for mut buffer in head {
         while !buffer.is_empty() {
-            stream.decode(buffer).map_err(damaged)?;
+            stream.decode(&mut buffer).map_err(damaged)?;
         }
     }
-    stream.decode(&mut message).map_err(damaged)?.ok_or_else(|| Error::new(SqlState::DATA_CORRUPTED, "log record holds no rows"))
+    let rows = stream.decode(&mut message).map_err(damaged)?;
+    let rows = rows.ok_or_else(|| Error::new(SqlState::DATA_CORRUPTED, "log record holds no rows"))?;
+    let mut arrays = rows.columns().to_vec();
+    for field in &schema.fields()[columns..] {
+        arrays.push(new_null_array(field.data_type(), rows.num_rows()));
+    }
+    RecordBatch::try_new(Arc::clone(schema), arrays).map_err(damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, StringViewArray};
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    #[test]
+    fn a_record_comes_back_in_the_grown_table() {
+        let narrow = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8View, true)]));
+        let grown = Arc::new(Schema::new(vec![narrow.field(0).clone(), narrow.field(1).clone(), Field::new("c", DataType::Int64, true)]));
+        let text = StringViewArray::from_iter([Some("short"), None, Some("longer than twelve bytes")]);
+        let rows = RecordBatch::try_new(narrow, vec![Arc::new(Int64Array::from(vec![1, 2, 3])), Arc::new(text)]).unwrap();
+        let mut encoder = Encoder::default();
+        for first_lsn in [7, 10] {
+            let message = encoder.encode(1, &rows).unwrap();
+            let bytes = message.iter().map(|buffer| buffer.len() as u64).sum();
+            let header = Header { rows: vec![RowsHeader { table: 1, first_lsn, columns: 2, bytes }], ..Header::default() };
+            let mut payload = encode_header(&header).unwrap();
+            message.iter().for_each(|buffer| payload.extend_from_slice(buffer));
+            let (header, messages) = decode(payload).unwrap();
+            assert_eq!(header.rows[0].first_lsn, first_lsn);
+            let read = decode_rows(&grown, 2, messages[0].clone()).unwrap();
+            assert_eq!(read.project(&[0, 1]).unwrap().columns(), rows.columns());
+            assert_eq!(read.column(2).null_count(), 3);
+        }
+    }
 }
