@@ -2,6 +2,18 @@
 //!
 //! *Place*: called by `pg::simple` and `pg::extended` for each statement.
 
+pub mod alter;
+pub mod check;
+pub mod copy;
+pub mod create_table;
+pub mod create_view;
+pub mod drop;
+pub mod explain;
+pub mod insert;
+pub mod refresh;
+pub mod select;
+pub mod truncate;
+
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -32,16 +44,6 @@ pub enum Response {
     CopyOut(Box<copy::CopyOut>),
     /// An empty query text.
     Empty,
-}
-
-pub mod copy {
-    //! COPY.
-    /// A COPY FROM STDIN under way.
-    #[derive(Debug)]
-    pub struct CopyIn {}
-    /// A COPY TO STDOUT under way.
-    #[derive(Debug)]
-    pub struct CopyOut {}
 }
 
 /// A statement prepared for execution: parsed, and typed where it is a query.

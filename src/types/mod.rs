@@ -7,6 +7,7 @@
 //! varchar(40)) carries its name in the metadata under [`TYPE_KEY`].
 
 pub mod text;
+pub mod zone;
 
 use std::collections::HashMap;
 use std::fmt;

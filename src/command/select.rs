@@ -1,0 +1,14 @@
+//! SELECT, VALUES, WITH, TABLE.
+use datafusion::common::ScalarValue;
+use tokio_util::sync::CancellationToken;
+
+use crate::command::Response;
+use crate::error::Result;
+use crate::query::Bound;
+use crate::session::Session;
+
+/// Runs a bound query.
+pub async fn execute(session: &mut Session, bound: &Bound, parameters: &[ScalarValue], cancel: CancellationToken) -> Result<Response> {
+    let _ = (session, bound, parameters, cancel);
+    unimplemented!()
+}
