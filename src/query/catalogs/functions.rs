@@ -54,9 +54,7 @@ const NULL: Body = |_, _| Ok(Value::Null);
 const TAKES_NULL: [&str; 2] = ["format_type", "quote_nullable"];
 
 const FUNCTIONS: [(&str, Gives, Body); 72] = [
-    ("format_type", Gives::Text, |_, args| {
-        Ok(number(args, 0).map(|oid| pg_type::format(oid as Oid, number(args, 1))).into())
-    }),
+    ("format_type", Gives::Text, |_, args| Ok(number(args, 0).map(|oid| pg_type::format(oid as Oid, number(args, 1))).into())),
     ("pg_get_expr", Gives::Text, |_, args| Ok(text(args, 0).into())),
     ("pg_get_constraintdef", Gives::Text, |world, args| Ok(constraint_definition(world, oid(args, 0)).into())),
     ("pg_get_indexdef", Gives::Text, index_definition_of),

@@ -46,8 +46,7 @@ const PRIMARY_KEY: Oid = 4094;
 const PRIMARY_KEY_INDEX: Oid = 4095;
 
 /// The schemas: name and OID.
-pub const SCHEMAS: [(&str, Oid); 4] =
-    [(PG_CATALOG, PG_CATALOG_OID), (PUBLIC, PUBLIC_OID), (INFORMATION_SCHEMA, 13_000), (VERUS, 15_100)];
+pub const SCHEMAS: [(&str, Oid); 4] = [(PG_CATALOG, PG_CATALOG_OID), (PUBLIC, PUBLIC_OID), (INFORMATION_SCHEMA, 13_000), (VERUS, 15_100)];
 
 /// The OID of a schema.
 pub fn schema_oid(name: &str) -> Option<Oid> {

@@ -188,11 +188,7 @@ fn tables(world: &World, rows: &mut Rows) {
 
 fn views(world: &World, rows: &mut Rows) {
     for object in world.objects().filter(|object| object.kind() == "v") {
-        rows.add([
-            ("schemaname", object.schema().into()),
-            ("viewname", object.name().into()),
-            ("viewowner", objects::ROLE.into()),
-        ]);
+        rows.add([("schemaname", object.schema().into()), ("viewname", object.name().into()), ("viewowner", objects::ROLE.into())]);
     }
 }
 

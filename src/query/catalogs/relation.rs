@@ -96,6 +96,7 @@ fn declared_type(name: &str) -> Option<(Oid, SqlType)> {
         "char" => (18, SqlType::Text),
         "xid" => (28, SqlType::Oid),
         "regproc" => (24, SqlType::Text),
+        "regtype" => (2206, SqlType::Oid),
         "pg_node_tree" => (194, SqlType::Text),
         "pg_lsn" => (3220, SqlType::Text),
         "inet" => (869, SqlType::Text),
@@ -124,7 +125,8 @@ mod tests {
         let headers = text.lines().filter(|line| !line.starts_with(['#', ' ']) && !line.is_empty()).count();
         assert_eq!(relations().count(), headers);
         let columns: usize = relations().map(|relation| relation.columns.len()).sum();
-        let declared = text.lines().filter(|line| line.starts_with("  ")).flat_map(|line| line.split(',')).filter(|column| !column.trim().is_empty());
+        let declared =
+            text.lines().filter(|line| line.starts_with("  ")).flat_map(|line| line.split(',')).filter(|column| !column.trim().is_empty());
         assert_eq!(columns, declared.count());
         assert_eq!(relation("pg_catalog", "pg_class").map(|class| (class.oid, class.columns.len())), Some((1259, 33)));
     }

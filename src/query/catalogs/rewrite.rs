@@ -14,9 +14,9 @@ use std::ops::ControlFlow;
 
 use sqlparser::ast::helpers::attached_token::AttachedToken;
 use sqlparser::ast::{
-    Array, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentClause, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, OrderByKind, Query,
-    Select, SelectItem, SetExpr, TableFactor, TimezoneInfo, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
+    Array, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, DuplicateTreatment, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName,
+    OrderByKind, Query, Select, SelectItem, SetExpr, TableFactor, TimezoneInfo, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
 
 use super::pg_catalog;
@@ -300,7 +300,11 @@ fn is_empty(select: &Select) -> bool {
     let outer = |operator: &JoinOperator| {
         !matches!(
             operator,
-            JoinOperator::Join(_) | JoinOperator::Inner(_) | JoinOperator::CrossJoin(_) | JoinOperator::Left(_) | JoinOperator::LeftOuter(_)
+            JoinOperator::Join(_)
+                | JoinOperator::Inner(_)
+                | JoinOperator::CrossJoin(_)
+                | JoinOperator::Left(_)
+                | JoinOperator::LeftOuter(_)
         )
     };
     let named = |item: &SelectItem| matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. });
@@ -341,12 +345,22 @@ fn make_empty(select: &mut Select) {
     select.selection = Some(Expr::Value(Value::Boolean(false).into()));
 }
 
+/// Whether there is an aggregate outside of subqueries.
 fn aggregates<T: Visit>(tree: &T) -> bool {
-    struct Find(bool);
+    struct Find(bool, usize);
     impl Visitor for Find {
         type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.1 += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.1 -= 1;
+            ControlFlow::Continue(())
+        }
         fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
             if let Expr::Function(function) = expr
+                && self.1 == 0
                 && system_name(&function.name).is_some_and(|name| AGGREGATES.contains(&name.as_str()))
             {
                 self.0 = true;
@@ -354,7 +368,7 @@ fn aggregates<T: Visit>(tree: &T) -> bool {
             ControlFlow::Continue(())
         }
     }
-    let mut find = Find(false);
+    let mut find = Find(false, 0);
     let _ = tree.visit(&mut find);
     find.0
 }
@@ -368,7 +382,8 @@ fn over_catalogs(query: &Query) -> bool {
         TableFactor::Table { name, .. } => system_name(name).is_some_and(|name| name.starts_with("pg_")),
         _ => false,
     };
-    let mut factors = select.from.iter().flat_map(|from| std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)));
+    let mut factors =
+        select.from.iter().flat_map(|from| std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)));
     query.with.is_none() && query.limit_clause.is_none() && select.projection.len() == 1 && factors.all(system)
 }
 
@@ -439,7 +454,9 @@ fn array_function(function: &mut Function) -> Option<Expr> {
 
 fn array_subquery(expr: &Expr) -> Option<&Query> {
     match expr {
-        Expr::Function(Function { name, args: FunctionArguments::Subquery(subquery), .. }) if system_name(name)? == "array" => Some(subquery),
+        Expr::Function(Function { name, args: FunctionArguments::Subquery(subquery), .. }) if system_name(name)? == "array" => {
+            Some(subquery)
+        }
         _ => None,
     }
 }
