@@ -12,13 +12,13 @@ use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan, Projectio
 use datafusion::optimizer::Analyzer;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
-use datafusion::sql::sqlparser::ast;
+use sqlparser::ast;
 
 use super::error::from_datafusion;
 use super::functions::session::Values;
 use super::resolve::Resolver;
 use super::scope::Scope;
-use super::{Bound, rewrite, typing};
+use super::{Bound, catalogs, rewrite, typing};
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
@@ -30,6 +30,7 @@ const PARAMETERS_MAX: usize = 65_535;
 /// Types a query. `declared` are the parameter types that the client gave.
 pub fn query(scope: &Scope<'_>, query: &ast::Query, declared: &[Option<SqlType>]) -> Result<Bound> {
     let mut query = query.clone();
+    catalogs::rewrite::query(&mut query);
     rewrite::query(&mut query)?;
     let count = count_parameters(&query)?.max(declared.len());
     let mut types: Vec<Option<SqlType>> = declared.to_vec();
@@ -56,7 +57,7 @@ fn plan(scope: &Scope<'_>, query: ast::Query, types: &[Option<SqlType>]) -> Resu
         types.iter().map(|known| known.as_ref().map(|sql_type| Arc::new(sql_type.field("", true)))).collect();
     let planner = SqlToRel::new_with_options(scope, parser_options());
     let mut context = PlannerContext::new().with_prepare_param_data_types(fields);
-    let plan = planner.query_to_plan(query, &mut context).map_err(from_datafusion)?;
+    let plan = planner.sql_statement_to_plan_with_context(ast::Statement::Query(Box::new(query)), &mut context).map_err(from_datafusion)?;
     typing::apply(plan).map_err(from_datafusion)
 }
 

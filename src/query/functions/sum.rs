@@ -168,10 +168,6 @@ impl GroupsAccumulator for Totals {
         Ok(vec![array(sums, &self.data_type)])
     }
 
-    fn supports_convert_to_state(&self) -> bool {
-        true
-    }
-
     fn size(&self) -> usize {
         self.sums.capacity() * size_of::<Option<i128>>() + size_of_val(self)
     }

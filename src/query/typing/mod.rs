@@ -10,6 +10,9 @@ pub mod aggregates;
 pub mod casts;
 pub mod operators;
 pub mod planner;
+mod type_name;
+
+pub use type_name::sql_type as named_type;
 
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
