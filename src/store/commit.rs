@@ -349,10 +349,22 @@ fn late_rows(catalog: &Catalog, table: &Table, late: Option<(RecordBatch, Vec<i6
     let count = rows.num_rows();
     let lateness: IntervalMonthDayNanoArray =
         lateness.into_iter().map(|us| Some(IntervalMonthDayNano::new(0, 0, us.saturating_mul(1_000)))).collect();
-    let mut columns: Vec<ArrayRef> = rows.columns().to_vec();
-    columns.push(Arc::new(lateness));
-    columns.push(Arc::new(TimestampMicrosecondArray::from_value(now, count).with_timezone(UTC)));
-    columns.push(Arc::new(StringViewArray::from_iter_values(std::iter::repeat_n("diverted", count))));
+    let arrived: ArrayRef = Arc::new(TimestampMicrosecondArray::from_value(now, count).with_timezone(UTC));
+    let disposition: ArrayRef = Arc::new(StringViewArray::from_iter_values(std::iter::repeat_n("diverted", count)));
+    let added: [(&str, ArrayRef); 3] = [("lateness", Arc::new(lateness)), ("arrived_at", arrived), ("disposition", disposition)];
+    // By name: columns that the table got later stand behind the added ones.
+    let columns = companion
+        .columns
+        .iter()
+        .map(|column| match table.column(&column.name) {
+            Some(index) => Ok(Arc::clone(rows.column(index))),
+            None => added
+                .iter()
+                .find(|(name, _)| *name == column.name)
+                .map(|(_, array)| Arc::clone(array))
+                .ok_or_else(|| Error::internal(format!("column {} of {} has no source", column.name, companion.name))),
+        })
+        .collect::<Result<Vec<_>>>()?;
     let rows = RecordBatch::try_new(companion.schema(), columns).map_err(|error| Error::internal(format!("late rows do not fit: {error}")))?;
     Ok(Some((companion.oid, rows)))
 }
