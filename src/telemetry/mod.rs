@@ -29,11 +29,6 @@ impl Latency {
     pub fn observe(&self, elapsed: Duration) {
         self.0.observe(elapsed.as_secs_f64());
     }
-
-    /// Number of durations recorded.
-    pub fn count(&self) -> u64 {
-        self.0.count()
-    }
 }
 
 impl Default for Latency {
