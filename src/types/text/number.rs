@@ -224,7 +224,8 @@ fn exponent(text: &str) -> Option<i64> {
     Some(text.parse::<i64>().unwrap_or(if text.starts_with('-') { i64::MIN / 4 } else { i64::MAX / 4 }).clamp(-1_000_000, 1_000_000))
 }
 
-fn numeric_overflow(precision: u8, scale: i8, declared: bool) -> Error {
+/// 22003 as PostgreSQL words it for a declared and a bare numeric.
+pub(crate) fn numeric_overflow(precision: u8, scale: i8, declared: bool) -> Error {
     let whole = i32::from(precision) - i32::from(scale);
     if declared {
         let bound = if whole == 0 { "1".to_owned() } else { format!("10^{whole}") };
