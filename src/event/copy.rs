@@ -13,7 +13,7 @@ use crate::event::cut::LineEnd;
 use crate::event::fields::{CHUNK_BYTES_MAX, Fields};
 use crate::event::text::TextReader;
 use crate::sql::statement::{CopyFormat, CopyOptions, Header};
-use crate::types::text::scalar::not_utf8;
+use crate::types::text::scalar::{not_utf8, not_utf8_at};
 use crate::types::zone::Zone;
 
 /// Rows whose fields are found before columns read them: so many that spans and text stay in the processor's cache.
@@ -186,7 +186,7 @@ impl Decoder {
         let (text, invalid) = valid_text(chunk, line_end);
         let mut reader = self.reader(text, line_end);
         if first && !text.is_empty() {
-            self.header(&mut reader)?;
+            self.header(text, &mut reader)?;
         }
         let rows = text.len() / (self.targets.len() * 8).max(32);
         let mut columns: Vec<_> = self.targets.iter().map(|target| ColumnBuilder::new(&target.sql_type, self.zone, rows)).collect();
@@ -251,7 +251,7 @@ impl Decoder {
     }
 
     /// Reads past the header, and compares it where HEADER MATCH asks for that.
-    fn header(&self, reader: &mut Reader<'_>) -> Result<(), Failure> {
+    fn header(&self, text: &str, reader: &mut Reader<'_>) -> Result<(), Failure> {
         if self.options.header == Header::Off {
             return Ok(());
         }
@@ -260,8 +260,12 @@ impl Decoder {
         if self.options.header == Header::On {
             return Ok(());
         }
-        let refuse =
-            |message: String| Failure { error: Error::new(SqlState::BAD_COPY_FILE_FORMAT, message), line: 1, place: String::new() };
+        let line = text.get(..reader.position()).unwrap_or("").trim_end_matches(['\r', '\n']);
+        let refuse = |message: String| Failure {
+            error: Error::new(SqlState::BAD_COPY_FILE_FORMAT, message),
+            line: 1,
+            place: format!(": \"{}\"", shown(line)),
+        };
         if names.len() != self.targets.len() {
             return Err(refuse(format!("wrong number of fields in header line: got {}, expected {}", names.len(), self.targets.len())));
         }
@@ -346,9 +350,8 @@ fn valid_text(chunk: &[u8], line_end: LineEnd) -> (&str, Option<Error>) {
         Ok(text) => (text, None),
         Err(error) => {
             let from = error.valid_up_to();
-            let to = error.error_len().map_or(chunk.len(), |length| from + length);
             // The prefix was just found to be valid.
-            (std::str::from_utf8(&chunk[..from]).unwrap_or(""), Some((from, not_utf8(&chunk[from..to]))))
+            (std::str::from_utf8(&chunk[..from]).unwrap_or(""), Some((from, not_utf8_at(chunk, from))))
         }
     };
     let bad = match memchr::memchr(0, valid.as_bytes()) {

@@ -71,6 +71,8 @@ fn text_format() {
     check(&two, text_options(), "a\tb\r\nc\td\r\n", &["a|b", "c|d"]);
     check(&two, text_options(), "a\tb\rc\td\r", &["a|b", "c|d"]);
     check(&two, text_options(), "a\tb\n\\.\nnot data", &["a|b"]);
+    check(&two, text_options(), "a\tb\\.\nnot data", &["a|b"]);
+    check(&two, text_options(), "a\\\nb\tc\\", &["a\nb|c"]);
     check(&["text"], text_options(), "a\n\nb\n", &["a", "", "b"]);
     check(&["text"], text_options(), "", &[]);
     check(&two, CopyOptions { delimiter: b'|', null: "none".into(), header: Header::On, ..text_options() }, "x|y|z\nnone|\\N\n", &["~|N"]);
@@ -109,7 +111,14 @@ fn text_errors() {
     );
     check_error(&two, text_options(), b"1\t2\n3\t4\r\n", bad, "literal carriage return found in data", "COPY t, line 2");
     check_error(&two, text_options(), b"1\t2\r\n3\t4\n", bad, "literal newline found in data", "COPY t, line 2");
-    check_error(&["text"], text_options(), b"ok\n\xe4\n", "22021", "invalid byte sequence for encoding \"UTF8\": 0xe4", "COPY t, line 2");
+    check_error(
+        &["text"],
+        text_options(),
+        b"ok\n\xe4\t1\n",
+        "22021",
+        "invalid byte sequence for encoding \"UTF8\": 0xe4 0x09 0x31",
+        "COPY t, line 2",
+    );
     check_error(&["text"], text_options(), b"ok\na\0b\n", "22021", "invalid byte sequence for encoding \"UTF8\": 0x00", "COPY t, line 2");
     check_error(
         &["text"],
@@ -119,6 +128,7 @@ fn text_errors() {
         "invalid byte sequence for encoding \"UTF8\": 0xe4",
         "COPY t, line 1: \"\\xe4\"",
     );
+    check_error(&two, text_options(), b"1\t2\n\\.x\n", bad, "end-of-copy marker corrupt", "COPY t, line 2");
     check_error(&["integer"], text_options(), b"\xff", "22021", "invalid byte sequence for encoding \"UTF8\": 0xff", "COPY t, line 1");
 }
 
@@ -162,8 +172,8 @@ fn csv_errors() {
     check_error(&two, csv_options(), b"a,1\nb,2\r\n", bad, "unquoted carriage return found in data", "COPY t, line 2");
     let matching = CopyOptions { header: Header::Match, ..csv_options() };
     let message = "column name mismatch in header line field 2: got \"x\", expected \"c1\"";
-    check_error(&two, matching.clone(), b"c0,x\n", bad, message, "COPY t, line 1");
-    check_error(&two, matching, b"c0\n", bad, "wrong number of fields in header line: got 1, expected 2", "COPY t, line 1");
+    check_error(&two, matching.clone(), b"c0,x\n", bad, message, "COPY t, line 1: \"c0,x\"");
+    check_error(&two, matching, b"c0\n", bad, "wrong number of fields in header line: got 1, expected 2", "COPY t, line 1: \"c0\"");
     assert_eq!(
         Decoder::new("t", Vec::new(), CopyOptions { format: CopyFormat::Binary, ..text_options() }, Zone::UTC).unwrap_err().state().0,
         "0A000"
@@ -220,7 +230,9 @@ proptest! {
     ) {
         let mut options = if csv { csv_options() } else { text_options() };
         if other {
-            options = CopyOptions { delimiter: b';', quote: b'\'', escape: b'\\', null: "NN".into(), header: Header::Match, ..options };
+            options = CopyOptions { delimiter: b';', quote: b'\'', escape: b'\\', header: Header::Match, ..options };
+            // In text a value that is the null text reads back as NULL; in csv it is quoted.
+            options.null = if csv { "NN".into() } else { "none".into() };
         }
         let decoder = decoder(&["text", "text", "text"], options.clone());
         let columns = (0..3).map(|column| {

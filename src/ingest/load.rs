@@ -81,6 +81,12 @@ impl CopyLoad {
     ) -> Result<CopyLoad> {
         let cutter = Cutter::new(&options);
         let zone = Zone::parse(&time_zone)?;
+        for name in options.force_null.iter().chain(&options.force_not_null).filter(|name| *name != "*") {
+            if pipeline.table().column(name).is_none() {
+                let table = &pipeline.table().name;
+                return Err(Error::new(SqlState::UNDEFINED_COLUMN, format!("column \"{name}\" of relation \"{table}\" does not exist")));
+            }
+        }
         let decoder = Decoder::new(&pipeline.table().name, pipeline.targets().to_vec(), options, zone)?;
         Ok(CopyLoad {
             rules: Arc::new(Rules { decoder, pipeline }),

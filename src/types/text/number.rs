@@ -45,7 +45,10 @@ pub fn bigint(text: &str) -> Result<i64> {
 
 /// `oid`.
 pub fn oid(text: &str) -> Result<u32> {
-    u32::try_from(whole(text, "oid")?).map_err(|_| out_of_range("oid", text))
+    let value = whole(text, "oid")?;
+    // As in PostgreSQL, -1 is the greatest oid.
+    let unsigned = i32::try_from(value).map_or(value, |negative| i64::from(negative as u32));
+    u32::try_from(unsigned).map_err(|_| out_of_range("oid", text))
 }
 
 #[inline]

@@ -163,7 +163,7 @@ pub fn bytea(text: &str, out: &mut Vec<u8>) -> Result<()> {
             continue;
         }
         let octal = |byte: Option<u8>, max: u8| byte.filter(|byte| (b'0'..=max).contains(byte)).map(|byte| byte - b'0');
-        let wrong = || malformed("bytea", text);
+        let wrong = || Error::new(SqlState::INVALID_TEXT_REPRESENTATION, "invalid input syntax for type bytea");
         match bytes.next() {
             Some(b'\\') => out.push(b'\\'),
             first => {
@@ -202,6 +202,17 @@ fn hex_bytes(digits: &str, out: &mut Vec<u8>) -> Result<()> {
 /// PostgreSQL has no character 0 in text (22021).
 pub(crate) fn refuse_nul(text: &str) -> Result<()> {
     if memchr::memchr(0, text.as_bytes()).is_some() { Err(not_utf8(&[0])) } else { Ok(()) }
+}
+
+/// 22021 for the character that begins at `at`, with the bytes that its first one announces.
+pub(crate) fn not_utf8_at(bytes: &[u8], at: usize) -> Error {
+    let length = match bytes.get(at) {
+        Some(0xc0..=0xdf) => 2,
+        Some(0xe0..=0xef) => 3,
+        Some(0xf0..=0xf7) => 4,
+        _ => 1,
+    };
+    not_utf8(&bytes[at..(at + length).min(bytes.len())])
 }
 
 /// 22021 with the bytes that are at fault.
