@@ -4,7 +4,7 @@ use super::World;
 use super::objects::{self, Object};
 use super::rows::{Rows, Value};
 use super::{pg_class, pg_type, relation};
-use crate::error::Result;
+use crate::clock::Micros;
 use crate::query::system::PG_CATALOG;
 
 /// The relations that can have rows.
@@ -40,7 +40,7 @@ pub fn is_always_empty(name: &str) -> bool {
 }
 
 /// Fills a relation of `pg_catalog`. Those that are not named here describe what Verus does not have.
-pub fn fill(name: &str, world: &World, rows: &mut Rows) -> Result<()> {
+pub fn fill(name: &str, world: &World, rows: &mut Rows) {
     match name {
         "pg_class" => pg_class::classes(world, rows),
         "pg_attribute" => pg_class::attributes(world, rows),
@@ -65,7 +65,6 @@ pub fn fill(name: &str, world: &World, rows: &mut Rows) -> Result<()> {
         "pg_stat_user_tables" | "pg_stat_all_tables" => table_statistics(world, rows),
         _ => {}
     }
-    Ok(())
 }
 
 fn schemas(rows: &mut Rows) {
@@ -217,23 +216,25 @@ fn indexes(world: &World, rows: &mut Rows) {
 }
 
 fn activity(world: &World, rows: &mut Rows) {
+    let time = |time: Option<Micros>| time.map_or(Value::Null, Value::Time);
     for session in world.activity.sessions() {
-        let idle = session.state != "active";
+        let waits = session.state != "active";
         rows.add([
             ("datid", objects::DATABASE_OID.into()),
-            ("datname", objects::DATABASE.into()),
+            ("datname", session.database.into()),
             ("pid", session.backend.into()),
             ("usesysid", objects::ROLE_OID.into()),
             ("usename", session.user.into()),
-            ("application_name", session.application_name.into()),
-            ("client_addr", session.client_address.into()),
-            ("backend_start", Value::Time(session.started)),
-            ("query_start", session.statement_started.map_or(Value::Null, Value::Time)),
-            ("state_change", session.statement_started.map_or(Value::Null, Value::Time)),
-            ("wait_event_type", idle.then_some("Client").into()),
-            ("wait_event", idle.then_some("ClientRead").into()),
+            ("application_name", session.application.into()),
+            ("client_addr", session.client.map(|client| client.ip().to_string()).into()),
+            ("client_port", session.client.map(|client| i64::from(client.port())).into()),
+            ("backend_start", Value::Time(session.connected)),
+            ("xact_start", time(session.transaction_start)),
+            ("query_start", time(session.query_start)),
+            ("wait_event_type", waits.then_some("Client").into()),
+            ("wait_event", waits.then_some("ClientRead").into()),
             ("state", session.state.into()),
-            ("query", session.statement.into()),
+            ("query", session.query.as_ref().into()),
             ("backend_type", "client backend".into()),
         ]);
     }

@@ -308,7 +308,7 @@ fn is_empty(select: &Select) -> bool {
         )
     };
     let named = |item: &SelectItem| matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. });
-    if grouped || !select.projection.iter().all(named) || select.projection.iter().any(|item| aggregates(item)) {
+    if grouped || !select.projection.iter().all(named) || select.projection.iter().any(aggregates) {
         return false;
     }
     select.from.iter().any(|from| {

@@ -21,11 +21,11 @@ struct Quiet;
 
 impl Activity for Quiet {
     fn sessions(&self) -> Vec<SessionRow> {
-        vec![SessionRow { backend: 7, user: "verus".into(), state: "active".into(), statement: "SELECT 1".into(), ..Default::default() }]
+        vec![SessionRow { backend: 7, user: "verus".into(), state: "active", query: "SELECT 1".into(), ..Default::default() }]
     }
 
-    fn jobs(&self) -> Vec<JobRow> {
-        vec![JobRow { id: 1, kind: "flush".into(), object: "events".into(), state: "done".into(), ..Default::default() }]
+    fn watermark(&self, _table: Oid) -> Option<(Micros, Micros, usize)> {
+        Some((0, 60_000_000, 2))
     }
 
     fn metrics(&self) -> String {
@@ -120,7 +120,7 @@ fn every_relation_can_be_read() {
     }
 }
 
-/// Every query that psql 15 sends for its `\\d` commands, as `psql -E` shows them.
+/// Every query that psql 15 sends for its `\d` commands, as `psql -E` shows them.
 #[tokio::test(flavor = "multi_thread")]
 async fn psql_commands() {
     let statements = include_str!("psql.sql").split(";\n").map(str::trim).filter(|statement| !statement.is_empty());

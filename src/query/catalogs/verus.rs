@@ -6,10 +6,10 @@ use super::World;
 use super::objects::{self, cold};
 use super::rows::{Rows, Value};
 use crate::catalog::{Table, TableKind};
-use crate::error::Result;
+use crate::clock::Micros;
 
 /// Fills a relation of `verus`.
-pub fn fill(name: &str, world: &World, rows: &mut Rows) -> Result<()> {
+pub fn fill(name: &str, world: &World, rows: &mut Rows) {
     match name {
         "tables" => tables(world, rows),
         "views" => views(world, rows),
@@ -20,7 +20,6 @@ pub fn fill(name: &str, world: &World, rows: &mut Rows) -> Result<()> {
         "metrics" => metrics(&world.activity.metrics(), rows),
         _ => {}
     }
-    Ok(())
 }
 
 fn tables(world: &World, rows: &mut Rows) {
@@ -29,6 +28,7 @@ fn tables(world: &World, rows: &mut Rows) {
         let (memory_rows, file_rows) = world.row_counts(table.oid);
         let (memory_bytes, file_bytes) = world.byte_counts(table.oid);
         let version = world.context.snapshot.tables.get(&table.oid).and_then(|state| cold(state));
+        let watermark = world.activity.watermark(table.oid);
         let kind = match table.kind {
             TableKind::Event => "event",
             TableKind::Late => "late",
@@ -41,6 +41,9 @@ fn tables(world: &World, rows: &mut Rows) {
             ("partition_by", table.options.partition_by.and_then(name).into()),
             ("event_time", table.watermark.and_then(|watermark| name(watermark.column)).into()),
             ("lateness", table.watermark.map_or(Value::Null, |watermark| Value::Span(watermark.lateness_us))),
+            ("watermark_min", watermark.map_or(Value::Null, |(least, _, _)| Value::Time(least))),
+            ("watermark_max", watermark.map_or(Value::Null, |(_, greatest, _)| Value::Time(greatest))),
+            ("partitions", watermark.map(|(_, _, partitions)| partitions).into()),
             ("dedup_key", table.options.dedup_key.and_then(name).into()),
             ("dedup_window", table.options.dedup_key.map_or(Value::Null, |_| Value::Span(table.options.dedup_window_us))),
             ("retention", table.options.retention_us.map_or(Value::Null, Value::Span)),
@@ -62,6 +65,7 @@ fn views(world: &World, rows: &mut Rows) {
     let snapshot = &world.context.snapshot;
     for view in snapshot.catalog.views() {
         let table = snapshot.catalog.table(view.table).map(|table| table.name.as_str());
+        let watermark = world.activity.watermark(view.table);
         let checkpointed = snapshot.views.get(&view.oid).map_or(0, |version| version.applied_lsn());
         rows.add([
             ("view_name", view.name.as_str().into()),
@@ -69,8 +73,10 @@ fn views(world: &World, rows: &mut Rows) {
             ("oid", view.oid.into()),
             ("ready", view.ready.into()),
             ("maintenance", "incremental".into()),
-            ("checkpointed_lsn", checkpointed.into()),
+            ("watermark_min", watermark.map_or(Value::Null, |(least, _, _)| Value::Time(least))),
+            ("watermark_max", watermark.map_or(Value::Null, |(_, greatest, _)| Value::Time(greatest))),
             ("snapshot_lsn", snapshot.next_lsn.into()),
+            ("checkpointed_lsn", checkpointed.into()),
             ("ttl", view.ttl_us.map_or(Value::Null, Value::Span)),
             ("definition", view.query.as_str().into()),
         ]);
@@ -121,32 +127,33 @@ fn late_events(world: &World, rows: &mut Rows) {
 }
 
 fn sessions(world: &World, rows: &mut Rows) {
+    let time = |time: Option<Micros>| time.map_or(Value::Null, Value::Time);
     for session in world.activity.sessions() {
         rows.add([
             ("pid", session.backend.into()),
             ("user_name", session.user.into()),
-            ("application_name", session.application_name.into()),
-            ("client_addr", session.client_address.into()),
-            ("backend_start", Value::Time(session.started)),
-            ("query_start", session.statement_started.map_or(Value::Null, Value::Time)),
+            ("database_name", session.database.into()),
+            ("application_name", session.application.into()),
+            ("client_addr", session.client.map(|client| client.ip().to_string()).into()),
+            ("client_port", session.client.map(|client| i64::from(client.port())).into()),
+            ("backend_start", Value::Time(session.connected)),
+            ("transaction_start", time(session.transaction_start)),
+            ("query_start", time(session.query_start)),
             ("state", session.state.into()),
-            ("query", session.statement.into()),
+            ("query", session.query.as_ref().into()),
         ]);
     }
 }
 
+/// Work under way as the snapshot shows it: views that are being built, and how many rows they are built from.
 fn jobs(world: &World, rows: &mut Rows) {
-    for job in world.activity.jobs() {
+    for view in world.context.snapshot.catalog.views().filter(|view| !view.ready) {
+        let (memory, files) = world.row_counts(view.table);
         rows.add([
-            ("id", job.id.into()),
-            ("kind", job.kind.into()),
-            ("object_name", job.object.into()),
-            ("state", job.state.into()),
-            ("done", job.progress.map(|(done, _)| done).into()),
-            ("total", job.progress.map(|(_, total)| total).into()),
-            ("started_at", Value::Time(job.started)),
-            ("finished_at", job.finished.map_or(Value::Null, Value::Time)),
-            ("error", job.error.into()),
+            ("kind", "backfill".into()),
+            ("object_name", view.name.as_str().into()),
+            ("state", "running".into()),
+            ("rows", (memory + files).into()),
         ]);
     }
 }
