@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use sqlparser::ast::{
     self, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName,
-    ObjectNamePart, Query, Select, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, VisitMut, VisitorMut,
+    ObjectNamePart, Query, Select, SelectItem, TableAlias, TableAliasColumnDef, TableFactor, VisitMut, VisitorMut,
 };
 
 use super::names;
@@ -19,14 +19,6 @@ pub const SUFFIX: char = '\u{1}';
 
 /// Rewrites a query in place.
 pub fn query(query: &mut Query) -> Result<()> {
-    if let SetExpr::Table(table) = query.body.as_ref() {
-        let text = match (&table.schema_name, &table.table_name) {
-            (Some(schema), Some(name)) => format!("SELECT * FROM \"{schema}\".\"{name}\""),
-            (None, Some(name)) => format!("SELECT * FROM \"{name}\""),
-            _ => return Err(Error::syntax("TABLE needs a name")),
-        };
-        query.body = crate::sql::parse_query(&text)?.body;
-    }
     finish(query.visit(&mut Rewrite))
 }
 

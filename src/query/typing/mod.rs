@@ -14,15 +14,19 @@ mod type_name;
 
 pub use type_name::sql_type as named_type;
 
+use std::sync::Arc;
+
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::{AggregateFunction, InList, ScalarFunction, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{Between, BinaryExpr, Expr, ExprSchemable, Like, LogicalPlan, LogicalPlanBuilder, Values};
+use datafusion::logical_expr::{
+    Between, BinaryExpr, Expr, ExprSchemable, Like, LogicalPlan, LogicalPlanBuilder, Projection, RecursiveQuery, Values,
+};
 
-use crate::error::{Error, SqlState};
+use crate::error::Error;
 use crate::query::functions::{self, session, time, zone};
 
 /// Types a plan: literals, casts, operators, aggregates, functions of time.
@@ -35,6 +39,7 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         // DataFusion takes the counts of LIMIT as they are.
         LogicalPlan::Limit(_) | LogicalPlan::TableScan(_) => Ok(Transformed::no(plan)),
         LogicalPlan::Values(values) => typed_values(values).map(Transformed::yes),
+        LogicalPlan::RecursiveQuery(query) => recursive(query).map(Transformed::yes),
         plan => {
             let schema = merge_schema(&plan.inputs());
             let names = NamePreserver::new(&plan);
@@ -45,6 +50,27 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             .map_data(LogicalPlan::recompute_schema)
         }
     }
+}
+
+/// The terms of a recursive query give what its work table was planned with.
+fn recursive(query: RecursiveQuery) -> Result<LogicalPlan> {
+    let schema = Arc::clone(&query.schema);
+    let cast = |term: Arc<LogicalPlan>| -> Result<Arc<LogicalPlan>> {
+        let columns = term.schema().iter().zip(schema.fields()).map(|((qualifier, field), target)| {
+            let column = Expr::Column((qualifier, field).into());
+            match field.data_type() == target.data_type() {
+                true => column,
+                false => casts::to(column, target.data_type().clone()).alias_qualified(qualifier.cloned(), field.name()),
+            }
+        });
+        let columns: Vec<_> = columns.collect();
+        Ok(Arc::new(LogicalPlan::Projection(Projection::try_new(columns, term)?)))
+    };
+    Ok(LogicalPlan::RecursiveQuery(RecursiveQuery {
+        static_term: cast(Arc::clone(&query.static_term))?,
+        recursive_term: cast(Arc::clone(&query.recursive_term))?,
+        ..query
+    }))
 }
 
 fn typed_values(values: Values) -> Result<LogicalPlan> {
@@ -101,6 +127,17 @@ fn literal(value: ScalarValue) -> Result<ScalarValue, ScalarValue> {
         ScalarValue::UInt64(Some(number)) => Ok(ScalarValue::Decimal128(Some(i128::from(number)), 20, 0)),
         ScalarValue::Utf8(text) => Ok(ScalarValue::Utf8View(text)),
         other => Err(other),
+    }
+}
+
+/// A literal with PostgreSQL's type; anything else as it is.
+pub fn narrowed(expression: Expr) -> Expr {
+    match expression {
+        Expr::Literal(value, metadata) => {
+            let (Ok(value) | Err(value)) = literal(value);
+            Expr::Literal(value, metadata)
+        }
+        other => other,
     }
 }
 
@@ -200,17 +237,13 @@ fn truncate(function: ScalarFunction, zone: Option<()>, schema: &DFSchema) -> Re
 }
 
 fn valid_unit(unit: &Expr) -> Result<()> {
-    const UNITS: [&str; 10] =
-        ["microsecond", "millisecond", "second", "minute", "hour", "day", "week", "month", "quarter", "year"];
-    if let Expr::Literal(value, _) = unit
-        && let Some(text) = value.try_as_str().flatten()
-        && !UNITS.contains(&text.to_ascii_lowercase().as_str())
-    {
-        return Err(Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("unit \"{text}\" not recognized for type timestamp"))
-            .hint(format!("Use one of {}.", UNITS.join(", ")))
-            .into());
+    match unit {
+        Expr::Literal(value, _) => match value.try_as_str().flatten() {
+            Some(text) => Ok(time::check_unit(text)?),
+            None => Ok(()),
+        },
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The type of an expression with the metadata that tells uuid from bytea and json from text.

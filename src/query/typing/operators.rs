@@ -27,7 +27,11 @@ pub fn undefined(operator: &str, left: &DataType, right: &DataType) -> Error {
 
 /// Types an operator whose operands DataFusion would refuse or read differently.
 pub fn typed(left: Expr, operator: Operator, right: Expr, schema: &DFSchema) -> Result<Outcome> {
-    if matches!(operator, Operator::And | Operator::Or) || open(&left) || open(&right) {
+    if matches!(operator, Operator::And | Operator::Or) {
+        return Ok(Outcome::Same(left, right));
+    }
+    let (left, right) = (super::narrowed(left), super::narrowed(right));
+    if open(&left) || open(&right) {
         return Ok(Outcome::Same(left, right));
     }
     let (left_type, right_type) = (left.get_type(schema)?, right.get_type(schema)?);
