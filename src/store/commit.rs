@@ -116,7 +116,8 @@ impl Sequencer {
         let started = std::time::Instant::now();
         let mut group = Group::default();
         for Request { transaction, reply } in requests {
-            let outcome = match self.shared.fatal.lock().clone() {
+            let fatal = self.shared.fatal.lock().clone();
+            let outcome = match fatal {
                 Some(fatal) => Err(fatal),
                 None => self.stage(transaction, &mut group),
             };
