@@ -19,7 +19,7 @@ use super::functions::session::Values;
 use super::provider::{Relation, Unresolved};
 use super::resolve::Resolver;
 use super::scope::Scope;
-use super::{Bound, rewrite, typing};
+use super::{Bound, catalogs, rewrite, typing};
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
@@ -31,6 +31,7 @@ const PARAMETERS_MAX: usize = 65_535;
 /// Types a query. `declared` are the parameter types that the client gave.
 pub fn query(scope: &Scope<'_>, query: &ast::Query, declared: &[Option<SqlType>]) -> Result<Bound> {
     let mut query = query.clone();
+    catalogs::rewrite::query(&mut query);
     rewrite::query(&mut query)?;
     let count = count_parameters(&query)?.max(declared.len());
     let mut types: Vec<Option<SqlType>> = declared.to_vec();

@@ -9,6 +9,7 @@
 //! error leaves through [`error::from_datafusion`]; (4) arithmetic is checked.
 
 pub mod bind;
+pub mod catalogs;
 pub mod engine;
 pub mod error;
 pub mod explain;
