@@ -9,6 +9,7 @@ use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::execution::context::ExecutionProps;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
@@ -73,7 +74,7 @@ impl Pruning {
             None => None,
             Some(filter) => {
                 let schema = DFSchema::try_from(Arc::clone(&spec.key_schema)).map_err(failure)?;
-                Some(create_physical_expr(&filter, &schema, props).map_err(failure)?)
+                Some(create_physical_expr(&filter, &schema, props, &PhysicalPlanningContext::default()).map_err(failure)?)
             }
         };
         Ok(Pruning { predicate, slots, buckets })
