@@ -42,7 +42,7 @@ impl Connection {
             }
         };
         self.session.add_statement(&name, prepared)?;
-        self.sink.put(&Answer::ParseComplete(ParseComplete));
+        self.sink.put(&Answer::ParseComplete(ParseComplete::new()));
         Ok(())
     }
 
@@ -78,7 +78,7 @@ impl Connection {
         let formats = bind.result_column_format_codes;
         let portal = Portal { prepared: fresh, parameters, formats, progress: Progress::Bound, cursor: false, hold: false };
         self.session.add_portal(&name, portal)?;
-        self.sink.put(&Answer::BindComplete(BindComplete));
+        self.sink.put(&Answer::BindComplete(BindComplete::new()));
         Ok(())
     }
 
@@ -95,7 +95,7 @@ impl Connection {
         };
         self.sink.put(&match schema {
             Some(schema) => rows::description(schema, formats),
-            None => Answer::NoData(NoData),
+            None => Answer::NoData(NoData::new()),
         });
         Ok(())
     }
@@ -131,7 +131,7 @@ impl Connection {
                     portal.progress = Progress::Done(tag.clone().unwrap_or_default());
                     match tag {
                         Some(tag) => self.complete(tag),
-                        None => self.sink.put(&Answer::EmptyQueryResponse(EmptyQueryResponse)),
+                        None => self.sink.put(&Answer::EmptyQueryResponse(EmptyQueryResponse::new())),
                     }
                     return Ok(());
                 }
@@ -142,7 +142,7 @@ impl Connection {
                 let sent = self.send_rows(&running, open, &portal.formats, false, rows_max).await?;
                 // As PostgreSQL: a portal that gave all it was asked for may have more, even when it has not.
                 if rows_max != usize::MAX && sent == rows_max as u64 {
-                    self.sink.put(&Answer::PortalSuspended(PortalSuspended));
+                    self.sink.put(&Answer::PortalSuspended(PortalSuspended::new()));
                 } else {
                     let tag = tag_of(open.tag, sent);
                     portal.progress = Progress::Done(tag_of(open.tag, 0));
@@ -166,7 +166,7 @@ impl Connection {
         } else {
             self.session.portals.remove(name);
         }
-        self.sink.put(&Answer::CloseComplete(CloseComplete));
+        self.sink.put(&Answer::CloseComplete(CloseComplete::new()));
         Ok(())
     }
 }

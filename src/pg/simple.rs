@@ -38,7 +38,7 @@ impl Connection {
         let count = parsed.len();
         if count == 0 {
             self.leave(running, true).await?;
-            self.sink.put(&PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse));
+            self.sink.put(&PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new()));
             return Ok(());
         }
         for (at, parsed) in parsed.into_iter().enumerate() {
@@ -69,7 +69,7 @@ impl Connection {
         }
         match tag {
             Some(tag) => self.complete(tag),
-            None => self.sink.put(&PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse)),
+            None => self.sink.put(&PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new())),
         }
         self.sink.flush_if_full().await?;
         Ok(())
