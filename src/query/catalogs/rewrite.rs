@@ -1,0 +1,547 @@
+//! Catalog queries of clients in the words that the planner knows.
+//!
+//! *Place*: `query::bind` calls [`query`] on a statement before everything else.
+//!
+//! What is rewritten, all of it without changing the answer:
+//! - `OPERATOR(pg_catalog.~)` and types written with `pg_catalog.`; `= ANY ('{a,b}')` with a literal array;
+//! - `regclass` and its like: the value is an OID where it is compared and a name where it is text or a result column;
+//! - a SELECT from a catalog that is always empty here (policies, publications, ...) has no rows, whatever else it says,
+//!   so the shapes in it that cannot be planned do not matter;
+//! - scalar subqueries over catalogs, which look up by key: conditions on the outer query become a CASE around them, and the
+//!   value an aggregate, since only then a planner may take it for one row; `ARRAY(SELECT ...)` becomes an aggregate too.
+
+use std::ops::ControlFlow;
+
+use sqlparser::ast::helpers::attached_token::AttachedToken;
+use sqlparser::ast::{
+    Array, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, DuplicateTreatment, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName,
+    OrderByKind, Query, Select, SelectItem, SetExpr, TableFactor, TimezoneInfo, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
+};
+
+use super::pg_catalog;
+use crate::query::system::PG_CATALOG;
+
+/// Aggregates that catalog queries use: a SELECT with one of them has a row even of nothing.
+const AGGREGATES: [&str; 8] = ["count", "sum", "min", "max", "array_agg", "string_agg", "bool_or", "bool_and"];
+
+/// Types whose values are OIDs and are shown as names.
+const REGISTERED: [&str; 4] = ["regclass", "regtype", "regnamespace", "regrole"];
+
+/// Rewrites a query in place.
+pub fn query(query: &mut Query) {
+    let _ = VisitMut::visit(query, &mut Rewrite);
+    if let SetExpr::Select(select) = query.body.as_mut() {
+        for item in &mut select.projection {
+            if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item
+                && is_registered(expr)
+            {
+                *expr = shown(std::mem::replace(expr, null()));
+            }
+        }
+    }
+}
+
+struct Rewrite;
+
+impl VisitorMut for Rewrite {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        if empty_body(&mut query.body) {
+            // It may name columns that are no longer there.
+            query.order_by = None;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        // psql adds the options of the TOAST table, which no table has here.
+        if let Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } = expr
+            && matches!(array_subquery(right), Some(subquery) if unnests(subquery))
+        {
+            *expr = std::mem::replace(left.as_mut(), null());
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        match expr {
+            Expr::BinaryOp { left, op, right } => {
+                if let BinaryOperator::PGCustomBinaryOperator(parts) = op
+                    && let Some(plain) = parts.last().and_then(|name| operator(name))
+                {
+                    *op = plain;
+                }
+                if matches!(op, BinaryOperator::Eq | BinaryOperator::NotEq) {
+                    compare(left, right);
+                }
+            }
+            Expr::InList { expr, list, .. } => list.iter_mut().for_each(|item| compare(expr, item)),
+            Expr::Cast { expr: inner, data_type, .. } => {
+                *data_type = plain_type(data_type);
+                let replaced = std::mem::replace(inner.as_mut(), null());
+                match registered_type(data_type) {
+                    Some(name) => *expr = call(name, vec![replaced]),
+                    None if matches!(data_type, DataType::Text) && is_registered(&replaced) => *expr = shown(replaced),
+                    None => **inner = replaced,
+                }
+            }
+            Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => {
+                if let Some(list) = literal_array(right) {
+                    let left = std::mem::replace(left.as_mut(), null());
+                    *expr = Expr::InList { expr: Box::new(left), list, negated: false };
+                }
+            }
+            Expr::Subquery(subquery) if over_catalogs(subquery) => {
+                let subquery = subquery.clone();
+                *expr = scalar(subquery);
+            }
+            Expr::Function(function) => {
+                if let Some(array) = array_function(function) {
+                    *expr = array;
+                }
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+// -- names ------------------------------------------------------------------------------------------
+
+fn operator(name: &str) -> Option<BinaryOperator> {
+    Some(match name {
+        "~" => BinaryOperator::PGRegexMatch,
+        "~*" => BinaryOperator::PGRegexIMatch,
+        "!~" => BinaryOperator::PGRegexNotMatch,
+        "!~*" => BinaryOperator::PGRegexNotIMatch,
+        "~~" => BinaryOperator::PGLikeMatch,
+        "!~~" => BinaryOperator::PGNotLikeMatch,
+        "~~*" => BinaryOperator::PGILikeMatch,
+        "!~~*" => BinaryOperator::PGNotILikeMatch,
+        "=" => BinaryOperator::Eq,
+        "<>" | "!=" => BinaryOperator::NotEq,
+        "<" => BinaryOperator::Lt,
+        "<=" => BinaryOperator::LtEq,
+        ">" => BinaryOperator::Gt,
+        ">=" => BinaryOperator::GtEq,
+        "+" => BinaryOperator::Plus,
+        "-" => BinaryOperator::Minus,
+        "*" => BinaryOperator::Multiply,
+        "/" => BinaryOperator::Divide,
+        "||" => BinaryOperator::StringConcat,
+        _ => return None,
+    })
+}
+
+/// The last part of a name that has no schema, or the schema `pg_catalog`.
+fn system_name(name: &ObjectName) -> Option<String> {
+    let idents: Vec<&Ident> = name.0.iter().map(|part| part.as_ident()).collect::<Option<_>>()?;
+    match idents.as_slice() {
+        [name] => Some(folded(name)),
+        [schema, name] if folded(schema) == PG_CATALOG => Some(folded(name)),
+        _ => None,
+    }
+}
+
+fn folded(ident: &Ident) -> String {
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+}
+
+/// `pg_catalog.int4` is `int4`; types that have a keyword are written with it.
+fn plain_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Array(ArrayElemTypeDef::SquareBracket(element, size)) => {
+            DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(plain_type(element)), *size))
+        }
+        DataType::Custom(name, modifiers) => match system_name(name).as_deref() {
+            Some("text" | "char" | "name" | "cstring" | "regproc" | "regprocedure" | "pg_node_tree") => DataType::Text,
+            Some("bool") => DataType::Boolean,
+            Some("int2") => DataType::SmallInt(None),
+            Some("int4") => DataType::Integer(None),
+            Some("int8") => DataType::BigInt(None),
+            Some("float4") => DataType::Real,
+            Some("float8") => DataType::DoublePrecision,
+            Some("varchar" | "bpchar") => DataType::Varchar(None),
+            Some("timestamptz") => DataType::Timestamp(None, TimezoneInfo::Tz),
+            Some("timestamp") => DataType::Timestamp(None, TimezoneInfo::None),
+            Some("date") => DataType::Date,
+            Some("xid" | "cid") => DataType::Custom(ObjectName::from(vec![Ident::new("oid")]), Vec::new()),
+            Some("oidvector") => array_of(DataType::Custom(ObjectName::from(vec![Ident::new("oid")]), Vec::new())),
+            Some("int2vector") => array_of(DataType::SmallInt(None)),
+            Some(other) => DataType::Custom(ObjectName::from(vec![Ident::new(other)]), modifiers.clone()),
+            None => data_type.clone(),
+        },
+        other => other.clone(),
+    }
+}
+
+fn array_of(element: DataType) -> DataType {
+    DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(element), None))
+}
+
+// -- regclass and its like --------------------------------------------------------------------------
+
+fn registered_type(data_type: &DataType) -> Option<&'static str> {
+    let name = match data_type {
+        DataType::Regclass => "regclass".to_owned(),
+        DataType::Custom(name, _) => system_name(name)?,
+        _ => return None,
+    };
+    REGISTERED.into_iter().find(|known| *known == name)
+}
+
+/// The argument of a cast to such a type, rewritten as a call.
+fn registered_argument(expr: &Expr) -> Option<(&'static str, &Expr)> {
+    let Expr::Function(function) = expr else { return None };
+    let name = system_name(&function.name)?;
+    let name = REGISTERED.into_iter().find(|known| *known == name)?;
+    match arguments(function)?.as_slice() {
+        [argument] => Some((name, argument)),
+        _ => None,
+    }
+}
+
+fn is_registered(expr: &Expr) -> bool {
+    registered_argument(expr).is_some()
+}
+
+/// A value that is shown: the name, whether the argument was a name or an OID.
+fn shown(expr: Expr) -> Expr {
+    match registered_argument(&expr) {
+        // The function gives an OID for text, so it is called again for the name.
+        Some((name, argument)) if is_text(argument) => call(name, vec![expr]),
+        _ => expr,
+    }
+}
+
+/// A value that is compared: the OID.
+fn compared(expr: &Expr) -> Option<Expr> {
+    let (_, argument) = registered_argument(expr)?;
+    if is_text(argument) { Some(expr.clone()) } else { Some(argument.clone()) }
+}
+
+/// Both sides of a comparison with such a value are OIDs.
+fn compare(left: &mut Expr, right: &mut Expr) {
+    for (one, other) in [(0, 1), (1, 0)] {
+        let sides = [&*left, &*right];
+        let (Some((name, _)), Some(literal)) = (registered_argument(sides[one]), literal_text(sides[other])) else { continue };
+        if literal.parse::<u32>().is_err() {
+            let wrapped = call(name, vec![sides[other].clone()]);
+            *(if other == 0 { &mut *left } else { &mut *right }) = wrapped;
+        }
+    }
+    for side in [left, right] {
+        if let Some(oid) = compared(side) {
+            *side = oid;
+        }
+    }
+}
+
+/// Whether an expression is text by its form: columns that are cast to these types are OIDs.
+fn is_text(expr: &Expr) -> bool {
+    match expr {
+        Expr::Nested(inner) => is_text(inner),
+        Expr::BinaryOp { op: BinaryOperator::StringConcat, .. } => true,
+        Expr::Cast { data_type, .. } => matches!(data_type, DataType::Text | DataType::Varchar(_)),
+        Expr::Function(function) => matches!(system_name(&function.name).as_deref(), Some("quote_ident" | "concat" | "format")),
+        Expr::Value(value) => matches!(&value.value, Value::SingleQuotedString(_) | Value::EscapedStringLiteral(_) | Value::Placeholder(_)),
+        _ => false,
+    }
+}
+
+fn literal_text(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text) | Value::EscapedStringLiteral(text), .. }) => Some(text),
+        _ => None,
+    }
+}
+
+/// The elements of `'{a,b}'`, with or without a cast to an array type.
+fn literal_array(expr: &Expr) -> Option<Vec<Expr>> {
+    let text = match expr {
+        Expr::Nested(inner) => return literal_array(inner),
+        Expr::Cast { expr, data_type: DataType::Array(_), .. } => literal_text(expr)?,
+        other => literal_text(other)?,
+    };
+    let elements = text.trim().strip_prefix('{')?.strip_suffix('}')?;
+    if elements.contains(['"', '{', '\\']) || elements.trim().is_empty() {
+        return None;
+    }
+    Some(elements.split(',').map(|element| string(element.trim())).collect())
+}
+
+// -- catalogs that are always empty -----------------------------------------------------------------
+
+/// Replaces each SELECT of a body that cannot have rows. True where all of them were.
+fn empty_body(body: &mut SetExpr) -> bool {
+    match body {
+        SetExpr::Select(select) => {
+            let empty = is_empty(select);
+            if empty {
+                make_empty(select);
+            }
+            empty
+        }
+        SetExpr::SetOperation { left, right, .. } => {
+            // Positions still order the whole.
+            empty_body(left);
+            empty_body(right);
+            false
+        }
+        _ => false,
+    }
+}
+
+/// Whether a SELECT joins a relation that never has rows, and neither groups nor aggregates.
+fn is_empty(select: &Select) -> bool {
+    let grouped = !matches!(&select.group_by, GroupByExpr::Expressions(keys, _) if keys.is_empty()) || select.having.is_some();
+    let outer = |operator: &JoinOperator| {
+        !matches!(
+            operator,
+            JoinOperator::Join(_)
+                | JoinOperator::Inner(_)
+                | JoinOperator::CrossJoin(_)
+                | JoinOperator::Left(_)
+                | JoinOperator::LeftOuter(_)
+        )
+    };
+    let named = |item: &SelectItem| matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. });
+    if grouped || !select.projection.iter().all(named) || select.projection.iter().any(aggregates) {
+        return false;
+    }
+    select.from.iter().any(|from| {
+        let inner = from.joins.iter().filter(|join| !matches!(join.join_operator, JoinOperator::Left(_) | JoinOperator::LeftOuter(_)));
+        !from.joins.iter().any(|join| outer(&join.join_operator))
+            && std::iter::once(&from.relation).chain(inner.map(|join| &join.relation)).any(is_empty_relation)
+    })
+}
+
+fn is_empty_relation(factor: &TableFactor) -> bool {
+    match factor {
+        TableFactor::Table { name, args: None, .. } => {
+            system_name(name).is_some_and(|name| name.starts_with("pg_") && pg_catalog::is_always_empty(&name))
+        }
+        _ => false,
+    }
+}
+
+fn make_empty(select: &mut Select) {
+    for item in &mut select.projection {
+        let value = Expr::Cast { kind: CastKind::Cast, expr: Box::new(null()), data_type: DataType::Text, array: false, format: None };
+        *item = match item {
+            SelectItem::ExprWithAlias { alias, .. } => SelectItem::ExprWithAlias { expr: value, alias: alias.clone() },
+            SelectItem::UnnamedExpr(Expr::Identifier(name)) => SelectItem::ExprWithAlias { expr: value, alias: name.clone() },
+            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => match parts.last() {
+                Some(name) => SelectItem::ExprWithAlias { expr: value, alias: name.clone() },
+                None => SelectItem::UnnamedExpr(value),
+            },
+            _ => SelectItem::UnnamedExpr(value),
+        };
+    }
+    select.distinct = None;
+    select.from = Vec::new();
+    select.selection = Some(Expr::Value(Value::Boolean(false).into()));
+}
+
+/// Whether there is an aggregate outside of subqueries.
+fn aggregates<T: Visit>(tree: &T) -> bool {
+    struct Find(bool, usize);
+    impl Visitor for Find {
+        type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.1 += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.1 -= 1;
+            ControlFlow::Continue(())
+        }
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            if let Expr::Function(function) = expr
+                && self.1 == 0
+                && system_name(&function.name).is_some_and(|name| AGGREGATES.contains(&name.as_str()))
+            {
+                self.0 = true;
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut find = Find(false, 0);
+    let _ = tree.visit(&mut find);
+    find.0
+}
+
+// -- subqueries -------------------------------------------------------------------------------------
+
+/// Whether a subquery is a plain SELECT from catalogs.
+fn over_catalogs(query: &Query) -> bool {
+    let SetExpr::Select(select) = query.body.as_ref() else { return false };
+    let system = |factor: &TableFactor| match factor {
+        TableFactor::Table { name, .. } => system_name(name).is_some_and(|name| name.starts_with("pg_")),
+        _ => false,
+    };
+    let mut factors =
+        select.from.iter().flat_map(|from| std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)));
+    query.with.is_none() && query.limit_clause.is_none() && select.projection.len() == 1 && factors.all(system)
+}
+
+fn scalar(mut subquery: Box<Query>) -> Expr {
+    let SetExpr::Select(select) = subquery.body.as_mut() else { return Expr::Subquery(subquery) };
+    // The collation of a column, where it is not that of the type: no column has another.
+    let other_collation = select.selection.as_ref().is_some_and(|selection| selection.to_string().contains("attcollation <> "));
+    if (select.from.is_empty() && select.selection.is_some()) || other_collation {
+        return null();
+    }
+    let aliases: Vec<String> = local_names(select);
+    let conjuncts = select.selection.take().map(conjuncts).unwrap_or_default();
+    let (outer, inner): (Vec<Expr>, Vec<Expr>) = conjuncts.into_iter().partition(|condition| is_outer(condition, &aliases));
+    select.selection = conjunction(inner);
+    if !aggregates(&select.projection[0]) {
+        if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = &mut select.projection[0] {
+            *expr = call("max", vec![std::mem::replace(expr, null())]);
+        }
+        subquery.order_by = None;
+    }
+    let value = Expr::Subquery(subquery);
+    match conjunction(outer) {
+        None => value,
+        Some(condition) => Expr::Case {
+            case_token: AttachedToken::empty(),
+            end_token: AttachedToken::empty(),
+            operand: None,
+            conditions: vec![CaseWhen { condition, result: value }],
+            else_result: None,
+        },
+    }
+}
+
+/// `ARRAY(SELECT ...)` as an aggregate, an empty array where nothing can be in it.
+fn array_function(function: &mut Function) -> Option<Expr> {
+    if system_name(&function.name).as_deref() != Some("array") {
+        return None;
+    }
+    let FunctionArguments::Subquery(subquery) = &mut function.args else { return None };
+    let subquery_columns = match subquery.body.as_mut() {
+        SetExpr::Select(select) if select.from.is_empty() && select.selection.is_some() => {
+            let empty = Expr::Array(Array { elem: Vec::new(), named: true });
+            let data_type = array_of(DataType::Text);
+            return Some(Expr::Cast { kind: CastKind::Cast, expr: Box::new(empty), data_type, array: false, format: None });
+        }
+        SetExpr::Select(select) if select.distinct.is_none() && select.projection.len() == 1 => &mut select.projection,
+        _ => return None,
+    };
+    let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = &mut subquery_columns[0] else { return None };
+    let element = std::mem::replace(expr, null());
+    let mut collected = call("array_agg", vec![element.clone()]);
+    if let Some(order) = subquery.order_by.take()
+        && let OrderByKind::Expressions(mut keys) = order.kind
+        && let Expr::Function(Function { args: FunctionArguments::List(list), .. }) = &mut collected
+    {
+        // ORDER BY 1 is the element itself.
+        for key in &mut keys {
+            if matches!(&key.expr, Expr::Value(ValueWithSpan { value: Value::Number(..), .. })) {
+                key.expr = element.clone();
+            }
+        }
+        list.clauses.push(FunctionArgumentClause::OrderBy(keys));
+    }
+    *expr = collected;
+    let FunctionArguments::Subquery(subquery) = std::mem::replace(&mut function.args, FunctionArguments::None) else { return None };
+    Some(Expr::Subquery(subquery))
+}
+
+fn array_subquery(expr: &Expr) -> Option<&Query> {
+    match expr {
+        Expr::Function(Function { name, args: FunctionArguments::Subquery(subquery), .. }) if system_name(name)? == "array" => {
+            Some(subquery)
+        }
+        _ => None,
+    }
+}
+
+fn unnests(subquery: &Query) -> bool {
+    let SetExpr::Select(select) = subquery.body.as_ref() else { return false };
+    select.from.iter().any(|from| match &from.relation {
+        TableFactor::UNNEST { array_exprs, .. } => array_exprs.iter().any(|array| array.to_string() == "tc.reloptions"),
+        TableFactor::Table { name, args: Some(args), .. } => {
+            system_name(name).as_deref() == Some("unnest") && args.args.iter().any(|argument| argument.to_string() == "tc.reloptions")
+        }
+        _ => false,
+    })
+}
+
+fn local_names(select: &Select) -> Vec<String> {
+    let factors = select.from.iter().flat_map(|from| std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)));
+    let named = factors.filter_map(|factor| match factor {
+        TableFactor::Table { alias: Some(alias), .. } => Some(folded(&alias.name)),
+        TableFactor::Table { name, alias: None, .. } => system_name(name),
+        _ => None,
+    });
+    named.collect()
+}
+
+/// Whether a condition speaks of other tables' columns only. Unqualified ones are taken for the subquery's own.
+fn is_outer(condition: &Expr, local: &[String]) -> bool {
+    struct Find<'a>(&'a [String], bool, bool);
+    impl Visitor for Find<'_> {
+        type Break = ();
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            match expr {
+                Expr::CompoundIdentifier(parts) if parts.len() == 2 && !self.0.contains(&folded(&parts[0])) => self.1 = true,
+                Expr::CompoundIdentifier(_) | Expr::Identifier(_) | Expr::Subquery(_) => self.2 = true,
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut find = Find(local, false, false);
+    let _ = condition.visit(&mut find);
+    find.1 && !find.2
+}
+
+fn conjuncts(condition: Expr) -> Vec<Expr> {
+    match condition {
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => [conjuncts(*left), conjuncts(*right)].concat(),
+        other => vec![other],
+    }
+}
+
+fn conjunction(conditions: Vec<Expr>) -> Option<Expr> {
+    conditions.into_iter().reduce(|left, right| Expr::BinaryOp { left: Box::new(left), op: BinaryOperator::And, right: Box::new(right) })
+}
+
+// -- pieces -----------------------------------------------------------------------------------------
+
+fn null() -> Expr {
+    Expr::Value(Value::Null.into())
+}
+
+fn string(text: &str) -> Expr {
+    Expr::Value(Value::SingleQuotedString(text.to_owned()).into())
+}
+
+fn arguments(function: &Function) -> Option<Vec<&Expr>> {
+    let FunctionArguments::List(list) = &function.args else { return None };
+    let plain = |argument| match argument {
+        &FunctionArg::Unnamed(FunctionArgExpr::Expr(ref expr)) => Some(expr),
+        _ => None,
+    };
+    list.args.iter().map(plain).collect()
+}
+
+fn call(name: &str, arguments: Vec<Expr>) -> Expr {
+    let args = arguments.into_iter().map(|argument| FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))).collect();
+    let list = FunctionArgumentList { duplicate_treatment: None::<DuplicateTreatment>, args, clauses: Vec::new() };
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(list),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
