@@ -3,7 +3,8 @@
 //! *Place*: `query::bind` calls [`query`] on a statement before everything else.
 //!
 //! What is rewritten, all of it without changing the answer:
-//! - `OPERATOR(pg_catalog.~)` and types written with `pg_catalog.`; `= ANY ('{a,b}')` with a literal array;
+//! - `OPERATOR(pg_catalog.~)` and types written with `pg_catalog.`; `= ANY ('{a,b}')` with a literal array; LIKE with an escape
+//!   character other than the backslash; `generate_subscripts` as a series;
 //! - `regclass` and its like: the value is an OID where it is compared and a name where it is text or a result column;
 //! - a SELECT from a catalog that is always empty here (policies, publications, ...) has no rows, whatever else it says,
 //!   so the shapes in it that cannot be planned do not matter;
@@ -98,10 +99,13 @@ impl VisitorMut for Rewrite {
                 *expr = scalar(subquery);
             }
             Expr::Function(function) => {
-                if let Some(array) = array_function(function) {
-                    *expr = array;
+                if let Some(other) = array_function(function).or_else(|| subscripts(function)) {
+                    *expr = other;
+                } else {
+                    literal_setting(function);
                 }
             }
+            Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => escape_by_backslash(pattern, escape_char),
             _ => {}
         }
         ControlFlow::Continue(())
@@ -266,10 +270,66 @@ fn literal_array(expr: &Expr) -> Option<Vec<Expr>> {
         other => literal_text(other)?,
     };
     let elements = text.trim().strip_prefix('{')?.strip_suffix('}')?;
-    if elements.contains(['"', '{', '\\']) || elements.trim().is_empty() {
+    if elements.contains(['{', '\\']) || elements.trim().is_empty() {
         return None;
     }
-    Some(elements.split(',').map(|element| string(element.trim())).collect())
+    let unquoted = |element: &str| match element.strip_prefix('"') {
+        Some(quoted) => quoted.strip_suffix('"').map(str::to_owned),
+        None => Some(element.to_owned()),
+    };
+    elements.split(',').map(|element| unquoted(element.trim()).map(|element| string(&element))).collect()
+}
+
+/// `generate_subscripts(array, 1)` is the series of its positions.
+fn subscripts(function: &Function) -> Option<Expr> {
+    if system_name(&function.name).as_deref() != Some("generate_subscripts") {
+        return None;
+    }
+    let array = (*arguments(function)?.first()?).clone();
+    let length = call("array_length", vec![array]);
+    let length = Expr::Cast { kind: CastKind::Cast, expr: Box::new(length), data_type: DataType::BigInt(None), array: false, format: None };
+    Some(call("generate_series", vec![Expr::Value(Value::Number("1".to_owned(), false).into()), length]))
+}
+
+/// `current_setting('name'::varchar)` names a setting as much as without the cast.
+fn literal_setting(function: &mut Function) {
+    if system_name(&function.name).as_deref() == Some("current_setting")
+        && let FunctionArguments::List(list) = &mut function.args
+        && let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))) = list.args.first_mut()
+        && let Some(name) = constant_text(argument)
+    {
+        *argument = string(&name);
+    }
+}
+
+/// A constant pattern with the backslash as its escape character.
+fn escape_by_backslash(pattern: &mut Expr, escape: &mut Option<ValueWithSpan>) {
+    let Some(Value::SingleQuotedString(character)) = escape.as_ref().map(|escape| &escape.value) else { return };
+    let mut characters = character.chars();
+    let (Some(text), Some(character), None) = (constant_text(pattern), characters.next(), characters.next()) else { return };
+    let mut plain = String::with_capacity(text.len() + 2);
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            letter if letter == character => {
+                plain.push('\\');
+                plain.extend(letters.next());
+            }
+            '\\' => plain.push_str("\\\\"),
+            letter => plain.push(letter),
+        }
+    }
+    (*pattern, *escape) = (string(&plain), None);
+}
+
+/// The text of a literal, of a cast of one to a character type, or of several joined by `||`.
+fn constant_text(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Nested(inner) => constant_text(inner),
+        Expr::Cast { expr, data_type: DataType::Text | DataType::Varchar(_), .. } => constant_text(expr),
+        Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } => Some(constant_text(left)? + &constant_text(right)?),
+        other => literal_text(other).map(str::to_owned),
+    }
 }
 
 // -- catalogs that are always empty -----------------------------------------------------------------
@@ -311,11 +371,27 @@ fn is_empty(select: &Select) -> bool {
     if grouped || !select.projection.iter().all(named) || select.projection.iter().any(aggregates) {
         return false;
     }
+    // There are no foreign keys.
+    let foreign = |condition: &Expr| {
+        matches!(condition, Expr::BinaryOp { left, op: BinaryOperator::Eq, right }
+        if names_column(left, "contype") && constant_text(right).as_deref() == Some("f"))
+    };
+    if select.selection.clone().map(conjuncts).unwrap_or_default().iter().any(foreign) {
+        return true;
+    }
     select.from.iter().any(|from| {
         let inner = from.joins.iter().filter(|join| !matches!(join.join_operator, JoinOperator::Left(_) | JoinOperator::LeftOuter(_)));
         !from.joins.iter().any(|join| outer(&join.join_operator))
             && std::iter::once(&from.relation).chain(inner.map(|join| &join.relation)).any(is_empty_relation)
     })
+}
+
+fn names_column(expr: &Expr, name: &str) -> bool {
+    match expr {
+        Expr::Identifier(ident) => folded(ident) == name,
+        Expr::CompoundIdentifier(parts) => parts.last().is_some_and(|ident| folded(ident) == name),
+        _ => false,
+    }
 }
 
 fn is_empty_relation(factor: &TableFactor) -> bool {
@@ -489,7 +565,7 @@ fn is_outer(condition: &Expr, local: &[String]) -> bool {
         type Break = ();
         fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
             match expr {
-                Expr::CompoundIdentifier(parts) if parts.len() == 2 && !self.0.contains(&folded(&parts[0])) => self.1 = true,
+                Expr::CompoundIdentifier(parts) if parts.len() > 1 && !self.0.contains(&folded(&parts[parts.len() - 2])) => self.1 = true,
                 Expr::CompoundIdentifier(_) | Expr::Identifier(_) | Expr::Subquery(_) => self.2 = true,
                 _ => {}
             }
