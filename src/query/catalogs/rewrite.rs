@@ -11,17 +11,21 @@
 //! - scalar subqueries over catalogs, which look up by key: conditions on the outer query become a CASE around them, and the
 //!   value an aggregate, since only then a planner may take it for one row; `ARRAY(SELECT ...)` becomes an aggregate too.
 
+mod empty;
+mod subquery;
+
 use std::ops::ControlFlow;
 
-use sqlparser::ast::helpers::attached_token::AttachedToken;
 use sqlparser::ast::{
-    Array, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, DuplicateTreatment, Expr, Function, FunctionArg,
-    FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName,
-    OrderByKind, Query, Select, SelectItem, SetExpr, TableFactor, TimezoneInfo, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
+    ArrayElemTypeDef, BinaryOperator, CastKind, DataType, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query, SelectItem, SetExpr, TimezoneInfo, Value, ValueWithSpan, Visit,
+    VisitMut, Visitor, VisitorMut,
 };
 
 use super::pg_catalog;
 use crate::query::system::PG_CATALOG;
+use empty::empty_body;
+use subquery::{array_function, array_subquery, over_catalogs, scalar, unnests};
 
 /// Aggregates that catalog queries use: a SELECT with one of them has a row even of nothing.
 const AGGREGATES: [&str; 8] = ["count", "sum", "min", "max", "array_agg", "string_agg", "bool_or", "bool_and"];
@@ -332,262 +336,6 @@ fn constant_text(expr: &Expr) -> Option<String> {
     }
 }
 
-// -- catalogs that are always empty -----------------------------------------------------------------
-
-/// Replaces each SELECT of a body that cannot have rows. True where all of them were.
-fn empty_body(body: &mut SetExpr) -> bool {
-    match body {
-        SetExpr::Select(select) => {
-            let empty = is_empty(select);
-            if empty {
-                make_empty(select);
-            }
-            empty
-        }
-        SetExpr::SetOperation { left, right, .. } => {
-            // Positions still order the whole.
-            empty_body(left);
-            empty_body(right);
-            false
-        }
-        _ => false,
-    }
-}
-
-/// Whether a SELECT joins a relation that never has rows, and neither groups nor aggregates.
-fn is_empty(select: &Select) -> bool {
-    let grouped = !matches!(&select.group_by, GroupByExpr::Expressions(keys, _) if keys.is_empty()) || select.having.is_some();
-    let outer = |operator: &JoinOperator| {
-        !matches!(
-            operator,
-            JoinOperator::Join(_)
-                | JoinOperator::Inner(_)
-                | JoinOperator::CrossJoin(_)
-                | JoinOperator::Left(_)
-                | JoinOperator::LeftOuter(_)
-        )
-    };
-    let named = |item: &SelectItem| matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. });
-    if grouped || !select.projection.iter().all(named) || select.projection.iter().any(aggregates) {
-        return false;
-    }
-    // There are no foreign keys.
-    let foreign = |condition: &Expr| {
-        matches!(condition, Expr::BinaryOp { left, op: BinaryOperator::Eq, right }
-        if names_column(left, "contype") && constant_text(right).as_deref() == Some("f"))
-    };
-    if select.selection.clone().map(conjuncts).unwrap_or_default().iter().any(foreign) {
-        return true;
-    }
-    select.from.iter().any(|from| {
-        let inner = from.joins.iter().filter(|join| !matches!(join.join_operator, JoinOperator::Left(_) | JoinOperator::LeftOuter(_)));
-        !from.joins.iter().any(|join| outer(&join.join_operator))
-            && std::iter::once(&from.relation).chain(inner.map(|join| &join.relation)).any(is_empty_relation)
-    })
-}
-
-fn names_column(expr: &Expr, name: &str) -> bool {
-    match expr {
-        Expr::Identifier(ident) => folded(ident) == name,
-        Expr::CompoundIdentifier(parts) => parts.last().is_some_and(|ident| folded(ident) == name),
-        _ => false,
-    }
-}
-
-fn is_empty_relation(factor: &TableFactor) -> bool {
-    match factor {
-        TableFactor::Table { name, args: None, .. } => {
-            system_name(name).is_some_and(|name| name.starts_with("pg_") && pg_catalog::is_always_empty(&name))
-        }
-        _ => false,
-    }
-}
-
-fn make_empty(select: &mut Select) {
-    for item in &mut select.projection {
-        let value = Expr::Cast { kind: CastKind::Cast, expr: Box::new(null()), data_type: DataType::Text, array: false, format: None };
-        *item = match item {
-            SelectItem::ExprWithAlias { alias, .. } => SelectItem::ExprWithAlias { expr: value, alias: alias.clone() },
-            SelectItem::UnnamedExpr(Expr::Identifier(name)) => SelectItem::ExprWithAlias { expr: value, alias: name.clone() },
-            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => match parts.last() {
-                Some(name) => SelectItem::ExprWithAlias { expr: value, alias: name.clone() },
-                None => SelectItem::UnnamedExpr(value),
-            },
-            _ => SelectItem::UnnamedExpr(value),
-        };
-    }
-    select.distinct = None;
-    select.from = Vec::new();
-    select.selection = Some(Expr::Value(Value::Boolean(false).into()));
-}
-
-/// Whether there is an aggregate outside of subqueries.
-fn aggregates<T: Visit>(tree: &T) -> bool {
-    struct Find(bool, usize);
-    impl Visitor for Find {
-        type Break = ();
-        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-            self.1 += 1;
-            ControlFlow::Continue(())
-        }
-        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-            self.1 -= 1;
-            ControlFlow::Continue(())
-        }
-        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-            if let Expr::Function(function) = expr
-                && self.1 == 0
-                && system_name(&function.name).is_some_and(|name| AGGREGATES.contains(&name.as_str()))
-            {
-                self.0 = true;
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    let mut find = Find(false, 0);
-    let _ = tree.visit(&mut find);
-    find.0
-}
-
-// -- subqueries -------------------------------------------------------------------------------------
-
-/// Whether a subquery is a plain SELECT from catalogs.
-fn over_catalogs(query: &Query) -> bool {
-    let SetExpr::Select(select) = query.body.as_ref() else { return false };
-    let system = |factor: &TableFactor| match factor {
-        TableFactor::Table { name, .. } => system_name(name).is_some_and(|name| name.starts_with("pg_")),
-        _ => false,
-    };
-    let mut factors =
-        select.from.iter().flat_map(|from| std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)));
-    query.with.is_none() && query.limit_clause.is_none() && select.projection.len() == 1 && factors.all(system)
-}
-
-fn scalar(mut subquery: Box<Query>) -> Expr {
-    let SetExpr::Select(select) = subquery.body.as_mut() else { return Expr::Subquery(subquery) };
-    // The collation of a column, where it is not that of the type: no column has another.
-    let other_collation = select.selection.as_ref().is_some_and(|selection| selection.to_string().contains("attcollation <> "));
-    if (select.from.is_empty() && select.selection.is_some()) || other_collation {
-        return null();
-    }
-    let aliases: Vec<String> = local_names(select);
-    let conjuncts = select.selection.take().map(conjuncts).unwrap_or_default();
-    let (outer, inner): (Vec<Expr>, Vec<Expr>) = conjuncts.into_iter().partition(|condition| is_outer(condition, &aliases));
-    select.selection = conjunction(inner);
-    if !aggregates(&select.projection[0]) {
-        if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = &mut select.projection[0] {
-            *expr = call("max", vec![std::mem::replace(expr, null())]);
-        }
-        subquery.order_by = None;
-    }
-    let value = Expr::Subquery(subquery);
-    match conjunction(outer) {
-        None => value,
-        Some(condition) => Expr::Case {
-            case_token: AttachedToken::empty(),
-            end_token: AttachedToken::empty(),
-            operand: None,
-            conditions: vec![CaseWhen { condition, result: value }],
-            else_result: None,
-        },
-    }
-}
-
-/// `ARRAY(SELECT ...)` as an aggregate, an empty array where nothing can be in it.
-fn array_function(function: &mut Function) -> Option<Expr> {
-    if system_name(&function.name).as_deref() != Some("array") {
-        return None;
-    }
-    let FunctionArguments::Subquery(subquery) = &mut function.args else { return None };
-    let subquery_columns = match subquery.body.as_mut() {
-        SetExpr::Select(select) if select.from.is_empty() && select.selection.is_some() => {
-            let empty = Expr::Array(Array { elem: Vec::new(), named: true });
-            let data_type = array_of(DataType::Text);
-            return Some(Expr::Cast { kind: CastKind::Cast, expr: Box::new(empty), data_type, array: false, format: None });
-        }
-        SetExpr::Select(select) if select.distinct.is_none() && select.projection.len() == 1 => &mut select.projection,
-        _ => return None,
-    };
-    let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = &mut subquery_columns[0] else { return None };
-    let element = std::mem::replace(expr, null());
-    let mut collected = call("array_agg", vec![element.clone()]);
-    if let Some(order) = subquery.order_by.take()
-        && let OrderByKind::Expressions(mut keys) = order.kind
-        && let Expr::Function(Function { args: FunctionArguments::List(list), .. }) = &mut collected
-    {
-        // ORDER BY 1 is the element itself.
-        for key in &mut keys {
-            if matches!(&key.expr, Expr::Value(ValueWithSpan { value: Value::Number(..), .. })) {
-                key.expr = element.clone();
-            }
-        }
-        list.clauses.push(FunctionArgumentClause::OrderBy(keys));
-    }
-    *expr = collected;
-    let FunctionArguments::Subquery(subquery) = std::mem::replace(&mut function.args, FunctionArguments::None) else { return None };
-    Some(Expr::Subquery(subquery))
-}
-
-fn array_subquery(expr: &Expr) -> Option<&Query> {
-    match expr {
-        Expr::Function(Function { name, args: FunctionArguments::Subquery(subquery), .. }) if system_name(name)? == "array" => {
-            Some(subquery)
-        }
-        _ => None,
-    }
-}
-
-fn unnests(subquery: &Query) -> bool {
-    let SetExpr::Select(select) = subquery.body.as_ref() else { return false };
-    select.from.iter().any(|from| match &from.relation {
-        TableFactor::UNNEST { array_exprs, .. } => array_exprs.iter().any(|array| array.to_string() == "tc.reloptions"),
-        TableFactor::Table { name, args: Some(args), .. } => {
-            system_name(name).as_deref() == Some("unnest") && args.args.iter().any(|argument| argument.to_string() == "tc.reloptions")
-        }
-        _ => false,
-    })
-}
-
-fn local_names(select: &Select) -> Vec<String> {
-    let factors = select.from.iter().flat_map(|from| std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)));
-    let named = factors.filter_map(|factor| match factor {
-        TableFactor::Table { alias: Some(alias), .. } => Some(folded(&alias.name)),
-        TableFactor::Table { name, alias: None, .. } => system_name(name),
-        _ => None,
-    });
-    named.collect()
-}
-
-/// Whether a condition speaks of other tables' columns only. Unqualified ones are taken for the subquery's own.
-fn is_outer(condition: &Expr, local: &[String]) -> bool {
-    struct Find<'a>(&'a [String], bool, bool);
-    impl Visitor for Find<'_> {
-        type Break = ();
-        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-            match expr {
-                Expr::CompoundIdentifier(parts) if parts.len() > 1 && !self.0.contains(&folded(&parts[parts.len() - 2])) => self.1 = true,
-                Expr::CompoundIdentifier(_) | Expr::Identifier(_) | Expr::Subquery(_) => self.2 = true,
-                _ => {}
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    let mut find = Find(local, false, false);
-    let _ = condition.visit(&mut find);
-    find.1 && !find.2
-}
-
-fn conjuncts(condition: Expr) -> Vec<Expr> {
-    match condition {
-        Expr::BinaryOp { left, op: BinaryOperator::And, right } => [conjuncts(*left), conjuncts(*right)].concat(),
-        other => vec![other],
-    }
-}
-
-fn conjunction(conditions: Vec<Expr>) -> Option<Expr> {
-    conditions.into_iter().reduce(|left, right| Expr::BinaryOp { left: Box::new(left), op: BinaryOperator::And, right: Box::new(right) })
-}
-
 // -- pieces -----------------------------------------------------------------------------------------
 
 fn null() -> Expr {
@@ -620,4 +368,43 @@ fn call(name: &str, arguments: Vec<Expr>) -> Expr {
         over: None,
         within_group: Vec::new(),
     })
+}
+
+fn conjuncts(condition: Expr) -> Vec<Expr> {
+    match condition {
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => [conjuncts(*left), conjuncts(*right)].concat(),
+        other => vec![other],
+    }
+}
+
+fn conjunction(conditions: Vec<Expr>) -> Option<Expr> {
+    conditions.into_iter().reduce(|left, right| Expr::BinaryOp { left: Box::new(left), op: BinaryOperator::And, right: Box::new(right) })
+}
+
+/// Whether there is an aggregate outside of subqueries.
+fn aggregates<T: Visit>(tree: &T) -> bool {
+    struct Find(bool, usize);
+    impl Visitor for Find {
+        type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.1 += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.1 -= 1;
+            ControlFlow::Continue(())
+        }
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            if let Expr::Function(function) = expr
+                && self.1 == 0
+                && system_name(&function.name).is_some_and(|name| AGGREGATES.contains(&name.as_str()))
+            {
+                self.0 = true;
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut find = Find(false, 0);
+    let _ = tree.visit(&mut find);
+    find.0
 }
