@@ -13,11 +13,12 @@ use arrow::datatypes::{
 };
 
 use crate::error::{Error, Result, SqlState};
+use crate::event::binary::BinaryCells;
 use crate::event::fields::{CHUNK_BYTES_MAX, Cells, Fields};
 use crate::types::text::scalar::{boolean, bytea, fit, uuid};
 use crate::types::text::{array, datetime, interval, json, number};
 use crate::types::zone::Zone;
-use crate::types::{NUMERIC_DEFAULT, SqlType};
+use crate::types::{NUMERIC_DEFAULT, SqlType, binary};
 
 /// A value that its type refuses.
 #[derive(Debug)]
@@ -110,6 +111,44 @@ impl ColumnBuilder {
             Values::Bytes(values) => bytes(values, cells),
             Values::Uuid(values) => uuids(values, nulls, cells),
             Values::List { offsets, items } => lists(offsets, items, nulls, cells),
+        }
+    }
+
+    /// As [`ColumnBuilder::append`], of values in binary format.
+    pub(crate) fn append_binary(&mut self, cells: BinaryCells<'_>) -> Result<(), Misfit> {
+        let nulls = &mut self.nulls;
+        let declared = matches!(self.sql_type, SqlType::Numeric(Some(_)));
+        let (precision, scale) = decimal_limits(&self.sql_type);
+        match &mut self.values {
+            Values::Boolean(values) => each(cells, |cell| {
+                values.append(cell.map(binary::boolean).transpose()?.unwrap_or(false));
+                nulls.append(cell.is_some());
+                Ok(())
+            }),
+            Values::Int16(values) => fixed_binary(values, nulls, cells, binary::smallint),
+            Values::Int32(values) if self.sql_type == SqlType::Date => fixed_binary(values, nulls, cells, binary::date),
+            Values::Int32(values) => fixed_binary(values, nulls, cells, binary::integer),
+            Values::Int64(values) => match self.sql_type {
+                SqlType::Time => fixed_binary(values, nulls, cells, binary::time),
+                SqlType::Timestamp | SqlType::Timestamptz => fixed_binary(values, nulls, cells, binary::timestamp),
+                _ => fixed_binary(values, nulls, cells, binary::bigint),
+            },
+            Values::UInt32(values) => fixed_binary(values, nulls, cells, binary::oid),
+            Values::Float32(values) => fixed_binary(values, nulls, cells, binary::real),
+            Values::Float64(values) => fixed_binary(values, nulls, cells, binary::double),
+            Values::Decimal(values) => fixed_binary(values, nulls, cells, |bytes| binary::numeric(bytes, precision, scale, declared)),
+            Values::Interval(values) => fixed_binary(values, nulls, cells, binary::interval),
+            Values::Text(values) => binary_texts(values, &self.sql_type, cells),
+            Values::Bytes(values) => each(cells, |cell| {
+                values.append_option(cell);
+                Ok(())
+            }),
+            Values::Uuid(values) => each(cells, |cell| {
+                values.extend_from_slice(&cell.map(binary::uuid).transpose()?.unwrap_or_default());
+                nulls.append(cell.is_some());
+                Ok(())
+            }),
+            Values::List { offsets, items } => binary_lists(offsets, items, nulls, cells),
         }
     }
 
@@ -277,4 +316,71 @@ fn lists(offsets: &mut Vec<i32>, items: &mut ColumnBuilder, nulls: &mut NullBuff
         offsets.push(before + fields.rows() as i32);
     }
     items.append(fields.column(0)).map_err(|misfit| Misfit { row: ends.partition_point(|end| *end <= misfit.row), error: misfit.error })
+}
+
+fn each(cells: BinaryCells<'_>, mut add: impl FnMut(Option<&[u8]>) -> Result<()>) -> Result<(), Misfit> {
+    (0..cells.len()).try_for_each(|row| add(cells.get(row)).map_err(|error| Misfit { row, error }))
+}
+
+fn fixed_binary<T: Default>(
+    values: &mut Vec<T>,
+    nulls: &mut NullBufferBuilder,
+    cells: BinaryCells<'_>,
+    read: impl Fn(&[u8]) -> Result<T>,
+) -> Result<(), Misfit> {
+    values.reserve(cells.len());
+    each(cells, |cell| {
+        values.push(cell.map(&read).transpose()?.unwrap_or_default());
+        nulls.append(cell.is_some());
+        Ok(())
+    })
+}
+
+fn binary_texts(values: &mut StringViewBuilder, sql_type: &SqlType, cells: BinaryCells<'_>) -> Result<(), Misfit> {
+    let mut normal = String::new();
+    each(cells, |cell| {
+        let Some(bytes) = cell else {
+            values.append_null();
+            return Ok(());
+        };
+        match sql_type {
+            SqlType::Jsonb => {
+                normal.clear();
+                json::normalize_jsonb(binary::jsonb_text(bytes)?, &mut normal)?;
+                values.append_value(&normal);
+            }
+            SqlType::Json => {
+                let text = binary::text(bytes)?;
+                json::check_json(text)?;
+                values.append_value(text);
+            }
+            _ => values.append_value(fit(sql_type, binary::text(bytes)?)?),
+        }
+        Ok(())
+    })
+}
+
+fn binary_lists(
+    offsets: &mut Vec<i32>,
+    items: &mut ColumnBuilder,
+    nulls: &mut NullBufferBuilder,
+    cells: BinaryCells<'_>,
+) -> Result<(), Misfit> {
+    let before = offsets.last().copied().unwrap_or(0);
+    let (mut spans, mut ends) = (Vec::new(), Vec::with_capacity(cells.len()));
+    for row in 0..cells.len() {
+        let span = cells.span(row);
+        if let Some((start, end)) = span {
+            binary::elements(&cells.bytes()[start..end], |element| {
+                spans.push(element.map(|element| (start + element.start, start + element.end)));
+                Ok(())
+            })
+            .map_err(|error| Misfit { row, error })?;
+        }
+        nulls.append(span.is_some());
+        ends.push(spans.len());
+        offsets.push(before + spans.len() as i32);
+    }
+    let elements = BinaryCells::of_elements(cells.bytes(), &spans);
+    items.append_binary(elements).map_err(|misfit| Misfit { row: ends.partition_point(|end| *end <= misfit.row), error: misfit.error })
 }

@@ -1,4 +1,4 @@
-//! COPY FROM: a chunk of whole lines to a batch, and where in the input it failed.
+//! COPY FROM: a chunk of whole lines (in binary, tuples) to a batch, and where in the input it failed.
 
 use std::sync::Arc;
 
@@ -7,13 +7,14 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use crate::error::{Error, Result, SqlState};
 use crate::event::Target;
-use crate::event::column::ColumnBuilder;
+use crate::event::binary::{BinaryFields, BinaryReader};
+use crate::event::column::{ColumnBuilder, Misfit};
 use crate::event::csv::{CsvReader, CsvStyle};
 use crate::event::cut::LineEnd;
 use crate::event::fields::{CHUNK_BYTES_MAX, Fields};
 use crate::event::text::TextReader;
 use crate::sql::statement::{CopyFormat, CopyOptions, Header};
-use crate::types::text::scalar::not_utf8;
+use crate::types::text::scalar::{not_utf8, not_utf8_at};
 use crate::types::zone::Zone;
 
 /// Rows whose fields are found before columns read them: so many that spans and text stay in the processor's cache.
@@ -149,12 +150,8 @@ impl<'a> Reader<'a> {
 }
 
 impl Decoder {
-    /// For the named relation's columns, in the order of the fields. 0A000 for the binary format, 42703 where a FORCE option
-    /// names none of the columns.
+    /// For the named relation's columns, in the order of the fields. 42P10 where a FORCE option names none of the columns.
     pub fn new(relation: &str, targets: Vec<Target>, options: CopyOptions, zone: Zone) -> Result<Decoder> {
-        if options.format == CopyFormat::Binary {
-            return Err(Error::unsupported("COPY FROM in binary format is not supported").hint("Use the text or csv format."));
-        }
         let force_not_null = forced(&targets, &options.force_not_null, "FORCE_NOT_NULL")?;
         let force_null = forced(&targets, &options.force_null, "FORCE_NULL")?;
         let fields: Vec<_> = targets.iter().map(|target| target.sql_type.field(&target.name, true)).collect();
@@ -183,10 +180,13 @@ impl Decoder {
             let error = Error::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "a line of COPY data is too long");
             return Err(Failure { error, line: 1, place: String::new() });
         }
+        if self.options.format == CopyFormat::Binary {
+            return self.decode_binary(chunk, first);
+        }
         let (text, invalid) = valid_text(chunk, line_end);
         let mut reader = self.reader(text, line_end);
         if first && !text.is_empty() {
-            self.header(&mut reader)?;
+            self.header(text, &mut reader)?;
         }
         let rows = text.len() / (self.targets.len() * 8).max(32);
         let mut columns: Vec<_> = self.targets.iter().map(|target| ColumnBuilder::new(&target.sql_type, self.zone, rows)).collect();
@@ -195,7 +195,7 @@ impl Decoder {
         loop {
             fields.clear();
             let fault = reader.read(&mut fields, BLOCK_ROWS).err();
-            if let Some((row, column, error)) = append(&mut columns, &fields) {
+            if let Some((row, column, error)) = first_misfit(&mut columns, |column, index| column.append(fields.column(index))) {
                 let value = fields.get(row, column).unwrap_or("");
                 let place = format!(", column {}: \"{}\"", self.targets[column].name, shown(value));
                 return Err(Failure { error, line: self.locate(text, line_end, first, done + row).0, place });
@@ -211,16 +211,47 @@ impl Decoder {
         if let (Some(error), false) = (invalid, reader.ended()) {
             return Err(Failure { error, line: reader.lines() + 1, place: String::new() });
         }
+        let batch = self.finish(columns, done)?;
+        Ok(Decoded { batch, lines: reader.lines(), ended: reader.ended() })
+    }
+
+    fn decode_binary(&self, chunk: &[u8], first: bool) -> Result<Decoded, Failure> {
+        let mut reader = BinaryReader::new(chunk, first).map_err(|fault| self.failure(fault))?;
+        let mut columns: Vec<_> = self.targets.iter().map(|target| ColumnBuilder::new(&target.sql_type, self.zone, 0)).collect();
+        let mut fields = BinaryFields::new(chunk, self.targets.len());
+        let mut done = 0;
+        loop {
+            fields.clear();
+            let fault = reader.read(&mut fields, BLOCK_ROWS).err();
+            if let Some((row, column, error)) = first_misfit(&mut columns, |column, index| column.append_binary(fields.column(index))) {
+                let place = format!(", column {}", self.targets[column].name);
+                return Err(Failure { error, line: (done + row + 1) as u64, place });
+            }
+            if let Some(fault) = fault {
+                return Err(self.failure(fault));
+            }
+            if fields.rows() == 0 {
+                break;
+            }
+            done += fields.rows();
+        }
+        let batch = self.finish(columns, done)?;
+        Ok(Decoded { batch, lines: reader.lines, ended: reader.ended })
+    }
+
+    fn finish(&self, columns: Vec<ColumnBuilder>, rows: usize) -> Result<RecordBatch, Failure> {
         let internal = |error: Error| Failure { error, line: 0, place: String::new() };
         let arrays = columns.into_iter().map(ColumnBuilder::finish).collect::<Result<Vec<_>>>().map_err(internal)?;
-        let options = RecordBatchOptions::new().with_row_count(Some(done));
-        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)
-            .map_err(|error| internal(Error::internal(error.to_string())))?;
-        Ok(Decoded { batch, lines: reader.lines(), ended: reader.ended() })
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)
+            .map_err(|error| internal(Error::internal(error.to_string())))
     }
 
     /// A failure of rows that decoded well but were refused later: for the sake of one, or of the chunk as a whole.
     pub fn refuse(&self, chunk: &[u8], line_end: LineEnd, first: bool, row: Option<usize>, error: Error) -> Failure {
+        if self.options.format == CopyFormat::Binary {
+            return Failure { error, line: row.map_or(1, |row| row as u64 + 1), place: String::new() };
+        }
         let (text, _) = valid_text(chunk, line_end);
         match row {
             Some(row) => {
@@ -251,7 +282,7 @@ impl Decoder {
     }
 
     /// Reads past the header, and compares it where HEADER MATCH asks for that.
-    fn header(&self, reader: &mut Reader<'_>) -> Result<(), Failure> {
+    fn header(&self, text: &str, reader: &mut Reader<'_>) -> Result<(), Failure> {
         if self.options.header == Header::Off {
             return Ok(());
         }
@@ -260,8 +291,12 @@ impl Decoder {
         if self.options.header == Header::On {
             return Ok(());
         }
-        let refuse =
-            |message: String| Failure { error: Error::new(SqlState::BAD_COPY_FILE_FORMAT, message), line: 1, place: String::new() };
+        let line = text.get(..reader.position()).unwrap_or("").trim_end_matches(['\r', '\n']);
+        let refuse = |message: String| Failure {
+            error: Error::new(SqlState::BAD_COPY_FILE_FORMAT, message),
+            line: 1,
+            place: format!(": \"{}\"", shown(line)),
+        };
         if names.len() != self.targets.len() {
             return Err(refuse(format!("wrong number of fields in header line: got {}, expected {}", names.len(), self.targets.len())));
         }
@@ -308,11 +343,14 @@ impl Decoder {
     }
 }
 
-/// The first value by row, then column, that is refused.
-fn append(columns: &mut [ColumnBuilder], fields: &Fields<'_>) -> Option<(usize, usize, Error)> {
+/// The first value by row, then column, that is refused, when `append` is called for every column.
+fn first_misfit(
+    columns: &mut [ColumnBuilder],
+    append: impl Fn(&mut ColumnBuilder, usize) -> Result<(), Misfit>,
+) -> Option<(usize, usize, Error)> {
     let mut first: Option<(usize, usize, Error)> = None;
     for (index, column) in columns.iter_mut().enumerate() {
-        if let Err(misfit) = column.append(fields.column(index))
+        if let Err(misfit) = append(column, index)
             && first.as_ref().is_none_or(|(row, ..)| misfit.row < *row)
         {
             first = Some((misfit.row, index, misfit.error));
@@ -346,9 +384,8 @@ fn valid_text(chunk: &[u8], line_end: LineEnd) -> (&str, Option<Error>) {
         Ok(text) => (text, None),
         Err(error) => {
             let from = error.valid_up_to();
-            let to = error.error_len().map_or(chunk.len(), |length| from + length);
             // The prefix was just found to be valid.
-            (std::str::from_utf8(&chunk[..from]).unwrap_or(""), Some((from, not_utf8(&chunk[from..to]))))
+            (std::str::from_utf8(&chunk[..from]).unwrap_or(""), Some((from, not_utf8_at(chunk, from))))
         }
     };
     let bad = match memchr::memchr(0, valid.as_bytes()) {

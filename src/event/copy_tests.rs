@@ -71,6 +71,8 @@ fn text_format() {
     check(&two, text_options(), "a\tb\r\nc\td\r\n", &["a|b", "c|d"]);
     check(&two, text_options(), "a\tb\rc\td\r", &["a|b", "c|d"]);
     check(&two, text_options(), "a\tb\n\\.\nnot data", &["a|b"]);
+    check(&two, text_options(), "a\tb\\.\nnot data", &["a|b"]);
+    check(&two, text_options(), "a\\\nb\tc\\", &["a\nb|c"]);
     check(&["text"], text_options(), "a\n\nb\n", &["a", "", "b"]);
     check(&["text"], text_options(), "", &[]);
     check(&two, CopyOptions { delimiter: b'|', null: "none".into(), header: Header::On, ..text_options() }, "x|y|z\nnone|\\N\n", &["~|N"]);
@@ -109,7 +111,14 @@ fn text_errors() {
     );
     check_error(&two, text_options(), b"1\t2\n3\t4\r\n", bad, "literal carriage return found in data", "COPY t, line 2");
     check_error(&two, text_options(), b"1\t2\r\n3\t4\n", bad, "literal newline found in data", "COPY t, line 2");
-    check_error(&["text"], text_options(), b"ok\n\xe4\n", "22021", "invalid byte sequence for encoding \"UTF8\": 0xe4", "COPY t, line 2");
+    check_error(
+        &["text"],
+        text_options(),
+        b"ok\n\xe4\t1\n",
+        "22021",
+        "invalid byte sequence for encoding \"UTF8\": 0xe4 0x09 0x31",
+        "COPY t, line 2",
+    );
     check_error(&["text"], text_options(), b"ok\na\0b\n", "22021", "invalid byte sequence for encoding \"UTF8\": 0x00", "COPY t, line 2");
     check_error(
         &["text"],
@@ -119,6 +128,7 @@ fn text_errors() {
         "invalid byte sequence for encoding \"UTF8\": 0xe4",
         "COPY t, line 1: \"\\xe4\"",
     );
+    check_error(&two, text_options(), b"1\t2\n\\.x\n", bad, "end-of-copy marker corrupt", "COPY t, line 2");
     check_error(&["integer"], text_options(), b"\xff", "22021", "invalid byte sequence for encoding \"UTF8\": 0xff", "COPY t, line 1");
 }
 
@@ -162,12 +172,8 @@ fn csv_errors() {
     check_error(&two, csv_options(), b"a,1\nb,2\r\n", bad, "unquoted carriage return found in data", "COPY t, line 2");
     let matching = CopyOptions { header: Header::Match, ..csv_options() };
     let message = "column name mismatch in header line field 2: got \"x\", expected \"c1\"";
-    check_error(&two, matching.clone(), b"c0,x\n", bad, message, "COPY t, line 1");
-    check_error(&two, matching, b"c0\n", bad, "wrong number of fields in header line: got 1, expected 2", "COPY t, line 1");
-    assert_eq!(
-        Decoder::new("t", Vec::new(), CopyOptions { format: CopyFormat::Binary, ..text_options() }, Zone::UTC).unwrap_err().state().0,
-        "0A000"
-    );
+    check_error(&two, matching.clone(), b"c0,x\n", bad, message, "COPY t, line 1: \"c0,x\"");
+    check_error(&two, matching, b"c0\n", bad, "wrong number of fields in header line: got 1, expected 2", "COPY t, line 1: \"c0\"");
 }
 
 #[test]
@@ -211,6 +217,33 @@ fn decode_in_pieces(decoder: &Decoder, input: &[u8], step: usize) -> Result<Vec<
     Ok(rows)
 }
 
+#[test]
+fn binary_format() {
+    let types = ["integer", "text", "numeric(6,2)", "timestamp with time zone", "uuid", "integer[]", "jsonb", "boolean"];
+    let lines = "1\täu\t1.5\t2024-01-02 03:04:05.5+02\tA0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11\t{1,NULL}\t{\"a\":1}\tt\n\\N\t\\N\t\\N\t\\N\t\\N\t\\N\t\\N\t\\N\n";
+    let source = decoder(&types, text_options()).decode(lines.repeat(2000).as_bytes(), LineEnd::Lf, true).unwrap().batch;
+    let options = CopyOptions { format: CopyFormat::Binary, ..text_options() };
+    let binary = decoder(&types, options.clone());
+    let encoder = Encoder::new(&source.schema(), options, Style::default()).unwrap();
+    let mut written = Vec::new();
+    encoder.header(&mut written);
+    encoder.rows(&source, &mut written).unwrap();
+    let rows_end = written.len();
+    encoder.trailer(&mut written);
+    assert_eq!(decode(&binary, &written).unwrap(), shown_rows(&source));
+    assert_eq!(decode_in_pieces(&binary, &written, 1000).unwrap(), shown_rows(&source));
+    let failure = |bytes: &[u8]| {
+        let error = binary.decode(bytes, LineEnd::Lf, true).unwrap_err().at("t", 0);
+        format!("{} {error} ({})", error.state().0, error.report().context.as_deref().unwrap_or(""))
+    };
+    assert_eq!(failure(&written[..rows_end - 1]), "22P04 unexpected EOF in COPY data (COPY t, line 4000)");
+    assert_eq!(failure(b"id,name\n"), "22P04 COPY file signature not recognized (COPY t, line 1)");
+    written[rows_end + 1] = 3;
+    assert_eq!(failure(&written), "22P04 invalid field size (COPY t, line 4001)");
+    written[19 + 2 + 3] = 3;
+    assert_eq!(&failure(&written)[..5], "22P04");
+}
+
 proptest! {
     /// What is written reads back, whole or in pieces.
     #[test]
@@ -220,7 +253,9 @@ proptest! {
     ) {
         let mut options = if csv { csv_options() } else { text_options() };
         if other {
-            options = CopyOptions { delimiter: b';', quote: b'\'', escape: b'\\', null: "NN".into(), header: Header::Match, ..options };
+            options = CopyOptions { delimiter: b';', quote: b'\'', escape: b'\\', header: Header::Match, ..options };
+            // In text a value that is the null text reads back as NULL; in csv it is quoted.
+            options.null = if csv { "NN".into() } else { "none".into() };
         }
         let decoder = decoder(&["text", "text", "text"], options.clone());
         let columns = (0..3).map(|column| {

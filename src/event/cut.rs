@@ -2,6 +2,7 @@
 
 use memchr::{memchr, memchr2, memrchr};
 
+use crate::event::binary::{self, Step};
 use crate::event::scan::Scanner;
 use crate::sql::statement::{CopyFormat, CopyOptions};
 
@@ -31,12 +32,17 @@ impl LineEnd {
 /// Follows one stream. The buffer that it is shown begins where the last cut was.
 #[derive(Clone, Debug)]
 pub struct Cutter {
-    /// Quote and escape, in csv.
-    csv: Option<(u8, u8)>,
+    format: CopyFormat,
+    /// In csv.
+    quote: u8,
+    /// In csv.
+    escape: u8,
+    /// The header has been stepped over (binary).
+    begun: bool,
     line_end: Option<LineEnd>,
-    /// Bytes of the buffer already looked at (csv).
+    /// Bytes of the buffer already looked at (csv, binary).
     scanned: usize,
-    /// End of the last whole line among them (csv).
+    /// End of the last whole line among them (csv, binary).
     safe: usize,
     /// A quoted field is open at `scanned` (csv).
     quoted: bool,
@@ -45,8 +51,8 @@ pub struct Cutter {
 impl Cutter {
     /// At the start of a stream.
     pub fn new(options: &CopyOptions) -> Cutter {
-        let csv = (options.format == CopyFormat::Csv).then_some((options.quote, options.escape));
-        Cutter { csv, line_end: None, scanned: 0, safe: 0, quoted: false }
+        let CopyOptions { format, quote, escape, .. } = *options;
+        Cutter { format, quote, escape, begun: false, line_end: None, scanned: 0, safe: 0, quoted: false }
     }
 
     /// How lines end; with `\n` where no line has ended yet.
@@ -56,11 +62,15 @@ impl Cutter {
 
     /// The length of the buffer's part that is whole lines, to be taken away by the caller; 0 for none.
     pub fn cut(&mut self, buffer: &[u8]) -> usize {
-        let Some(line_end) = self.line_end.or_else(|| self.detect(buffer, false)) else { return 0 };
-        self.line_end = Some(line_end);
-        let end = match self.csv {
-            None => last_text_line(buffer, line_end.byte()),
-            Some((quote, escape)) => self.last_csv_line(buffer, line_end.byte(), quote, escape),
+        let end = if self.format == CopyFormat::Binary {
+            self.last_tuple(buffer)
+        } else {
+            let Some(line_end) = self.line_end.or_else(|| self.detect(buffer, false)) else { return 0 };
+            self.line_end = Some(line_end);
+            match self.format {
+                CopyFormat::Csv => self.last_csv_line(buffer, line_end.byte(), self.quote, self.escape),
+                CopyFormat::Text | CopyFormat::Binary => last_text_line(buffer, line_end.byte()),
+            }
         };
         // What is left is looked at again only from where the scan stands.
         self.scanned = self.scanned.saturating_sub(end);
@@ -81,10 +91,10 @@ impl Cutter {
         let mut quoted = false;
         loop {
             let at = from + memchr2(b'\n', b'\r', buffer.get(from..)?)?;
-            match self.csv {
-                // Whichever the escape is, an escaped quote inside quotes leaves an odd count only for a moment.
-                Some((quote, _)) => quoted ^= buffer[from..at].iter().filter(|byte| **byte == quote).count() % 2 == 1,
-                None => quoted = escaped(buffer, at),
+            match self.format {
+                // An escape other than the quote is not looked at: this is the first line only.
+                CopyFormat::Csv => quoted ^= buffer[from..at].iter().filter(|byte| **byte == self.quote).count() % 2 == 1,
+                CopyFormat::Text | CopyFormat::Binary => quoted = escaped(buffer, at),
             }
             if !quoted {
                 return match (buffer[at], buffer.get(at + 1)) {
@@ -95,6 +105,24 @@ impl Cutter {
                 };
             }
             from = at + 1;
+        }
+    }
+
+    fn last_tuple(&mut self, buffer: &[u8]) -> usize {
+        if !self.begun {
+            match binary::header(buffer) {
+                Step::To(at) => (self.begun, self.scanned, self.safe) = (true, at, at),
+                Step::Partial => return 0,
+                // The decoder says what is wrong.
+                Step::End(_) | Step::Malformed => return buffer.len(),
+            }
+        }
+        loop {
+            match binary::tuple(buffer, self.scanned, |_| ()) {
+                Step::To(at) => (self.scanned, self.safe) = (at, at),
+                Step::Partial => return self.safe,
+                Step::End(_) | Step::Malformed => return buffer.len(),
+            }
         }
     }
 

@@ -1,12 +1,14 @@
-//! COPY TO: batches to the text and csv formats.
+//! COPY TO: batches to the text, csv and binary formats.
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use memchr::{memchr, memchr3};
 
 use crate::error::{Error, Result, SqlState};
+use crate::event::binary::SIGNATURE;
 use crate::sql::statement::{CopyFormat, CopyOptions, Header};
 use crate::types::SqlType;
+use crate::types::binary::BinaryWriter;
 use crate::types::text::{Style, Writer};
 
 /// Writes the rows of one COPY TO.
@@ -20,11 +22,8 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// For batches of `schema`. 0A000 for the binary format, 42P10 where FORCE_QUOTE names none of the columns.
+    /// For batches of `schema`. 42P10 where FORCE_QUOTE names none of the columns.
     pub fn new(schema: &SchemaRef, options: CopyOptions, style: Style) -> Result<Encoder> {
-        if options.format == CopyFormat::Binary {
-            return Err(Error::unsupported("COPY TO in binary format is not supported").hint("Use the text or csv format."));
-        }
         let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
         let types = schema.fields().iter().map(|field| SqlType::of_field(field)).collect();
         let mut force_quote = vec![false; names.len()];
@@ -41,8 +40,14 @@ impl Encoder {
         Ok(Encoder { options, style, names, types, force_quote })
     }
 
-    /// Appends the line of column names where HEADER asks for it.
+    /// Appends what stands before the rows: the line of column names where HEADER asks for it, the binary signature.
     pub fn header(&self, out: &mut Vec<u8>) {
+        if self.options.format == CopyFormat::Binary {
+            out.extend_from_slice(SIGNATURE);
+            // No flags, no extension.
+            out.extend_from_slice(&[0; 8]);
+            return;
+        }
         if self.options.header == Header::Off {
             return;
         }
@@ -58,8 +63,29 @@ impl Encoder {
         out.push(b'\n');
     }
 
+    /// Appends what stands behind the rows: nothing but in binary.
+    pub fn trailer(&self, out: &mut Vec<u8>) {
+        if self.options.format == CopyFormat::Binary {
+            out.extend_from_slice(&(-1i16).to_be_bytes());
+        }
+    }
+
+    fn binary_rows(&self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
+        let columns = batch.columns().iter().zip(&self.types);
+        let writers = columns.map(|(array, sql_type)| BinaryWriter::new(array.as_ref(), sql_type)).collect::<Result<Vec<_>>>()?;
+        let count = i16::try_from(writers.len()).map_err(|_| Error::internal("too many columns for COPY"))?;
+        for row in 0..batch.num_rows() {
+            out.extend_from_slice(&count.to_be_bytes());
+            writers.iter().for_each(|writer| writer.write_sized(row, out));
+        }
+        Ok(())
+    }
+
     /// Appends the rows of a batch, each a line.
     pub fn rows(&self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
+        if self.options.format == CopyFormat::Binary {
+            return self.binary_rows(batch, out);
+        }
         let columns = batch.columns().iter().zip(&self.types);
         let writers = columns.map(|(array, sql_type)| Writer::new(array.as_ref(), sql_type, &self.style)).collect::<Result<Vec<_>>>()?;
         let mut value = Vec::new();

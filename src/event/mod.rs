@@ -1,4 +1,4 @@
-//! Bytes to Arrow columns, and back: COPY's text and csv formats, literal VALUES.
+//! Bytes to Arrow columns, and back: COPY's text, csv and binary formats, literal VALUES.
 //!
 //! *Place*: called by `ingest` (in) and `command::copy` (out). Knows column names and types, not tables.
 //!
@@ -11,6 +11,7 @@
 //! *Invariants*: (1) of several errors in the input the first by row, then by column, is reported, as if it had been read
 //! value by value; (2) text is valid UTF-8 without the character 0 before a value is looked at.
 
+pub mod binary;
 pub mod column;
 pub mod copy;
 pub mod csv;
@@ -22,7 +23,7 @@ pub mod text;
 pub mod values;
 
 pub use copy::{Decoded, Decoder, Failure};
-pub use cut::Cutter;
+pub use cut::{Cutter, LineEnd};
 pub use encode::Encoder;
 
 use crate::types::SqlType;

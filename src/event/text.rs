@@ -7,7 +7,7 @@ use crate::event::copy::{Fault, Place};
 use crate::event::cut::LineEnd;
 use crate::event::fields::Fields;
 use crate::event::scan::Scanner;
-use crate::types::text::scalar::not_utf8;
+use crate::types::text::scalar::{not_utf8, not_utf8_at};
 
 /// Finds the fields of a chunk, from its start to its end.
 #[derive(Debug)]
@@ -77,13 +77,16 @@ impl<'a> TextReader<'a> {
         let bytes = self.text.as_bytes();
         let first = self.at;
         let columns = fields.columns();
-        let (mut start, mut escaped, mut any_escape, mut count) = (first, false, false, 0);
+        let (mut start, mut escaped, mut count) = (first, false, 0);
         loop {
             let hit = self.scanner.next();
             let at = hit.unwrap_or(bytes.len());
             let byte = if hit.is_some() { bytes[at] } else { self.line_end.byte() };
             if byte == b'\\' {
-                (escaped, any_escape) = (true, true);
+                if bytes.get(at + 1) == Some(&b'.') {
+                    return self.end_of_data(fields, first, start, at, count, escaped);
+                }
+                escaped = true;
                 self.scanner.skip(at + 1);
                 continue;
             }
@@ -96,12 +99,6 @@ impl<'a> TextReader<'a> {
             if !delimiter && hit.is_some() && self.line_end == LineEnd::CrLf {
                 end = self.line_end.before(bytes, first, at, false)?;
             }
-            if !delimiter && any_escape && &bytes[first..end] == b"\\." {
-                self.ended = true;
-                fields.drop_pending();
-                self.at = bytes.len();
-                return Ok(());
-            }
             if count == columns {
                 return Err(Fault::extra());
             }
@@ -113,6 +110,34 @@ impl<'a> TextReader<'a> {
                 return if count < columns { Err(Fault::missing(count)) } else { Ok(()) };
             }
         }
+    }
+
+    /// `\.` at `at`: the end of the data, where nothing follows it on its line. What stands before it is a last row.
+    fn end_of_data(
+        &mut self,
+        fields: &mut Fields<'a>,
+        first: usize,
+        start: usize,
+        at: usize,
+        count: usize,
+        escaped: bool,
+    ) -> Result<(), Fault> {
+        let bytes = self.text.as_bytes();
+        let rest = &bytes[at + 2..];
+        if !(rest.is_empty() || rest[0] == self.line_end.byte() || (self.line_end == LineEnd::CrLf && rest.starts_with(b"\r\n"))) {
+            let error = Error::new(SqlState::BAD_COPY_FILE_FORMAT, "end-of-copy marker corrupt");
+            return Err(Fault::new(error, Place::LineNumber));
+        }
+        self.ended = true;
+        self.at = bytes.len();
+        if at == first {
+            return Ok(());
+        }
+        if count == fields.columns() {
+            return Err(Fault::extra());
+        }
+        self.field(fields, start, at, escaped)?;
+        if count + 1 < fields.columns() { Err(Fault::missing(count + 1)) } else { Ok(()) }
     }
 
     #[inline]
@@ -169,11 +194,7 @@ fn unescape(field: &str, out: &mut String) -> Result<(), Fault> {
             Ok(())
         }
         Ok(_) => Err(Fault::new(not_utf8(&[0]), Place::Line)),
-        Err(error) => {
-            let from = error.valid_up_to();
-            let to = error.error_len().map_or(bytes.len(), |length| from + length);
-            Err(Fault::new(not_utf8(&bytes[from..to]), Place::Line))
-        }
+        Err(error) => Err(Fault::new(not_utf8_at(&bytes, error.valid_up_to()), Place::Line)),
     }
 }
 
@@ -190,8 +211,8 @@ fn escape(rest: &str) -> ControlFlow<(u8, usize), (&str, usize)> {
     let bytes = rest.as_bytes();
     let plain = |text| ControlFlow::Continue((text, 1));
     match bytes.first() {
-        // A backslash at the end of the data stands for itself.
-        None => ControlFlow::Continue(("\\", 0)),
+        // As PostgreSQL, a backslash at the end of the data stands for nothing.
+        None => ControlFlow::Continue(("", 0)),
         Some(b'b') => plain("\x08"),
         Some(b'f') => plain("\x0c"),
         Some(b'n') => plain("\n"),

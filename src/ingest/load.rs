@@ -12,7 +12,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::event::cut::LineEnd;
 use crate::event::{Cutter, Decoder, Failure};
 use crate::ingest::Pipeline;
-use crate::sql::statement::CopyOptions;
+use crate::sql::statement::{CopyFormat, CopyOptions};
 use crate::task::Spawner;
 use crate::types::zone::Zone;
 
@@ -71,7 +71,7 @@ impl Rules {
 }
 
 impl CopyLoad {
-    /// Starts a load. 22023 for an unknown time zone, 0A000 for the binary format.
+    /// Starts a load. 22023 for an unknown time zone, 42703 and 42P10 for a FORCE option's column.
     pub fn new(
         pipeline: Arc<Pipeline>,
         options: CopyOptions,
@@ -81,6 +81,12 @@ impl CopyLoad {
     ) -> Result<CopyLoad> {
         let cutter = Cutter::new(&options);
         let zone = Zone::parse(&time_zone)?;
+        for name in options.force_null.iter().chain(&options.force_not_null).filter(|name| *name != "*") {
+            if pipeline.table().column(name).is_none() {
+                let table = &pipeline.table().name;
+                return Err(Error::new(SqlState::UNDEFINED_COLUMN, format!("column \"{name}\" of relation \"{table}\" does not exist")));
+            }
+        }
         let decoder = Decoder::new(&pipeline.table().name, pipeline.targets().to_vec(), options, zone)?;
         Ok(CopyLoad {
             rules: Arc::new(Rules { decoder, pipeline }),
@@ -192,6 +198,13 @@ impl CopyLoad {
         }
         if let Some(done) = last {
             self.accept(done)?;
+        }
+        if self.rules.decoder.options().format == CopyFormat::Binary && !self.ended {
+            return Err(Error::new(SqlState::BAD_COPY_FILE_FORMAT, "unexpected EOF in COPY data").context(format!(
+                "COPY {}, line {}",
+                self.rules.decoder.relation(),
+                self.lines + 1
+            )));
         }
         Ok(std::mem::take(&mut self.batches))
     }

@@ -9,5 +9,8 @@
 mod load;
 mod pipeline;
 
+#[cfg(test)]
+mod tests;
+
 pub use load::CopyLoad;
 pub use pipeline::{Pipeline, Refusal};

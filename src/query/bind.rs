@@ -16,6 +16,7 @@ use sqlparser::ast;
 
 use super::error::from_datafusion;
 use super::functions::session::Values;
+use super::provider::{Relation, Unresolved};
 use super::resolve::Resolver;
 use super::scope::Scope;
 use super::{Bound, catalogs, rewrite, typing};
@@ -98,6 +99,9 @@ fn inferred(plan: &LogicalPlan) -> Result<BTreeMap<usize, SqlType>> {
     let mut types: BTreeMap<usize, SqlType> = BTreeMap::new();
     let mut conflict = None;
     plan.apply_with_subqueries(|plan| {
+        for (placeholder, sql_type) in counted(plan) {
+            types.entry(placeholder).or_insert(sql_type);
+        }
         plan.apply_expressions(|expression| {
             expression.apply(|expression| {
                 if let Expr::Placeholder(placeholder) = expression
@@ -128,6 +132,32 @@ fn inferred(plan: &LogicalPlan) -> Result<BTreeMap<usize, SqlType>> {
             Ok(types)
         }
         None => Ok(types),
+    }
+}
+
+/// Parameters of LIMIT, OFFSET and generate_series, whose place says their type.
+fn counted(plan: &LogicalPlan) -> Vec<(usize, SqlType)> {
+    let number = |expression: &Expr| match expression {
+        Expr::Placeholder(placeholder) if placeholder.field.is_none() => placeholder.id.trim_start_matches('$').parse::<usize>().ok(),
+        _ => None,
+    };
+    match plan {
+        LogicalPlan::Limit(limit) => {
+            let counts = limit.skip.iter().chain(&limit.fetch);
+            counts.filter_map(|count| Some((number(count)?, SqlType::BigInt))).collect()
+        }
+        LogicalPlan::TableScan(scan) => match scan.source.downcast_ref::<Unresolved>() {
+            Some(Unresolved { relation: Relation::Series(arguments), .. }) => {
+                let item = SqlType::of_arrow(scan.source.schema().field(0).data_type());
+                let of = |index| match item {
+                    SqlType::Timestamp | SqlType::Timestamptz if index == 2 => SqlType::Interval,
+                    _ => item.clone(),
+                };
+                arguments.iter().enumerate().filter_map(|(index, argument)| Some((number(argument)?, of(index)))).collect()
+            }
+            _ => Vec::new(),
+        },
+        _ => Vec::new(),
     }
 }
 

@@ -9,14 +9,28 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::context::SessionState;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionStateDefaults, TaskContext};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::logical_expr::planner::ExprPlanner;
+use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
+use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
+use datafusion::optimizer::eliminate_filter::EliminateFilter;
+use datafusion::optimizer::eliminate_group_by_constant::EliminateGroupByConstant;
+use datafusion::optimizer::eliminate_limit::EliminateLimit;
+use datafusion::optimizer::optimize_projections::OptimizeProjections;
+use datafusion::optimizer::propagate_empty_relation::PropagateEmptyRelation;
+use datafusion::optimizer::push_down_filter::PushDownFilter;
+use datafusion::optimizer::push_down_limit::PushDownLimit;
+use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
+use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
+use datafusion::optimizer::single_distinct_to_groupby::SingleDistinctToGroupBy;
+use datafusion::optimizer::Optimizer;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
@@ -50,6 +64,7 @@ const CONSUMERS_SHOWN: std::num::NonZeroUsize = std::num::NonZeroUsize::new(3).e
 pub struct Engine {
     state: Arc<SessionState>,
     task: Arc<TaskContext>,
+    short: Arc<Optimizer>,
     planners: Vec<Arc<dyn ExprPlanner>>,
     spawner: Spawner,
     clock: Arc<dyn Clock>,
@@ -82,6 +97,7 @@ impl Engine {
         Ok(Arc::new(Engine {
             state: Arc::new(state),
             task,
+            short: Arc::new(short_optimizer()),
             planners,
             spawner: spawner.clone(),
             clock,
@@ -129,9 +145,9 @@ impl Engine {
         cancel: CancellationToken,
     ) -> Result<SendableRecordBatchStream> {
         let plan = self.resolved(context, bound, parameters)?;
-        let (state, explained) = (Arc::clone(&self.state), bound.explain);
+        let (state, short, explained) = (Arc::clone(&self.state), Arc::clone(&self.short), bound.explain);
         // Planning recurses and calculates: it has the cpu runtime's deep stack, and is cut off like the run itself.
-        let mut planning = self.spawner.cpu(async move { physical(&state, plan).await });
+        let mut planning = self.spawner.cpu(async move { physical(&state, &short, plan).await });
         let (logical, physical) = tokio::select! {
             planned = &mut planning => planned.map_err(|failure| match failure.is_cancelled() {
                 true => canceled(),
@@ -153,7 +169,7 @@ impl Engine {
         Ok(stream::start(input, schema, &self.spawner, cancel))
     }
 
-    fn resolved(&self, context: &Context, bound: &Bound, parameters: &[ScalarValue]) -> Result<LogicalPlan> {
+    pub(super) fn resolved(&self, context: &Context, bound: &Bound, parameters: &[ScalarValue]) -> Result<LogicalPlan> {
         let resolver = Resolver {
             values: Some(Values {
                 now: context.now,
@@ -202,10 +218,62 @@ fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Error::internal("planning the query ended by a panic")))
 }
 
-async fn physical(state: &SessionState, plan: LogicalPlan) -> Result<(LogicalPlan, Arc<dyn ExecutionPlan>)> {
-    let logical = state.optimizer().optimize(plan, state, |_, _| {}).map_err(from_datafusion)?;
+async fn physical(state: &SessionState, short: &Optimizer, plan: LogicalPlan) -> Result<(LogicalPlan, Arc<dyn ExecutionPlan>)> {
+    let optimizer = if is_simple(&plan)? { short } else { state.optimizer() };
+    let logical = optimizer.optimize(plan, state, |_, _| {}).map_err(from_datafusion)?;
     let physical = state.query_planner().create_physical_plan(&logical, state).await.map_err(from_datafusion)?;
     Ok((logical, physical))
+}
+
+/// One relation, filtered, grouped, sorted, cut: no joins, no subqueries, nothing that the rules left out of
+/// [`short_optimizer`] could change.
+fn is_simple(plan: &LogicalPlan) -> Result<bool> {
+    let complex = plan.exists(|plan| {
+        let simple = matches!(
+            plan,
+            LogicalPlan::Projection(_)
+                | LogicalPlan::Filter(_)
+                | LogicalPlan::Aggregate(_)
+                | LogicalPlan::Sort(_)
+                | LogicalPlan::Limit(_)
+                | LogicalPlan::SubqueryAlias(_)
+                | LogicalPlan::TableScan(_)
+                | LogicalPlan::EmptyRelation(_)
+                | LogicalPlan::Values(_)
+                | LogicalPlan::Distinct(_)
+                | LogicalPlan::Window(_)
+        );
+        let mut subquery = false;
+        plan.apply_expressions(|expression| {
+            subquery |= expression.exists(|expression| {
+                Ok(matches!(
+                    expression,
+                    Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_) | Expr::Unnest(_)
+                ))
+            })?;
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(!simple || subquery)
+    });
+    complex.map(|complex| !complex).map_err(from_datafusion)
+}
+
+/// DataFusion's rules, in its order, that apply to a simple plan: planning is most of a dashboard query's time.
+fn short_optimizer() -> Optimizer {
+    Optimizer::with_rules(vec![
+        Arc::new(SimplifyExpressions::new()),
+        Arc::new(ReplaceDistinctWithAggregate::new()),
+        Arc::new(EliminateDuplicatedExpr::new()),
+        Arc::new(EliminateFilter::new()),
+        Arc::new(EliminateLimit::new()),
+        Arc::new(PropagateEmptyRelation::new()),
+        Arc::new(PushDownLimit::new()),
+        Arc::new(PushDownFilter::new()),
+        Arc::new(SingleDistinctToGroupBy::new()),
+        Arc::new(EliminateGroupByConstant::new()),
+        Arc::new(CommonSubexprEliminate::new()),
+        Arc::new(OptimizeProjections::new()),
+    ])
 }
 
 fn configuration() -> SessionConfig {

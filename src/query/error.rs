@@ -20,7 +20,7 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
             Ok(own) => *own,
             Err(inner) => match inner.downcast::<DataFusionError>() {
                 Ok(inner) => from_datafusion(*inner),
-                Err(other) => Error::internal(other.to_string()),
+                Err(other) => foreign(&other.to_string()),
             },
         },
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => from_datafusion(*inner),
@@ -65,7 +65,7 @@ fn shared(error: &DataFusionError) -> Error {
     match error {
         DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
             Some(own) => own.clone(),
-            None => Error::internal(inner.to_string()),
+            None => foreign(&inner.to_string()),
         },
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => shared(inner),
         DataFusionError::Shared(inner) => shared(inner),
@@ -86,7 +86,7 @@ pub fn from_arrow(error: ArrowError) -> Error {
             Ok(own) => *own,
             Err(inner) => match inner.downcast::<DataFusionError>() {
                 Ok(inner) => from_datafusion(*inner),
-                Err(other) => Error::internal(other.to_string()),
+                Err(other) => foreign(&other.to_string()),
             },
         },
         other => arrow_text(&other),
@@ -108,10 +108,14 @@ fn arrow_text(error: &ArrowError) -> Error {
         }
         ArrowError::ExternalError(inner) => match inner.downcast_ref::<Error>() {
             Some(own) => own.clone(),
-            None => Error::internal(inner.to_string()),
+            None => foreign(&inner.to_string()),
         },
         other => known(&other.to_string()).unwrap_or_else(|| Error::internal(first_line(&other.to_string()))),
     }
+}
+
+fn foreign(text: &str) -> Error {
+    known(text).unwrap_or_else(|| Error::internal(first_line(text)))
 }
 
 fn out_of_range(what: &str) -> Error {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use arrow::array::StringViewArray;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
+use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
 use datafusion::common::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
@@ -82,6 +83,12 @@ fn sources(plan: &dyn ExecutionPlan) -> Vec<String> {
     vec![text]
 }
 
+fn in_memory(plan: &dyn ExecutionPlan) -> Option<usize> {
+    let source = plan.downcast_ref::<DataSourceExec>()?.data_source();
+    let memory = source.downcast_ref::<MemorySourceConfig>()?;
+    Some(memory.partitions().iter().flatten().map(RecordBatch::num_rows).sum())
+}
+
 #[derive(Default)]
 struct Totals {
     hot: usize,
@@ -92,10 +99,10 @@ struct Totals {
 
 impl Totals {
     fn add(&mut self, plan: &dyn ExecutionPlan) {
-        if plan.children().is_empty()
-            && let Some(metrics) = plan.metrics()
-        {
-            let rows = metrics.output_rows().unwrap_or(0);
+        if plan.children().is_empty() {
+            let metrics = plan.metrics().unwrap_or_default();
+            // Batches in memory are handed over without being counted.
+            let rows = metrics.output_rows().or_else(|| in_memory(plan)).unwrap_or(0);
             let shown = displayable(plan).one_line().to_string();
             match shown.as_str() {
                 parquet if parquet.contains("parquet") => self.cold += rows,

@@ -146,10 +146,10 @@ fn last_as(mut function: ScalarFunction, data_type: DataType) -> Result<Expr> {
 /// `date_trunc` in a zone: on the instant itself in UTC, else on the local time and back.
 fn truncate(function: ScalarFunction) -> Result<Expr> {
     let [unit, instant, zone] = <[Expr; 3]>::try_from(function.args).map_err(|_| Error::internal("date_trunc without its zone"))?;
-    let date_trunc = datafusion::functions::datetime::date_trunc();
+    let date_trunc = |args| time::truncate().call(args);
     if is_utc(Some(&zone)) {
-        return Ok(date_trunc.call(vec![unit, instant]));
+        return Ok(date_trunc(vec![unit, instant]));
     }
     let local = zone::to_local(zone.clone(), instant);
-    Ok(zone::to_instant(zone, date_trunc.call(vec![unit, local])))
+    Ok(zone::to_instant(zone, date_trunc(vec![unit, local])))
 }

@@ -7,8 +7,8 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    self, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName,
-    ObjectNamePart, Query, Select, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, VisitMut, VisitorMut,
+    self, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName,
+    ObjectNamePart, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, VisitMut, VisitorMut,
 };
 
 use super::names;
@@ -19,14 +19,6 @@ pub const SUFFIX: char = '\u{1}';
 
 /// Rewrites a query in place.
 pub fn query(query: &mut Query) -> Result<()> {
-    if let SetExpr::Table(table) = query.body.as_ref() {
-        let text = match (&table.schema_name, &table.table_name) {
-            (Some(schema), Some(name)) => format!("SELECT * FROM \"{schema}\".\"{name}\""),
-            (None, Some(name)) => format!("SELECT * FROM \"{name}\""),
-            _ => return Err(Error::syntax("TABLE needs a name")),
-        };
-        query.body = crate::sql::parse_query(&text)?.body;
-    }
     finish(query.visit(&mut Rewrite))
 }
 
@@ -52,9 +44,15 @@ struct Rewrite;
 impl VisitorMut for Rewrite {
     type Break = Error;
 
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        order_by_position(query);
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
         having_to_qualify(select);
         series_in_list(select);
+        exists_in_list(select);
         name_columns(select);
         ControlFlow::Continue(())
     }
@@ -242,6 +240,70 @@ fn name_columns(select: &mut Select) {
             other => other,
         };
     }
+}
+
+/// `SELECT DISTINCT f(x) ... ORDER BY f(x)` sorts by the column of the select list.
+fn order_by_position(query: &mut Query) {
+    let SetExpr::Select(select) = query.body.as_ref() else { return };
+    let (Some(Distinct::Distinct), Some(OrderBy { kind: OrderByKind::Expressions(keys), .. })) = (&select.distinct, &mut query.order_by) else {
+        return;
+    };
+    for key in keys {
+        let position = select.projection.iter().position(|item| match item {
+            SelectItem::UnnamedExpr(expression) | SelectItem::ExprWithAlias { expr: expression, .. } => *expression == key.expr,
+            _ => false,
+        });
+        if let Some(position) = position
+            && !matches!(key.expr, Expr::Value(_) | Expr::Identifier(_))
+        {
+            key.expr = Expr::value(ast::Value::Number((position + 1).to_string(), false));
+        }
+    }
+}
+
+/// EXISTS as a value is a count: DataFusion knows it in conditions only.
+fn exists_in_list(select: &mut Select) {
+    struct Count;
+    impl VisitorMut for Count {
+        type Break = ();
+        fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<()> {
+            if let Expr::Exists { subquery, negated } = expression {
+                let op = if *negated { BinaryOperator::Eq } else { BinaryOperator::Gt };
+                let zero = Expr::value(ast::Value::Number("0".to_owned(), false));
+                *expression = Expr::Nested(Box::new(Expr::BinaryOp { left: Box::new(count_of(subquery)), op, right: Box::new(zero) }));
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    for item in &mut select.projection {
+        match item {
+            SelectItem::UnnamedExpr(Expr::Exists { .. }) => {
+                let alias = Ident::with_quote('"', "exists");
+                if let SelectItem::UnnamedExpr(mut expr) = std::mem::replace(item, SelectItem::UnnamedExpr(Expr::Identifier(Ident::new("")))) {
+                    let _ = expr.visit(&mut Count);
+                    *item = SelectItem::ExprWithAlias { expr, alias };
+                }
+            }
+            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
+                let _ = expr.visit(&mut Count);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// `(SELECT count(*) FROM (query))`.
+fn count_of(query: &Query) -> Expr {
+    let text = "SELECT count(*) FROM (SELECT 1) AS counted";
+    // The text is a constant of this module.
+    let Ok(mut counting) = crate::sql::parse_query(text) else { return Expr::Subquery(Box::new(query.clone())) };
+    if let SetExpr::Select(select) = counting.body.as_mut()
+        && let Some(table) = select.from.first_mut()
+        && let TableFactor::Derived { subquery, .. } = &mut table.relation
+    {
+        **subquery = query.clone();
+    }
+    Expr::Subquery(Box::new(counting))
 }
 
 /// `SELECT generate_series(1, 3)` is one row a value.

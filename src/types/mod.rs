@@ -6,6 +6,7 @@
 //! and hashes of Utf8 and Utf8View differ; (2) a field that stands for a type which Arrow cannot tell apart (uuid, json,
 //! varchar(40)) carries its name in the metadata under [`TYPE_KEY`].
 
+pub mod binary;
 pub mod text;
 pub mod zone;
 

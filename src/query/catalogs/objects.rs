@@ -207,7 +207,7 @@ impl World {
 
 /// The files of a table.
 pub fn cold(state: &TableState) -> Option<&columnar::Version> {
-    Some(&state.cold)
+    state.cold.as_ref().map(|cold| cold.version.as_ref())
 }
 
 /// The parts of a qualified name: unquoted ones folded to lower case. None where quotes do not match.

@@ -20,7 +20,7 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
         .iter()
         .filter_map(checked)
         .map(Function::udf)
-        .chain([rounded().udf(), super::decimal::divide().udf()])
+        .chain([rounded().udf(), modulo().udf(), super::decimal::divide().udf()])
         .collect()
 }
 
@@ -34,6 +34,18 @@ pub fn checked(operator: &Operator) -> Option<Function> {
         Operator::Modulo => Function::new("checked_mod", same, |args, _| calculate(args, numeric::rem)),
         _ => return None,
     })
+}
+
+/// `mod(a, b)` as it is called; the typing rules make it the operator.
+fn modulo() -> Function {
+    Function::new(
+        "mod",
+        |types| match types {
+            [left, right] if left.is_numeric() && right.is_numeric() => Ok((types.to_vec(), left.clone())),
+            _ => Err(undefined("mod", types)),
+        },
+        |_, _| Err(Error::internal("mod() was not typed")),
+    )
 }
 
 /// Rounds a float to an integral one, half to even, as casts from float to integer do.

@@ -14,6 +14,7 @@ pub mod sum;
 pub mod system;
 pub mod text;
 pub mod time;
+pub mod to_char;
 pub mod window;
 pub mod zone;
 
@@ -140,16 +141,30 @@ impl ScalarUDFImpl for Function {
 /// All functions of DataFusion and of Verus, for every role (server, worker): later names replace earlier ones.
 pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
     let mut scalar = SessionStateDefaults::default_scalar_functions();
-    for functions in
-        [session::all(), time::all(), window::all(), zone::all(), text::all(), system::all(), json::all(), arithmetic::all()]
-    {
+    // They give types that SQL has no name for.
+    scalar.retain(|function| !function.name().starts_with("arrow_"));
+    for functions in [
+        session::all(),
+        time::all(),
+        to_char::all(),
+        window::all(),
+        zone::all(),
+        system::all(),
+        json::all(),
+        arithmetic::all(),
+    ] {
         scalar.extend(functions);
+    }
+    let mut aggregates = SessionStateDefaults::default_aggregate_functions();
+    for (name, alias) in [("var", "variance"), ("first_value", "first"), ("last_value", "last")] {
+        let aliased = aggregates.iter().find(|function| function.name() == name).map(|function| function.as_ref().clone().with_aliases([alias]));
+        aggregates.extend(aliased.map(Arc::new));
     }
     scalar.push(Arc::new(AsyncScalarUDF::new(Arc::new(system::Sleep::default())).into_scalar_udf()));
     builder
         .with_scalar_functions(scalar)
         .with_higher_order_functions(SessionStateDefaults::default_higher_order_functions())
-        .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+        .with_aggregate_functions(aggregates)
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_expr_planners(Vec::new())
 }

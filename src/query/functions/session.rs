@@ -85,6 +85,14 @@ pub fn time_zone() -> Expr {
     ))
 }
 
+/// A call that stands for the session's current date.
+pub fn today() -> Expr {
+    Expr::ScalarFunction(ScalarFunction::new_udf(
+        Arc::new(ScalarUDF::new_from_impl(SessionFunction::new("current_date", Kind::CurrentDate))),
+        Vec::new(),
+    ))
+}
+
 /// What a call stands for, if it is one of these functions.
 pub fn kind_of(function: &ScalarFunction) -> Option<Kind> {
     function.func.inner().downcast_ref::<SessionFunction>().map(|function| function.kind)

@@ -21,11 +21,6 @@ use crate::types::SqlType;
 use crate::types::text::{Style, Writer, parse_scalar};
 use crate::types::zone::Zone;
 
-/// None by name: casts are written with CAST.
-pub fn all() -> Vec<Arc<ScalarUDF>> {
-    Vec::new()
-}
-
 /// Text to a value: `(text, time zone)`.
 #[derive(Debug)]
 pub struct Parse {

@@ -36,6 +36,7 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
         Function::new("date_diff", date_diff_types, date_diff).udf(),
         Function::new("datediff", date_diff_types, date_diff).udf(),
         Function::new("to_timestamp", to_timestamp_types, to_timestamp).udf(),
+        truncate().udf(),
         truncate_in_zone().udf(),
         subtract().udf(),
         scale().udf(),
@@ -61,6 +62,98 @@ pub fn extract_seconds() -> Function {
 /// Whether a field of EXTRACT has a fraction.
 pub fn has_fraction(field: &str) -> bool {
     matches!(field.to_ascii_lowercase().as_str(), "epoch" | "second" | "seconds" | "millisecond" | "milliseconds")
+}
+
+/// `date_trunc(unit, timestamp)`, in UTC for a timestamptz. DataFusion's ends with the year 2262.
+pub fn truncate() -> Function {
+    Function::new(
+        "date_trunc",
+        |types| match types {
+            [unit, time @ DataType::Timestamp(_, _)] if is_text(unit) => Ok((vec![DataType::Utf8View, time.clone()], time.clone())),
+            [unit, DataType::Date32] if is_text(unit) => {
+                Ok((vec![DataType::Utf8View, SqlType::Timestamp.arrow()], SqlType::Timestamp.arrow()))
+            }
+            // The typing rules replace `date_trunc(unit, time, zone)`.
+            [unit, time @ DataType::Timestamp(_, _), zone] if is_text(unit) && is_text(zone) => Ok((types.to_vec(), time.clone())),
+            _ => Err(undefined("date_trunc", types)),
+        },
+        |args, result| {
+            let units = strings(&args[0])?;
+            let times = args[1].as_primitive::<TimestampMicrosecondType>();
+            let Some(unit) = units.iter().flatten().next() else {
+                return Ok(arrow::array::new_null_array(result, times.len()));
+            };
+            let unit = if units.iter().all(|other| other == Some(unit)) { Unit::parse(unit)? } else { return each_truncated(&units, times, result) };
+            let starts = times.try_unary::<_, TimestampMicrosecondType, Error>(|time| unit.start_of(time))?;
+            Ok(Arc::new(starts.with_data_type(result.clone())) as ArrayRef)
+        },
+    )
+}
+
+fn each_truncated(
+    units: &arrow::array::StringViewArray,
+    times: &PrimitiveArray<TimestampMicrosecondType>,
+    result: &DataType,
+) -> Result<ArrayRef, Error> {
+    let starts = units.iter().zip(times.iter()).map(|pair| match pair {
+        (Some(unit), Some(time)) => Unit::parse(unit)?.start_of(time).map(Some),
+        _ => Ok(None),
+    });
+    let starts = starts.collect::<Result<PrimitiveArray<TimestampMicrosecondType>, Error>>()?;
+    Ok(Arc::new(starts.with_data_type(result.clone())))
+}
+
+/// What a time is cut to.
+#[derive(Clone, Copy)]
+enum Unit {
+    /// A fixed length and where one begins.
+    Fixed { length_us: i64, origin_us: i64 },
+    /// So many months.
+    Months(i32),
+}
+
+impl Unit {
+    fn parse(name: &str) -> Result<Unit, Error> {
+        let fixed = |length_us| Unit::Fixed { length_us, origin_us: 0 };
+        Ok(match name.to_ascii_lowercase().as_str() {
+            "microsecond" | "microseconds" => fixed(1),
+            "millisecond" | "milliseconds" => fixed(1_000),
+            "second" | "seconds" => fixed(SECOND_US),
+            "minute" | "minutes" => fixed(60 * SECOND_US),
+            "hour" | "hours" => fixed(3_600 * SECOND_US),
+            "day" | "days" => fixed(DAY_US),
+            // 1970-01-05 was a Monday.
+            "week" | "weeks" => Unit::Fixed { length_us: 7 * DAY_US, origin_us: 4 * DAY_US },
+            "month" | "months" => Unit::Months(1),
+            "quarter" => Unit::Months(3),
+            "year" | "years" => Unit::Months(12),
+            "decade" => Unit::Months(120),
+            _ => return Err(unknown_unit(name)),
+        })
+    }
+
+    fn start_of(self, time: i64) -> Result<i64, Error> {
+        let start = match self {
+            Unit::Fixed { length_us, origin_us } => super::window::start_of(time, length_us, origin_us),
+            Unit::Months(count) => DateTime::from_timestamp_micros(time).and_then(|moment| {
+                let months = moment.year() * 12 + i32::try_from(moment.month0()).ok()?;
+                let first = months.div_euclid(count) * count;
+                let date = chrono::NaiveDate::from_ymd_opt(first.div_euclid(12), first.rem_euclid(12).unsigned_abs() + 1, 1)?;
+                Some(date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_micros())
+            }),
+        };
+        start.ok_or_else(|| Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"))
+    }
+}
+
+/// Refuses a unit of date_trunc that does not exist.
+pub fn check_unit(name: &str) -> Result<(), Error> {
+    Unit::parse(name).map(|_| ())
+}
+
+fn unknown_unit(name: &str) -> Error {
+    Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("unit \"{name}\" not recognized for type timestamp"))
+        .hint("Use microseconds, milliseconds, second, minute, hour, day, week, month, quarter, year or decade.")
 }
 
 /// See [`TRUNCATE_IN_ZONE`].

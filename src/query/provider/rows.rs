@@ -81,10 +81,10 @@ impl TableProvider for Rows {
             None => (0..self.schema.fields().len()).collect(),
         };
         let has_hot = self.table.hot.iter().any(|batch| batch.rows.num_rows() > 0);
-        if self.table.cold.files.is_empty() {
+        let Some(cold) = self.table.cold.as_ref().filter(|cold| !cold.version.files.is_empty()) else {
             return self.hot(&projection);
-        }
-        let cold = self.table.columns.scan(&self.state, &self.table.cold, Some(&projection), filters, limit)?;
+        };
+        let cold = cold.columns.scan(&self.state, &cold.version, Some(&projection), filters, limit)?;
         if !has_hot {
             return Ok(cold);
         }

@@ -14,15 +14,19 @@ mod type_name;
 
 pub use type_name::sql_type as named_type;
 
-use arrow::datatypes::DataType;
+use std::sync::Arc;
+
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::{AggregateFunction, InList, ScalarFunction, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{Between, BinaryExpr, Expr, ExprSchemable, Like, LogicalPlan, LogicalPlanBuilder, Values};
+use datafusion::logical_expr::{
+    Between, BinaryExpr, Cast, Expr, ExprSchemable, Like, LogicalPlan, LogicalPlanBuilder, Operator, Projection, RecursiveQuery, Values,
+};
 
-use crate::error::{Error, SqlState};
+use crate::error::Error;
 use crate::query::functions::{self, session, time, zone};
 
 /// Types a plan: literals, casts, operators, aggregates, functions of time.
@@ -35,6 +39,7 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         // DataFusion takes the counts of LIMIT as they are.
         LogicalPlan::Limit(_) | LogicalPlan::TableScan(_) => Ok(Transformed::no(plan)),
         LogicalPlan::Values(values) => typed_values(values).map(Transformed::yes),
+        LogicalPlan::RecursiveQuery(query) => recursive(query).map(Transformed::yes),
         plan => {
             let schema = merge_schema(&plan.inputs());
             let names = NamePreserver::new(&plan);
@@ -45,6 +50,27 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             .map_data(LogicalPlan::recompute_schema)
         }
     }
+}
+
+/// The terms of a recursive query give what its work table was planned with.
+fn recursive(query: RecursiveQuery) -> Result<LogicalPlan> {
+    let schema = Arc::clone(&query.schema);
+    let cast = |term: Arc<LogicalPlan>| -> Result<Arc<LogicalPlan>> {
+        let columns = term.schema().iter().zip(schema.fields()).map(|((qualifier, field), target)| {
+            let column = Expr::Column((qualifier, field).into());
+            match field.data_type() == target.data_type() {
+                true => column,
+                false => casts::to(column, target.data_type().clone()).alias_qualified(qualifier.cloned(), field.name()),
+            }
+        });
+        let columns: Vec<_> = columns.collect();
+        Ok(Arc::new(LogicalPlan::Projection(Projection::try_new(columns, term)?)))
+    };
+    Ok(LogicalPlan::RecursiveQuery(RecursiveQuery {
+        static_term: cast(Arc::clone(&query.static_term))?,
+        recursive_term: cast(Arc::clone(&query.recursive_term))?,
+        ..query
+    }))
 }
 
 fn typed_values(values: Values) -> Result<LogicalPlan> {
@@ -100,7 +126,26 @@ fn literal(value: ScalarValue) -> Result<ScalarValue, ScalarValue> {
         },
         ScalarValue::UInt64(Some(number)) => Ok(ScalarValue::Decimal128(Some(i128::from(number)), 20, 0)),
         ScalarValue::Utf8(text) => Ok(ScalarValue::Utf8View(text)),
+        // 1e10 has no digits after the point, not minus ten.
+        ScalarValue::Decimal128(Some(number), precision, scale) if scale < 0 => {
+            let digits = precision.saturating_add(scale.unsigned_abs()).min(DECIMAL128_MAX_PRECISION);
+            match 10_i128.checked_pow(u32::from(scale.unsigned_abs())).and_then(|factor| number.checked_mul(factor)) {
+                Some(number) => Ok(ScalarValue::Decimal128(Some(number), digits, 0)),
+                None => Err(value),
+            }
+        }
         other => Err(other),
+    }
+}
+
+/// A literal with PostgreSQL's type; anything else as it is.
+pub fn narrowed(expression: Expr) -> Expr {
+    match expression {
+        Expr::Literal(value, metadata) => {
+            let (Ok(value) | Err(value)) = literal(value);
+            Expr::Literal(value, metadata)
+        }
+        other => other,
     }
 }
 
@@ -137,7 +182,14 @@ fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Exp
             args[1] = local(args[1].clone());
             Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(func, args))))
         }
-        ("date_diff" | "datediff", [_, _, _]) => {
+        ("age", [argument]) => {
+            let today = Expr::Cast(Cast::new(Box::new(session::today()), wall_clock()));
+            let argument = argument.clone();
+            let ScalarFunction { func, .. } = function;
+            let call = ScalarFunction::new_udf(func, vec![today, argument]);
+            scalar(call, schema).map(|typed| Transformed::yes(typed.data))
+        }
+        ("date_diff" | "datediff" | "age" | "to_char", _) => {
             let ScalarFunction { func, args } = function;
             let args = args
                 .into_iter()
@@ -155,6 +207,7 @@ fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Exp
             };
             Ok(Transformed::yes(if instant { zone::to_local(zone, argument) } else { zone::to_instant(zone, argument) }))
         }
+        ("mod", [left, right]) => operators::arithmetic(left.clone(), Operator::Modulo, right.clone(), schema),
         ("pg_typeof", [argument]) => {
             let name = functions::type_name(&argument.get_type(schema)?);
             Ok(Transformed::yes(Expr::Literal(ScalarValue::Utf8View(Some(name)), None)))
@@ -168,6 +221,11 @@ fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Exp
             }
         }
     }
+}
+
+/// The type of local times.
+fn wall_clock() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, None)
 }
 
 /// The local time of an instant in the session's zone.
@@ -186,7 +244,7 @@ fn truncate(function: ScalarFunction, zone: Option<()>, schema: &DFSchema) -> Re
         (DataType::Timestamp(_, Some(_)), Some(())) => Ok(Transformed::yes(time::truncate_in_zone().call(args))),
         // A date is taken as midnight in the session's zone, and the result is a timestamptz.
         (DataType::Date32, None) => {
-            let midnight = casts::to(args.remove(1), DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None));
+            let midnight = casts::to(args.remove(1), wall_clock());
             args.push(zone::to_instant(session::time_zone(), midnight));
             args.push(session::time_zone());
             Ok(Transformed::yes(time::truncate_in_zone().call(args)))
@@ -200,17 +258,13 @@ fn truncate(function: ScalarFunction, zone: Option<()>, schema: &DFSchema) -> Re
 }
 
 fn valid_unit(unit: &Expr) -> Result<()> {
-    const UNITS: [&str; 10] =
-        ["microsecond", "millisecond", "second", "minute", "hour", "day", "week", "month", "quarter", "year"];
-    if let Expr::Literal(value, _) = unit
-        && let Some(text) = value.try_as_str().flatten()
-        && !UNITS.contains(&text.to_ascii_lowercase().as_str())
-    {
-        return Err(Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("unit \"{text}\" not recognized for type timestamp"))
-            .hint(format!("Use one of {}.", UNITS.join(", ")))
-            .into());
+    match unit {
+        Expr::Literal(value, _) => match value.try_as_str().flatten() {
+            Some(text) => Ok(time::check_unit(text)?),
+            None => Ok(()),
+        },
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The type of an expression with the metadata that tells uuid from bytea and json from text.

@@ -27,7 +27,11 @@ pub fn undefined(operator: &str, left: &DataType, right: &DataType) -> Error {
 
 /// Types an operator whose operands DataFusion would refuse or read differently.
 pub fn typed(left: Expr, operator: Operator, right: Expr, schema: &DFSchema) -> Result<Outcome> {
-    if matches!(operator, Operator::And | Operator::Or) || open(&left) || open(&right) {
+    if matches!(operator, Operator::And | Operator::Or) {
+        return Ok(Outcome::Same(left, right));
+    }
+    let (left, right) = (super::narrowed(left), super::narrowed(right));
+    if open(&left) || open(&right) {
         return Ok(Outcome::Same(left, right));
     }
     let (left_type, right_type) = (left.get_type(schema)?, right.get_type(schema)?);
@@ -93,7 +97,7 @@ fn comparison(
         (true, true) => Ok(Outcome::Same(left, right)),
         (false, true) => match unknown(&right) {
             Some(text) => {
-                let right = constant(text, &comparable(sql_type(&left, schema)?))?;
+                let right = compared(text, sql_type(&left, schema)?)?;
                 Ok(rebuilt(left, right))
             }
             None if strict(left_type) => Err(undefined(&operator.to_string(), left_type, right_type).into()),
@@ -101,7 +105,7 @@ fn comparison(
         },
         (true, false) => match unknown(&left) {
             Some(text) => {
-                let left = constant(text, &comparable(sql_type(&right, schema)?))?;
+                let left = compared(text, sql_type(&right, schema)?)?;
                 Ok(rebuilt(left, right))
             }
             None if strict(right_type) => Err(undefined(&operator.to_string(), left_type, right_type).into()),
@@ -120,6 +124,24 @@ fn comparison(
             _ => Ok(Outcome::Same(left, right)),
         },
     }
+}
+
+/// The constant that a string literal is when compared with a value of a type. A number that the type cannot hold can
+/// still be compared with it; what is no number is refused in the type's own name.
+fn compared(text: &str, sql_type: SqlType) -> Result<Expr> {
+    let wide = comparable(sql_type.clone());
+    match constant(text, &wide) {
+        Err(error) if wide != sql_type => constant(text, &sql_type).map_err(|_| error).or_else(|error| match crate::query::error::from_datafusion(error) {
+            error if error.state() == SqlState::INVALID_TEXT_REPRESENTATION => Err(reworded(text, &sql_type).into()),
+            error => Err(error.into()),
+        }),
+        other => other,
+    }
+}
+
+fn reworded(text: &str, sql_type: &SqlType) -> Error {
+    let name = type_name(&sql_type.arrow());
+    Error::new(SqlState::INVALID_TEXT_REPRESENTATION, format!("invalid input syntax for type {name}: \"{text}\""))
 }
 
 /// A numeric column of few digits is compared with a literal of any; widths do not matter to the comparison.

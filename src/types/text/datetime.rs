@@ -215,6 +215,8 @@ enum Fault {
     /// A month or day that no month or year has: perhaps they are swapped.
     Order,
     Zone(String),
+    /// An offset that no zone has.
+    Displacement,
 }
 
 impl Fault {
@@ -223,6 +225,9 @@ impl Fault {
             Fault::Syntax => malformed(type_name, text),
             Fault::Range => field_overflow(text),
             Fault::Order => field_overflow(text).hint("Perhaps you need a different \"datestyle\" setting."),
+            Fault::Displacement => {
+                Error::new(SqlState::INVALID_TIME_ZONE_DISPLACEMENT, format!("time zone displacement out of range: \"{text}\""))
+            }
             Fault::Zone(name) => Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("time zone \"{name}\" not recognized")),
         }
     }
@@ -262,6 +267,11 @@ impl<'a> Fields<'a> {
             && matches!(token[at..].to_ascii_lowercase().as_str(), "am" | "pm")
         {
             return self.clock(token);
+        }
+        // A date with an offset.
+        if let Some((date, _)) = token.split_once('+') {
+            self.set_offset(&token[date.len()..])?;
+            return self.separated(date);
         }
         self.separated(token)
     }
@@ -331,7 +341,11 @@ impl<'a> Fields<'a> {
     }
 
     fn set_offset(&mut self, token: &str) -> Result<(), Fault> {
-        let seconds = offset_digits(&token[1..]).ok_or(Fault::Range)?;
+        let digits = &token[1..];
+        if !digits.starts_with(|character: char| character.is_ascii_digit()) {
+            return Err(Fault::Syntax);
+        }
+        let seconds = offset_digits(digits).ok_or(Fault::Displacement)?;
         self.set_zone(Zone::Fixed(if token.starts_with('-') { -seconds } else { seconds }))
     }
 

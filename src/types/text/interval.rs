@@ -9,14 +9,14 @@ use crate::types::text::calendar::{DAY_US, HOUR_US, MINUTE_US, SECOND_US, write_
 use crate::types::text::datetime::fraction_us_of;
 use crate::types::text::number::{is_space, write_integer, write_unsigned};
 
-/// Reads an interval of any IntervalStyle. 22007 when malformed, 22008 when a field is beyond its range.
+/// Reads an interval of any IntervalStyle. 22007 when malformed, 22015 when a field is beyond its range.
 pub fn interval(text: &str) -> Result<IntervalMonthDayNano> {
     let mut sum = Sum::default();
     let trimmed = text.trim_matches(is_space);
     let read = if trimmed.starts_with(['P', 'p']) { sum.iso(&trimmed[1..]) } else { sum.words(trimmed) };
     read.and_then(|()| sum.finish()).map_err(|fault| match fault {
         Fault::Syntax => Error::new(SqlState::INVALID_DATETIME_FORMAT, format!("invalid input syntax for type interval: \"{text}\"")),
-        Fault::Range => Error::new(SqlState::DATETIME_FIELD_OVERFLOW, format!("interval field value out of range: \"{text}\"")),
+        Fault::Range => Error::new(SqlState::INTERVAL_FIELD_OVERFLOW, format!("interval field value out of range: \"{text}\"")),
     })
 }
 
@@ -145,7 +145,8 @@ impl Sum {
                     // `3 04:05:06`: days before a time.
                     Some(next) if next.contains(':') => "day",
                     Some(next) if next.starts_with(|character: char| character.is_ascii_alphabetic()) => tokens.next().unwrap_or(""),
-                    _ => "second",
+                    None => "second",
+                    Some(_) => return Err(Fault::Syntax),
                 };
             }
             self.add(Amount::read(number)?, unit_named(name).ok_or(Fault::Syntax)?)?;
@@ -171,7 +172,7 @@ impl Sum {
         let mut any = false;
         while let Some(first) = rest.chars().next() {
             if matches!(first, 'T' | 't') && !in_time {
-                in_time = true;
+                (in_time, any) = (true, true);
                 rest = &rest[1..];
                 continue;
             }

@@ -14,6 +14,9 @@ const DEPTH_MAX: usize = 256;
 /// Digits that the exponent of a jsonb number may stand for.
 const EXPONENT_MAX: i64 = 1000;
 
+/// Characters of a token that an error shows.
+const TOKEN_CHARS_MAX: usize = 100;
+
 /// Refuses what is not JSON (22P02).
 pub fn check_json(text: &str) -> Result<()> {
     Reader { text, at: 0, depth: 0, members: Vec::new(), out: None }.document()
@@ -211,7 +214,7 @@ impl<'a> Reader<'a, '_> {
         let bytes = self.text.as_bytes();
         loop {
             match bytes.get(at) {
-                None => return Err(ended()),
+                None => return Err(invalid_token(&self.text[self.at..])),
                 Some(b'"') => {
                     self.at = at + 1;
                     return Ok(Cow::Borrowed(&self.text[start..at]));
@@ -222,10 +225,11 @@ impl<'a> Reader<'a, '_> {
             }
         }
         let mut decoded = self.text[start..at].to_owned();
+        let opening = self.at;
         self.at = at;
         loop {
             match self.peek() {
-                None => return Err(ended()),
+                None => return Err(invalid_token(&self.text[opening..])),
                 Some(b'"') => {
                     self.at += 1;
                     return Ok(Cow::Owned(decoded));
@@ -426,5 +430,6 @@ fn ended() -> Error {
 }
 
 fn invalid_token(token: &str) -> Error {
-    syntax(format!("Token \"{token}\" is invalid."))
+    let end = token.char_indices().nth(TOKEN_CHARS_MAX).map_or(token.len(), |(end, _)| end);
+    syntax(format!("Token \"{}\" is invalid.", &token[..end]))
 }

@@ -45,7 +45,10 @@ pub fn bigint(text: &str) -> Result<i64> {
 
 /// `oid`.
 pub fn oid(text: &str) -> Result<u32> {
-    u32::try_from(whole(text, "oid")?).map_err(|_| out_of_range("oid", text))
+    let value = whole(text, "oid")?;
+    // As in PostgreSQL, -1 is the greatest oid.
+    let unsigned = i32::try_from(value).map_or(value, |negative| i64::from(negative as u32));
+    u32::try_from(unsigned).map_err(|_| out_of_range("oid", text))
 }
 
 #[inline]
@@ -221,7 +224,8 @@ fn exponent(text: &str) -> Option<i64> {
     Some(text.parse::<i64>().unwrap_or(if text.starts_with('-') { i64::MIN / 4 } else { i64::MAX / 4 }).clamp(-1_000_000, 1_000_000))
 }
 
-fn numeric_overflow(precision: u8, scale: i8, declared: bool) -> Error {
+/// 22003 as PostgreSQL words it for a declared and a bare numeric.
+pub(crate) fn numeric_overflow(precision: u8, scale: i8, declared: bool) -> Error {
     let whole = i32::from(precision) - i32::from(scale);
     if declared {
         let bound = if whole == 0 { "1".to_owned() } else { format!("10^{whole}") };

@@ -52,29 +52,33 @@ pub fn parse_scalar(sql_type: &SqlType, text: &str, zone: &Zone) -> Result<Scala
         SqlType::Timestamptz => ScalarValue::TimestampMicrosecond(Some(datetime::timestamptz(text, zone)?), Some(UTC.into())),
         SqlType::Interval => ScalarValue::IntervalMonthDayNano(Some(interval::interval(text)?)),
         SqlType::Oid => ScalarValue::UInt32(Some(number::oid(text)?)),
-        SqlType::Array(element) => list(element, text, zone)?,
+        SqlType::Array(element) => {
+            let mut values = Vec::new();
+            array::elements(text, |item| {
+                values.push(item.map(|item| parse_scalar(element, item, zone)).transpose()?);
+                Ok(())
+            })?;
+            list(element, values)?
+        }
     })
 }
 
-fn list(element: &SqlType, text: &str, zone: &Zone) -> Result<ScalarValue> {
-    let mut values = Vec::new();
-    array::elements(text, |item| {
-        values.push(match item {
-            Some(item) => parse_scalar(element, item, zone)?,
-            None => ScalarValue::try_from(&element.arrow()).map_err(|error| Error::internal(error.to_string()))?,
-        });
-        Ok(())
-    })?;
+/// An array value of elements, none for NULL.
+pub(crate) fn list(element: &SqlType, values: Vec<Option<ScalarValue>>) -> Result<ScalarValue> {
+    let internal = |error: String| Error::internal(error);
+    let data_type = element.arrow();
+    let null = ScalarValue::try_from(&data_type).map_err(|error| internal(error.to_string()))?;
     let items: ArrayRef = if values.is_empty() {
-        arrow::array::new_empty_array(&element.arrow())
+        arrow::array::new_empty_array(&data_type)
     } else {
-        ScalarValue::iter_to_array(values).map_err(|error| Error::internal(error.to_string()))?
+        let values = values.into_iter().map(|value| value.unwrap_or_else(|| null.clone()));
+        ScalarValue::iter_to_array(values).map_err(|error| internal(error.to_string()))?
     };
     let arrow::datatypes::DataType::List(field) = SqlType::Array(Box::new(element.clone())).arrow() else {
-        return Err(Error::internal("an array's Arrow type is not a list"));
+        return Err(internal("an array's Arrow type is not a list".to_owned()));
     };
     let offsets = OffsetBuffer::from_lengths([items.len()]);
-    let list = ListArray::try_new(field, offsets, items, None).map_err(|error| Error::internal(error.to_string()))?;
+    let list = ListArray::try_new(field, offsets, items, None).map_err(|error| internal(error.to_string()))?;
     Ok(ScalarValue::List(Arc::new(list)))
 }
 
@@ -163,7 +167,7 @@ pub fn bytea(text: &str, out: &mut Vec<u8>) -> Result<()> {
             continue;
         }
         let octal = |byte: Option<u8>, max: u8| byte.filter(|byte| (b'0'..=max).contains(byte)).map(|byte| byte - b'0');
-        let wrong = || malformed("bytea", text);
+        let wrong = || Error::new(SqlState::INVALID_TEXT_REPRESENTATION, "invalid input syntax for type bytea");
         match bytes.next() {
             Some(b'\\') => out.push(b'\\'),
             first => {
@@ -202,6 +206,17 @@ fn hex_bytes(digits: &str, out: &mut Vec<u8>) -> Result<()> {
 /// PostgreSQL has no character 0 in text (22021).
 pub(crate) fn refuse_nul(text: &str) -> Result<()> {
     if memchr::memchr(0, text.as_bytes()).is_some() { Err(not_utf8(&[0])) } else { Ok(()) }
+}
+
+/// 22021 for the character that begins at `at`, with the bytes that its first one announces.
+pub(crate) fn not_utf8_at(bytes: &[u8], at: usize) -> Error {
+    let length = match bytes.get(at) {
+        Some(0xc0..=0xdf) => 2,
+        Some(0xe0..=0xef) => 3,
+        Some(0xf0..=0xf7) => 4,
+        _ => 1,
+    };
+    not_utf8(&bytes[at..(at + length).min(bytes.len())])
 }
 
 /// 22021 with the bytes that are at fault.

@@ -126,6 +126,9 @@ fn dates_and_times() {
         ("timestamp with time zone", "2024-01-02 03:04:05 PST", "2024-01-02 11:04:05+00"),
         ("timestamp with time zone", "2024-07-02 03:04:05 Europe/Berlin", "2024-07-02 01:04:05+00"),
         ("timestamp with time zone", "20240102T030405Z", "2024-01-02 03:04:05+00"),
+        ("timestamp with time zone", "2024-01-02+02", "2024-01-01 22:00:00+00"),
+        ("timestamp with time zone", "2024-01-02 24:00", "2024-01-03 00:00:00+00"),
+        ("timestamp with time zone", "Jan 8 1999 BC", "1999-01-08 00:00:00+00 BC"),
         ("timestamp with time zone", "epoch", "1970-01-01 00:00:00+00"),
     ] {
         check(sql_type, text, expected);
@@ -135,6 +138,20 @@ fn dates_and_times() {
     check_error("timestamp with time zone", "2024-01-02 25:00:00", "22008", "date/time field value out of range: \"2024-01-02 25:00:00\"");
     check_error("timestamp with time zone", "soon", "22007", "invalid input syntax for type timestamp with time zone: \"soon\"");
     check_error("timestamp without time zone", "10:00", "22007", "invalid input syntax for type timestamp: \"10:00\"");
+    for text in ["2024-01-02 03", "2024-01-02 03:04:05 foo", "4 PM"] {
+        check_error("timestamp without time zone", text, "22007", &format!("invalid input syntax for type timestamp: \"{text}\""));
+    }
+    for text in ["0000-01-01", "99-01-08", "2024-01-02 13:00 PM", "99999-13-01"] {
+        check_error("timestamp without time zone", text, "22008", &format!("date/time field value out of range: \"{text}\""));
+    }
+    check_error("timestamp without time zone", "294277-01-01", "22008", "timestamp out of range: \"294277-01-01\"");
+    check_error("time without time zone", "24:00:01", "22008", "date/time field value out of range: \"24:00:01\"");
+    check_error(
+        "timestamp with time zone",
+        "2024-01-02 03:04:05+16",
+        "22009",
+        "time zone displacement out of range: \"2024-01-02 03:04:05+16\"",
+    );
     check_error("date", "", "22007", "invalid input syntax for type date: \"\"");
     check_error("timestamp with time zone", "2024-01-02 00:00 Mars/Base", "22023", "time zone \"mars/base\" not recognized");
     check_error("timestamp with time zone", "infinity", "0A000", "date/time value \"infinity\" is not supported");
@@ -174,6 +191,13 @@ fn intervals() {
         ("5m", "00:05:00"),
         ("-00:00:01.5", "-00:00:01.5"),
         ("0", "00:00:00"),
+        ("PT", "00:00:00"),
+        ("1.1 mons", "1 mon 3 days"),
+        ("-0.00001 days", "-00:00:00.864"),
+        ("1.2345678 s", "00:00:01.234568"),
+        ("12:00:00.5 ago", "-12:00:00.5"),
+        ("1 dec", "10 years"),
+        ("-1-2", "-1 years -2 mons"),
         ("100:00:00", "100:00:00"),
     ] {
         check("interval", text, expected);
@@ -184,8 +208,9 @@ fn intervals() {
         assert_eq!(show(&value, &SqlType::Interval, &iso), expected);
         assert_eq!(parse_scalar(&SqlType::Interval, expected, &Zone::UTC).unwrap(), value);
     }
+    check_error("interval", "1 2", "22007", "invalid input syntax for type interval: \"1 2\"");
     check_error("interval", "1 fortnight", "22007", "invalid input syntax for type interval: \"1 fortnight\"");
-    check_error("interval", "99999999999 years", "22008", "interval field value out of range: \"99999999999 years\"");
+    check_error("interval", "99999999999 years", "22015", "interval field value out of range: \"99999999999 years\"");
 }
 
 #[test]
@@ -196,7 +221,8 @@ fn everything_else() {
         ("boolean", "tru", "t"),
         ("text", " as it is ", " as it is "),
         ("character varying(3)", "äöü  ", "äöü"),
-        ("character(5)", "ab ", "ab"),
+        ("character(5)", "ab ", "ab   "),
+        ("oid", "-1", "4294967295"),
         ("uuid", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"),
         ("uuid", "{a0eebc999c0b4ef8-bb6d6bb9bd380a11}", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"),
         ("bytea", "\\x 00fF", "\\x00ff"),
@@ -216,7 +242,9 @@ fn everything_else() {
     check_error("uuid", "a0eebc99", "22P02", "invalid input syntax for type uuid: \"a0eebc99\"");
     check_error("integer[]", "{1,2", "22P02", "malformed array literal: \"{1,2\"");
     check_error("integer[]", "{1,,2}", "22P02", "malformed array literal: \"{1,,2}\"");
-    for text in ["{", "{\"a\"}", "[1,]", "01", "tru", "\"a\nb\"", "", "{} x", "\"\\ud800\"", "[\"\\q\"]", "1e"] {
+    for text in
+        ["{", "{\"a\"}", "[1,]", "01", "tru", "\"a\nb\"", "", "{} x", "\"a", ".5", "[1 2]", "{a:1}", "\"\\ud800\"", "[\"\\q\"]", "1e"]
+    {
         check_error("jsonb", text, "22P02", "invalid input syntax for type json");
         check_error("json", text, "22P02", "invalid input syntax for type json");
     }

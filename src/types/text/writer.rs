@@ -32,9 +32,21 @@ enum Column {
     UInt32(UInt32Array),
     Float32(Float32Array),
     Float64(Float64Array),
-    Decimal { values: Decimal128Array, scale: i8, trimmed: bool },
-    WideDecimal { values: PrimitiveArray<Decimal256Type>, trimmed: bool },
+    Decimal {
+        values: Decimal128Array,
+        scale: i8,
+        trimmed: bool,
+    },
+    WideDecimal {
+        values: PrimitiveArray<Decimal256Type>,
+        trimmed: bool,
+    },
     Utf8View(StringViewArray),
+    /// `char(n)`, stored without the blanks that it is shown with.
+    Padded {
+        values: StringViewArray,
+        length: usize,
+    },
     Utf8(StringArray),
     LargeUtf8(LargeStringArray),
     Binary(BinaryArray),
@@ -47,7 +59,10 @@ enum Column {
     Timestamp(TimestampMicrosecondArray),
     Timestamptz(TimestampMicrosecondArray),
     Interval(IntervalMonthDayNanoArray),
-    List { lists: ListArray, items: Box<Writer> },
+    List {
+        lists: ListArray,
+        items: Box<Writer>,
+    },
 }
 
 /// Appends the text of one value. NULL is the caller's. For a column of them, make a [`Writer`].
@@ -82,6 +97,11 @@ impl Writer {
             Column::Decimal { values, scale, trimmed } => number::write_numeric(values.value(row), *scale, *trimmed, out),
             Column::WideDecimal { values, trimmed } => write_wide(values, row, *trimmed, out),
             Column::Utf8View(values) => out.extend_from_slice(values.value(row).as_bytes()),
+            Column::Padded { values, length } => {
+                let value = values.value(row);
+                out.extend_from_slice(value.as_bytes());
+                out.extend(std::iter::repeat_n(b' ', length.saturating_sub(value.chars().count())));
+            }
             Column::Utf8(values) => out.extend_from_slice(values.value(row).as_bytes()),
             Column::LargeUtf8(values) => out.extend_from_slice(values.value(row).as_bytes()),
             Column::Binary(values) => self.write_bytes(values.value(row), out),
@@ -134,6 +154,9 @@ impl Column {
             (DataType::Float64, _) => Column::Float64(values.as_primitive().clone()),
             (DataType::Decimal128(_, scale), _) => Column::Decimal { values: values.as_primitive().clone(), scale: *scale, trimmed },
             (DataType::Decimal256(_, _), _) => Column::WideDecimal { values: values.as_primitive().clone(), trimmed },
+            (DataType::Utf8View, SqlType::Char(length)) => {
+                Column::Padded { values: values.as_string_view().clone(), length: *length as usize }
+            }
             (DataType::Utf8View, _) => Column::Utf8View(values.as_string_view().clone()),
             (DataType::Utf8, _) => Column::Utf8(values.as_string().clone()),
             (DataType::LargeUtf8, _) => Column::LargeUtf8(values.as_string().clone()),
