@@ -3,24 +3,29 @@
 //! *Place*: `query::bind` calls [`query`] on a statement before everything else.
 //!
 //! What is rewritten, all of it without changing the answer:
-//! - `OPERATOR(pg_catalog.~)` and types written with `pg_catalog.`; `= ANY ('{a,b}')` with a literal array;
+//! - `OPERATOR(pg_catalog.~)` and types written with `pg_catalog.`; `= ANY ('{a,b}')` with a literal array; LIKE with an escape
+//!   character other than the backslash; `generate_subscripts` as a series;
 //! - `regclass` and its like: the value is an OID where it is compared and a name where it is text or a result column;
 //! - a SELECT from a catalog that is always empty here (policies, publications, ...) has no rows, whatever else it says,
 //!   so the shapes in it that cannot be planned do not matter;
 //! - scalar subqueries over catalogs, which look up by key: conditions on the outer query become a CASE around them, and the
 //!   value an aggregate, since only then a planner may take it for one row; `ARRAY(SELECT ...)` becomes an aggregate too.
 
+mod empty;
+mod subquery;
+
 use std::ops::ControlFlow;
 
-use sqlparser::ast::helpers::attached_token::AttachedToken;
 use sqlparser::ast::{
-    Array, ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, DuplicateTreatment, Expr, Function, FunctionArg,
-    FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName,
-    OrderByKind, Query, Select, SelectItem, SetExpr, TableFactor, TimezoneInfo, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
+    ArrayElemTypeDef, BinaryOperator, CastKind, DataType, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query, SelectItem, SetExpr, TimezoneInfo, Value, ValueWithSpan, Visit,
+    VisitMut, Visitor, VisitorMut,
 };
 
 use super::pg_catalog;
 use crate::query::system::PG_CATALOG;
+use empty::empty_body;
+use subquery::{array_function, array_subquery, over_catalogs, scalar, unnests};
 
 /// Aggregates that catalog queries use: a SELECT with one of them has a row even of nothing.
 const AGGREGATES: [&str; 8] = ["count", "sum", "min", "max", "array_agg", "string_agg", "bool_or", "bool_and"];
@@ -98,10 +103,13 @@ impl VisitorMut for Rewrite {
                 *expr = scalar(subquery);
             }
             Expr::Function(function) => {
-                if let Some(array) = array_function(function) {
-                    *expr = array;
+                if let Some(other) = array_function(function).or_else(|| subscripts(function)) {
+                    *expr = other;
+                } else {
+                    literal_setting(function);
                 }
             }
+            Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => escape_by_backslash(pattern, escape_char),
             _ => {}
         }
         ControlFlow::Continue(())
@@ -266,250 +274,66 @@ fn literal_array(expr: &Expr) -> Option<Vec<Expr>> {
         other => literal_text(other)?,
     };
     let elements = text.trim().strip_prefix('{')?.strip_suffix('}')?;
-    if elements.contains(['"', '{', '\\']) || elements.trim().is_empty() {
+    if elements.contains(['{', '\\']) || elements.trim().is_empty() {
         return None;
     }
-    Some(elements.split(',').map(|element| string(element.trim())).collect())
-}
-
-// -- catalogs that are always empty -----------------------------------------------------------------
-
-/// Replaces each SELECT of a body that cannot have rows. True where all of them were.
-fn empty_body(body: &mut SetExpr) -> bool {
-    match body {
-        SetExpr::Select(select) => {
-            let empty = is_empty(select);
-            if empty {
-                make_empty(select);
-            }
-            empty
-        }
-        SetExpr::SetOperation { left, right, .. } => {
-            // Positions still order the whole.
-            empty_body(left);
-            empty_body(right);
-            false
-        }
-        _ => false,
-    }
-}
-
-/// Whether a SELECT joins a relation that never has rows, and neither groups nor aggregates.
-fn is_empty(select: &Select) -> bool {
-    let grouped = !matches!(&select.group_by, GroupByExpr::Expressions(keys, _) if keys.is_empty()) || select.having.is_some();
-    let outer = |operator: &JoinOperator| {
-        !matches!(
-            operator,
-            JoinOperator::Join(_)
-                | JoinOperator::Inner(_)
-                | JoinOperator::CrossJoin(_)
-                | JoinOperator::Left(_)
-                | JoinOperator::LeftOuter(_)
-        )
+    let unquoted = |element: &str| match element.strip_prefix('"') {
+        Some(quoted) => quoted.strip_suffix('"').map(str::to_owned),
+        None => Some(element.to_owned()),
     };
-    let named = |item: &SelectItem| matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. });
-    if grouped || !select.projection.iter().all(named) || select.projection.iter().any(aggregates) {
-        return false;
-    }
-    select.from.iter().any(|from| {
-        let inner = from.joins.iter().filter(|join| !matches!(join.join_operator, JoinOperator::Left(_) | JoinOperator::LeftOuter(_)));
-        !from.joins.iter().any(|join| outer(&join.join_operator))
-            && std::iter::once(&from.relation).chain(inner.map(|join| &join.relation)).any(is_empty_relation)
-    })
+    elements.split(',').map(|element| unquoted(element.trim()).map(|element| string(&element))).collect()
 }
 
-fn is_empty_relation(factor: &TableFactor) -> bool {
-    match factor {
-        TableFactor::Table { name, args: None, .. } => {
-            system_name(name).is_some_and(|name| name.starts_with("pg_") && pg_catalog::is_always_empty(&name))
-        }
-        _ => false,
-    }
-}
-
-fn make_empty(select: &mut Select) {
-    for item in &mut select.projection {
-        let value = Expr::Cast { kind: CastKind::Cast, expr: Box::new(null()), data_type: DataType::Text, array: false, format: None };
-        *item = match item {
-            SelectItem::ExprWithAlias { alias, .. } => SelectItem::ExprWithAlias { expr: value, alias: alias.clone() },
-            SelectItem::UnnamedExpr(Expr::Identifier(name)) => SelectItem::ExprWithAlias { expr: value, alias: name.clone() },
-            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => match parts.last() {
-                Some(name) => SelectItem::ExprWithAlias { expr: value, alias: name.clone() },
-                None => SelectItem::UnnamedExpr(value),
-            },
-            _ => SelectItem::UnnamedExpr(value),
-        };
-    }
-    select.distinct = None;
-    select.from = Vec::new();
-    select.selection = Some(Expr::Value(Value::Boolean(false).into()));
-}
-
-/// Whether there is an aggregate outside of subqueries.
-fn aggregates<T: Visit>(tree: &T) -> bool {
-    struct Find(bool, usize);
-    impl Visitor for Find {
-        type Break = ();
-        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-            self.1 += 1;
-            ControlFlow::Continue(())
-        }
-        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-            self.1 -= 1;
-            ControlFlow::Continue(())
-        }
-        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-            if let Expr::Function(function) = expr
-                && self.1 == 0
-                && system_name(&function.name).is_some_and(|name| AGGREGATES.contains(&name.as_str()))
-            {
-                self.0 = true;
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    let mut find = Find(false, 0);
-    let _ = tree.visit(&mut find);
-    find.0
-}
-
-// -- subqueries -------------------------------------------------------------------------------------
-
-/// Whether a subquery is a plain SELECT from catalogs.
-fn over_catalogs(query: &Query) -> bool {
-    let SetExpr::Select(select) = query.body.as_ref() else { return false };
-    let system = |factor: &TableFactor| match factor {
-        TableFactor::Table { name, .. } => system_name(name).is_some_and(|name| name.starts_with("pg_")),
-        _ => false,
-    };
-    let mut factors =
-        select.from.iter().flat_map(|from| std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)));
-    query.with.is_none() && query.limit_clause.is_none() && select.projection.len() == 1 && factors.all(system)
-}
-
-fn scalar(mut subquery: Box<Query>) -> Expr {
-    let SetExpr::Select(select) = subquery.body.as_mut() else { return Expr::Subquery(subquery) };
-    // The collation of a column, where it is not that of the type: no column has another.
-    let other_collation = select.selection.as_ref().is_some_and(|selection| selection.to_string().contains("attcollation <> "));
-    if (select.from.is_empty() && select.selection.is_some()) || other_collation {
-        return null();
-    }
-    let aliases: Vec<String> = local_names(select);
-    let conjuncts = select.selection.take().map(conjuncts).unwrap_or_default();
-    let (outer, inner): (Vec<Expr>, Vec<Expr>) = conjuncts.into_iter().partition(|condition| is_outer(condition, &aliases));
-    select.selection = conjunction(inner);
-    if !aggregates(&select.projection[0]) {
-        if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = &mut select.projection[0] {
-            *expr = call("max", vec![std::mem::replace(expr, null())]);
-        }
-        subquery.order_by = None;
-    }
-    let value = Expr::Subquery(subquery);
-    match conjunction(outer) {
-        None => value,
-        Some(condition) => Expr::Case {
-            case_token: AttachedToken::empty(),
-            end_token: AttachedToken::empty(),
-            operand: None,
-            conditions: vec![CaseWhen { condition, result: value }],
-            else_result: None,
-        },
-    }
-}
-
-/// `ARRAY(SELECT ...)` as an aggregate, an empty array where nothing can be in it.
-fn array_function(function: &mut Function) -> Option<Expr> {
-    if system_name(&function.name).as_deref() != Some("array") {
+/// `generate_subscripts(array, 1)` is the series of its positions.
+fn subscripts(function: &Function) -> Option<Expr> {
+    if system_name(&function.name).as_deref() != Some("generate_subscripts") {
         return None;
     }
-    let FunctionArguments::Subquery(subquery) = &mut function.args else { return None };
-    let subquery_columns = match subquery.body.as_mut() {
-        SetExpr::Select(select) if select.from.is_empty() && select.selection.is_some() => {
-            let empty = Expr::Array(Array { elem: Vec::new(), named: true });
-            let data_type = array_of(DataType::Text);
-            return Some(Expr::Cast { kind: CastKind::Cast, expr: Box::new(empty), data_type, array: false, format: None });
-        }
-        SetExpr::Select(select) if select.distinct.is_none() && select.projection.len() == 1 => &mut select.projection,
-        _ => return None,
-    };
-    let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = &mut subquery_columns[0] else { return None };
-    let element = std::mem::replace(expr, null());
-    let mut collected = call("array_agg", vec![element.clone()]);
-    if let Some(order) = subquery.order_by.take()
-        && let OrderByKind::Expressions(mut keys) = order.kind
-        && let Expr::Function(Function { args: FunctionArguments::List(list), .. }) = &mut collected
+    let array = (*arguments(function)?.first()?).clone();
+    let length = call("array_length", vec![array]);
+    let length = Expr::Cast { kind: CastKind::Cast, expr: Box::new(length), data_type: DataType::BigInt(None), array: false, format: None };
+    Some(call("generate_series", vec![Expr::Value(Value::Number("1".to_owned(), false).into()), length]))
+}
+
+/// `current_setting('name'::varchar)` names a setting as much as without the cast.
+fn literal_setting(function: &mut Function) {
+    if system_name(&function.name).as_deref() == Some("current_setting")
+        && let FunctionArguments::List(list) = &mut function.args
+        && let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))) = list.args.first_mut()
+        && let Some(name) = constant_text(argument)
     {
-        // ORDER BY 1 is the element itself.
-        for key in &mut keys {
-            if matches!(&key.expr, Expr::Value(ValueWithSpan { value: Value::Number(..), .. })) {
-                key.expr = element.clone();
-            }
-        }
-        list.clauses.push(FunctionArgumentClause::OrderBy(keys));
+        *argument = string(&name);
     }
-    *expr = collected;
-    let FunctionArguments::Subquery(subquery) = std::mem::replace(&mut function.args, FunctionArguments::None) else { return None };
-    Some(Expr::Subquery(subquery))
 }
 
-fn array_subquery(expr: &Expr) -> Option<&Query> {
+/// A constant pattern with the backslash as its escape character.
+fn escape_by_backslash(pattern: &mut Expr, escape: &mut Option<ValueWithSpan>) {
+    let Some(Value::SingleQuotedString(character)) = escape.as_ref().map(|escape| &escape.value) else { return };
+    let mut characters = character.chars();
+    let (Some(text), Some(character), None) = (constant_text(pattern), characters.next(), characters.next()) else { return };
+    let mut plain = String::with_capacity(text.len() + 2);
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            letter if letter == character => {
+                plain.push('\\');
+                plain.extend(letters.next());
+            }
+            '\\' => plain.push_str("\\\\"),
+            letter => plain.push(letter),
+        }
+    }
+    (*pattern, *escape) = (string(&plain), None);
+}
+
+/// The text of a literal, of a cast of one to a character type, or of several joined by `||`.
+fn constant_text(expr: &Expr) -> Option<String> {
     match expr {
-        Expr::Function(Function { name, args: FunctionArguments::Subquery(subquery), .. }) if system_name(name)? == "array" => {
-            Some(subquery)
-        }
-        _ => None,
+        Expr::Nested(inner) => constant_text(inner),
+        Expr::Cast { expr, data_type: DataType::Text | DataType::Varchar(_), .. } => constant_text(expr),
+        Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } => Some(constant_text(left)? + &constant_text(right)?),
+        other => literal_text(other).map(str::to_owned),
     }
-}
-
-fn unnests(subquery: &Query) -> bool {
-    let SetExpr::Select(select) = subquery.body.as_ref() else { return false };
-    select.from.iter().any(|from| match &from.relation {
-        TableFactor::UNNEST { array_exprs, .. } => array_exprs.iter().any(|array| array.to_string() == "tc.reloptions"),
-        TableFactor::Table { name, args: Some(args), .. } => {
-            system_name(name).as_deref() == Some("unnest") && args.args.iter().any(|argument| argument.to_string() == "tc.reloptions")
-        }
-        _ => false,
-    })
-}
-
-fn local_names(select: &Select) -> Vec<String> {
-    let factors = select.from.iter().flat_map(|from| std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)));
-    let named = factors.filter_map(|factor| match factor {
-        TableFactor::Table { alias: Some(alias), .. } => Some(folded(&alias.name)),
-        TableFactor::Table { name, alias: None, .. } => system_name(name),
-        _ => None,
-    });
-    named.collect()
-}
-
-/// Whether a condition speaks of other tables' columns only. Unqualified ones are taken for the subquery's own.
-fn is_outer(condition: &Expr, local: &[String]) -> bool {
-    struct Find<'a>(&'a [String], bool, bool);
-    impl Visitor for Find<'_> {
-        type Break = ();
-        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-            match expr {
-                Expr::CompoundIdentifier(parts) if parts.len() == 2 && !self.0.contains(&folded(&parts[0])) => self.1 = true,
-                Expr::CompoundIdentifier(_) | Expr::Identifier(_) | Expr::Subquery(_) => self.2 = true,
-                _ => {}
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    let mut find = Find(local, false, false);
-    let _ = condition.visit(&mut find);
-    find.1 && !find.2
-}
-
-fn conjuncts(condition: Expr) -> Vec<Expr> {
-    match condition {
-        Expr::BinaryOp { left, op: BinaryOperator::And, right } => [conjuncts(*left), conjuncts(*right)].concat(),
-        other => vec![other],
-    }
-}
-
-fn conjunction(conditions: Vec<Expr>) -> Option<Expr> {
-    conditions.into_iter().reduce(|left, right| Expr::BinaryOp { left: Box::new(left), op: BinaryOperator::And, right: Box::new(right) })
 }
 
 // -- pieces -----------------------------------------------------------------------------------------
@@ -544,4 +368,43 @@ fn call(name: &str, arguments: Vec<Expr>) -> Expr {
         over: None,
         within_group: Vec::new(),
     })
+}
+
+fn conjuncts(condition: Expr) -> Vec<Expr> {
+    match condition {
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => [conjuncts(*left), conjuncts(*right)].concat(),
+        other => vec![other],
+    }
+}
+
+fn conjunction(conditions: Vec<Expr>) -> Option<Expr> {
+    conditions.into_iter().reduce(|left, right| Expr::BinaryOp { left: Box::new(left), op: BinaryOperator::And, right: Box::new(right) })
+}
+
+/// Whether there is an aggregate outside of subqueries.
+fn aggregates<T: Visit>(tree: &T) -> bool {
+    struct Find(bool, usize);
+    impl Visitor for Find {
+        type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.1 += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.1 -= 1;
+            ControlFlow::Continue(())
+        }
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            if let Expr::Function(function) = expr
+                && self.1 == 0
+                && system_name(&function.name).is_some_and(|name| AGGREGATES.contains(&name.as_str()))
+            {
+                self.0 = true;
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut find = Find(false, 0);
+    let _ = tree.visit(&mut find);
+    find.0
 }

@@ -79,7 +79,10 @@ fn context() -> Context {
         time_zone: "UTC".into(),
         user: "verus".into(),
         backend: 7,
-        settings: Arc::new(BTreeMap::from([("search_path".to_owned(), "\"$user\", public".to_owned())])),
+        settings: Arc::new(BTreeMap::from([
+            ("search_path".to_owned(), "\"$user\", public".to_owned()),
+            ("default_table_access_method".to_owned(), "verus".to_owned()),
+        ])),
     }
 }
 
@@ -123,7 +126,17 @@ fn every_relation_can_be_read() {
 /// Every query that psql 15 sends for its `\d` commands, as `psql -E` shows them.
 #[tokio::test(flavor = "multi_thread")]
 async fn psql_commands() {
-    let statements = include_str!("psql.sql").split(";\n").map(str::trim).filter(|statement| !statement.is_empty());
+    run_all(include_str!("psql.sql")).await;
+}
+
+/// What SQLAlchemy 2.1, psycopg and pgcli ask when they look at a database.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_clients() {
+    run_all(include_str!("clients.sql")).await;
+}
+
+async fn run_all(statements: &str) {
+    let statements = statements.split(";\n").map(str::trim).filter(|statement| !statement.is_empty());
     let mut failed = Vec::new();
     for statement in statements {
         if let Err(error) = rows(statement).await {
@@ -198,6 +211,14 @@ async fn shapes() {
         &["10 kB|1536 bytes|\"a B\"|pg_catalog"],
     )
     .await;
+    check("SELECT unnest(indkey), generate_subscripts(indkey, 1) FROM pg_index", &["1|1"]).await;
+    check(
+        "SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg/_' || '%' ESCAPE '/' ORDER BY 1",
+        &["information_schema", "public", "verus"],
+    )
+    .await;
+    check("SELECT json_build_object('a', 1, 'b', NULL, 'c', true)", &[r#"{"a" : 1, "b" : null, "c" : true}"#]).await;
+    check("SELECT conname FROM pg_constraint WHERE contype = 'f'", &[]).await;
     check("SELECT name, kind, value FROM verus.metrics", &["verus_commits_total|counter|3.0"]).await;
     check("SELECT table_name, kind, partition_by, event_time FROM verus.tables", &["events|event|event_type|event_time"]).await;
 }
