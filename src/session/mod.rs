@@ -14,6 +14,7 @@ pub mod vars;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::catalog::bind::Binder;
 use crate::clock::Clock;
@@ -69,6 +70,7 @@ pub struct Session {
     /// Typed plans of recent query texts.
     pub plans: prepared::Plans,
     registration: registry::Registration,
+    committing: Arc<AtomicBool>,
 }
 
 impl Session {
@@ -85,12 +87,18 @@ impl Session {
             portals: HashMap::new(),
             plans,
             registration,
+            committing: Arc::default(),
         }
     }
 
     /// What others see of this session.
     pub fn entry(&self) -> &Arc<registry::Entry> {
         &self.registration.entry
+    }
+
+    /// True while the store commits for this session: nothing may stop the statement then, because an error after it would be a lie.
+    pub fn committing(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.committing)
     }
 
     /// CURRENT_USER.

@@ -76,6 +76,11 @@ impl Plans {
         Some(Arc::clone(&entry.prepared))
     }
 
+    /// Whether a plan of the text is kept at all, standing or not.
+    pub fn knows(&self, text: &str) -> bool {
+        self.entries.contains_key(text)
+    }
+
     /// Keeps a plan; the least recently used one makes room.
     pub fn put(&mut self, text: &str, prepared: &Arc<Prepared>) {
         if prepared.bound.is_none() || text.len() > TEXT_BYTES_MAX || self.entries_max == 0 {

@@ -187,6 +187,13 @@ impl Registry {
         entry.map(|entry| entry.terminate.cancel()).is_some()
     }
 
+    /// Ends every session.
+    pub fn terminate_all(&self) {
+        for entry in self.inner.lock().sessions.values() {
+            entry.terminate.cancel();
+        }
+    }
+
     /// Number of sessions.
     pub fn count(&self) -> usize {
         self.inner.lock().sessions.len()

@@ -8,6 +8,7 @@
 //! reads the first one's; (3) a failed transaction submits nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::catalog::{Change, LateRows, Oid};
 use crate::clock::Micros;
@@ -138,7 +139,7 @@ impl Session {
             self.end(true);
             return Ok(Committed::default());
         }
-        let outcome = self.services.store.commit(store::Transaction { changes, writes }).await;
+        let outcome = self.send(store::Transaction { changes, writes }).await;
         self.end(outcome.is_ok());
         let committed = outcome?;
         if committed.late > 0 {
@@ -272,10 +273,23 @@ impl Session {
         }
         self.transaction.used = true;
         match self.transaction.status {
-            Status::Idle | Status::Implicit { deferred: false } => self.services.store.commit(transaction).await,
+            Status::Idle | Status::Implicit { deferred: false } => self.send(transaction).await,
             Status::Implicit { deferred: true } | Status::Block => self.buffer(transaction),
             Status::Failed => Err(aborted()),
         }
+    }
+
+    /// The one way to the store. Marked, so that whoever stops the statement waits for the outcome.
+    async fn send(&mut self, transaction: store::Transaction) -> Result<Committed> {
+        struct Mark(Arc<AtomicBool>);
+        impl Drop for Mark {
+            fn drop(&mut self) {
+                self.0.store(false, Ordering::Release);
+            }
+        }
+        let mark = Mark(self.committing());
+        mark.0.store(true, Ordering::Release);
+        self.services.store.commit(transaction).await
     }
 
     /// Keeps changes until COMMIT. On an error the transaction is as before.

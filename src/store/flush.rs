@@ -46,7 +46,7 @@ pub async fn flush(shared: &Shared, oid: Oid) -> Result<bool> {
     let started = std::time::Instant::now();
     let columns = match &table.cold {
         Some(ColdRows { columns, .. }) if columns.layout().schema == layout(&table.table).schema => Arc::clone(columns),
-        _ => Arc::new(open_columns(&table_dir(&shared.parts.dir, &table.table), &table.table).await?),
+        _ => Arc::new(open_columns(&shared.parts, &table.table).await?),
     };
     let rows = table.hot_rows();
     let files = columns.write(table.hot.iter().map(|batch| batch.rows.clone()).collect()).await?;

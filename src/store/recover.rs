@@ -121,7 +121,7 @@ impl Replay<'_> {
         if !dir.join("_delta_log").is_dir() {
             return Ok(());
         }
-        let open = open_columns(&dir, &state.table);
+        let open = open_columns(self.parts, &state.table);
         let columns = self.parts.spawner.cpu_handle().block_on(open)?;
         let version = columns.version();
         state.set_cold(Arc::new(columns), version);
@@ -251,9 +251,10 @@ impl Replay<'_> {
 }
 
 /// Opens a table's files with its present layout, widening the table log where the table has grown.
-pub async fn open_columns(dir: &std::path::Path, table: &crate::catalog::Table) -> Result<ColumnTable> {
+pub async fn open_columns(parts: &Parts, table: &crate::catalog::Table) -> Result<ColumnTable> {
     let wanted = layout(table);
-    let mut columns = ColumnTable::open(dir, &format!("{}-{}", table.name, table.oid), wanted.clone()).await?;
+    let (dir, name) = (table_dir(&parts.dir, table), format!("{}-{}", table.name, table.oid));
+    let mut columns = ColumnTable::open_with(&dir, &name, wanted.clone(), parts.limits.columnar.clone()).await?;
     if columns.layout().schema != wanted.schema {
         columns.evolve(wanted).await?;
     }

@@ -129,7 +129,7 @@ fn selected(specs: &[Arc<Spec>], members: &[usize], filter: Option<&Expression>,
         _ => {}
     }
     let needed = |column: usize| members.iter().any(|index| specs[*index].columns.binary_search(&column).is_ok());
-    let predicate = FilterBuilder::new(mask).optimize();
+    let predicate = FilterBuilder::new(mask).optimize().build();
     let count = predicate.count();
     let absent: ArrayRef = Arc::new(NullArray::new(count));
     let mut fields = Vec::with_capacity(rows.num_columns());

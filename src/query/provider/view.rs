@@ -48,6 +48,13 @@ impl TableProvider for ViewRows {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+        let spec = &self.version.spec;
+        Ok(filters
+            .iter()
+            .map(|filter| match spec.filters_exactly(filter) {
+                true => TableProviderFilterPushDown::Exact,
+                false => TableProviderFilterPushDown::Unsupported,
+            })
+            .collect())
     }
 }
