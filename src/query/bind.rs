@@ -22,8 +22,7 @@ use super::scope::Scope;
 use super::{Bound, catalogs, rewrite, typing};
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
-use crate::types::SqlType;
-use crate::types::{TYPE_KEY, UTC};
+use crate::types::{SqlType, UTC};
 
 /// Most parameters of a statement (they are counted in 16 bits on the wire).
 const PARAMETERS_MAX: usize = 65_535;
@@ -31,6 +30,7 @@ const PARAMETERS_MAX: usize = 65_535;
 /// Types a query. `declared` are the parameter types that the client gave.
 pub fn query(scope: &Scope<'_>, query: &ast::Query, declared: &[Option<SqlType>]) -> Result<Bound> {
     let mut query = query.clone();
+    catalogs::rewrite::query(&mut query);
     catalogs::rewrite::query(&mut query);
     rewrite::query(&mut query)?;
     let count = count_parameters(&query)?.max(declared.len());
@@ -189,8 +189,6 @@ pub fn output(plan: LogicalPlan) -> Result<(LogicalPlan, SchemaRef)> {
     for (qualifier, field) in plan.schema().iter() {
         let sql_type = match field.data_type() {
             DataType::Null => SqlType::Text,
-            // An unsigned number that is no OID is a count.
-            DataType::UInt32 if !field.metadata().contains_key(TYPE_KEY) && field.name() != "oid" => SqlType::Oid,
             _ => SqlType::of_field(field),
         };
         let target = canonical(field.data_type(), &sql_type);

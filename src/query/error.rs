@@ -382,6 +382,22 @@ fn query(text: &str) -> Option<Error> {
     if text.contains("OFFSET must be >=0") || (text.contains("Offset") && text.contains(">= 0")) {
         return Some(Error::new(SqlState("2201X"), "OFFSET must not be negative"));
     }
+    if let Some(found) = text.split("Expected LIMIT to be an integer or null, but got ").nth(1) {
+        return Some(mismatch(format!("argument of LIMIT must be type bigint, not type {}", type_of(found))));
+    }
+    if let Some(found) = text.split("Expected OFFSET to be an integer or null, but got ").nth(1) {
+        return Some(mismatch(format!("argument of OFFSET must be type bigint, not type {}", type_of(found))));
+    }
+    if text.contains("Unsupported Value") {
+        return Some(Error::unsupported("this kind of literal is not supported"));
+    }
+    if text.contains("Unsupported ast node") {
+        return Some(Error::unsupported("this kind of expression is not supported"));
+    }
+    if text.contains("does not support logical expression") {
+        let what = if text.contains("OuterReferenceColumn") { "this correlated subquery" } else { "a subquery in this place" };
+        return Some(Error::unsupported(format!("{what} is not supported")).hint("Write it as a join."));
+    }
     if text.contains("WITH query name") && text.contains("specified more than once") {
         let name = between(text, "name \"", "\"").unwrap_or_default();
         return Some(Error::new(SqlState("42712"), format!("WITH query name \"{name}\" specified more than once")));

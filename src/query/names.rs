@@ -62,7 +62,7 @@ fn weak(expression: &Expr) -> Option<String> {
 
 /// `pg_type.typname`.
 fn type_name(data_type: &sqlparser::ast::DataType) -> Option<String> {
-    let sql_type = crate::query::typing::named_type(data_type).ok()?;
+    let sql_type = crate::sql::sql_type(data_type).ok()?;
     Some(
         match sql_type {
             SqlType::Boolean => "bool",

@@ -292,8 +292,31 @@ fn exists_in_list(select: &mut Select) {
     }
 }
 
-/// `(SELECT count(*) FROM (query))`.
+/// `(SELECT count(*) FROM ... WHERE ...)`, or around the query where it is more than that.
 fn count_of(query: &Query) -> Expr {
+    let plain = query.limit_clause.is_none() && query.with.is_none() && query.fetch.is_none();
+    if let SetExpr::Select(select) = query.body.as_ref()
+        && plain
+        && select.distinct.is_none()
+        && select.having.is_none()
+        && matches!(&select.group_by, ast::GroupByExpr::Expressions(keys, _) if keys.is_empty())
+        && !select.projection.iter().any(|item| matches!(item, SelectItem::UnnamedExpr(Expr::Function(_)) | SelectItem::ExprWithAlias { .. }))
+    {
+        let star = FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: vec![FunctionArg::Unnamed(FunctionArgExpr::Wildcard)],
+            clauses: Vec::new(),
+        });
+        if let Expr::Function(count) = call("count", Vec::new()) {
+            let mut counting = query.clone();
+            counting.order_by = None;
+            let count = Expr::Function(Function { args: star, ..count });
+            if let SetExpr::Select(select) = counting.body.as_mut() {
+                select.projection = vec![SelectItem::UnnamedExpr(count)];
+            }
+            return Expr::Subquery(Box::new(counting));
+        }
+    }
     let text = "SELECT count(*) FROM (SELECT 1) AS counted";
     // The text is a constant of this module.
     let Ok(mut counting) = crate::sql::parse_query(text) else { return Expr::Subquery(Box::new(query.clone())) };

@@ -106,6 +106,7 @@ impl ContextProvider for Scope<'_> {
         }
         let empty = datafusion::common::DFSchema::empty();
         let args = args.into_iter().map(|argument| Ok(typing::expression(argument, &empty)?.data)).collect::<Result<Vec<_>>>()?;
+        let args = series::typed(args)?;
         let schema = series::schema(&args)?;
         Ok(Arc::new(Unresolved::new(Relation::Series(args), name, schema)))
     }

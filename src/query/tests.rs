@@ -14,7 +14,6 @@ use super::{Context, Engine};
 use crate::catalog::bind::Binder;
 use crate::catalog::{Catalog, Change, Column, FIRST_USER_OID, LateRows, Table, TableKind, TableOptions, View, Watermark};
 use crate::clock::ManualClock;
-use crate::columnar::{ColumnTable, Layout};
 use crate::config::limits::QueryLimits;
 use crate::error::{Error, Result};
 use crate::store::{HotBatch, Snapshot, TableState};
@@ -153,11 +152,9 @@ impl Harness {
             .and_then(|catalog| catalog.with(&Change::CreateView(Arc::new(view(FIRST_USER_OID + 1, "mv_revenue_by_minute", true)))))
             .and_then(|catalog| catalog.with(&Change::CreateView(Arc::new(view(FIRST_USER_OID + 2, "building", false)))))
             .unwrap();
-        let layout = Layout { schema: with_lsn(&table), partition_by: None, event_time: Some(2), zstd: true };
-        let columns = ColumnTable::open(&dir.path().join("events"), "events", layout).await.unwrap();
         let rows = rows(&table);
-        let hot = vec![Arc::new(HotBatch { rows, first_lsn: 1, next_lsn: 6 })];
-        let state = TableState { table: Arc::clone(&table), hot, cold: columns.version(), columns: Arc::new(columns) };
+        let hot = vec![Arc::new(HotBatch { rows, first_lsn: 1, next_lsn: 6, bytes: 0 })];
+        let state = TableState { table: Arc::clone(&table), hot, cold: None, truncated_lsn: 0, flushing_lsn: 0 };
         let tables = HashMap::from([(table.oid, Arc::new(state))]);
         let snapshot = Arc::new(Snapshot { next_lsn: 6, catalog: Arc::new(catalog), tables, views: HashMap::new() });
         let context = Context {

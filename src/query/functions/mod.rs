@@ -155,6 +155,8 @@ pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
     ] {
         scalar.extend(functions);
     }
+    let sign = scalar.iter().find(|function| function.name() == "signum").map(|function| function.as_ref().clone().with_aliases(["sign"]));
+    scalar.extend(sign.map(Arc::new));
     let mut aggregates = SessionStateDefaults::default_aggregate_functions();
     for (name, alias) in [("var", "variance"), ("first_value", "first"), ("last_value", "last")] {
         let aliased = aggregates.iter().find(|function| function.name() == name).map(|function| function.as_ref().clone().with_aliases([alias]));

@@ -22,10 +22,25 @@ use parking_lot::RwLock;
 
 use crate::error::{Error, SqlState};
 use crate::query::functions::undefined;
+use crate::query::typing::casts;
 use crate::types::SqlType;
 
 /// Rows of one batch.
 const BATCH_ROWS: usize = 8_192;
+
+/// A step written as a string literal is an interval where the bounds are times.
+pub fn typed(mut arguments: Vec<Expr>) -> Result<Vec<Expr>> {
+    let empty = DFSchema::empty();
+    let times = arguments.first().map(|start| start.get_type(&empty)).transpose()?;
+    if matches!(times, Some(DataType::Timestamp(_, _) | DataType::Date32))
+        && let Some(step @ Expr::Literal(_, None)) = arguments.get_mut(2)
+        && let Expr::Literal(value, None) = &*step
+        && let Some(text) = value.try_as_str().flatten()
+    {
+        *step = casts::constant(text, &SqlType::Interval)?;
+    }
+    Ok(arguments)
+}
 
 /// The schema of a call, from the types of its arguments.
 pub fn schema(arguments: &[Expr]) -> Result<SchemaRef, Error> {

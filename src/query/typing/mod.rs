@@ -10,9 +10,6 @@ pub mod aggregates;
 pub mod casts;
 pub mod operators;
 pub mod planner;
-mod type_name;
-
-pub use type_name::sql_type as named_type;
 
 use std::sync::Arc;
 

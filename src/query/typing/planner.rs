@@ -64,7 +64,7 @@ impl ExprPlanner for Postgres {
 
 impl TypePlanner for Postgres {
     fn plan_type_field(&self, sql_type: &ast::DataType) -> Result<Option<FieldRef>> {
-        Ok(Some(Arc::new(crate::query::typing::named_type(sql_type)?.field("", true))))
+        Ok(Some(Arc::new(crate::sql::sql_type(sql_type)?.field("", true))))
     }
 }
 
