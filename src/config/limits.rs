@@ -5,6 +5,8 @@
 pub struct Limits {
     /// The log.
     pub wal: WalLimits,
+    /// Parquet files and their table log.
+    pub columnar: ColumnarLimits,
     /// Commit, hot rows, flush.
     pub store: StoreLimits,
     /// View state.
@@ -20,6 +22,31 @@ pub struct Limits {
 pub struct WalLimits {
     /// A segment is closed past this size.
     pub segment_bytes_max: u64,
+}
+
+/// Limits of Parquet files and their table log.
+#[derive(Clone, Debug)]
+pub struct ColumnarLimits {
+    /// A file is closed at the first row group past this size.
+    pub file_bytes_max: usize,
+    /// Rows of a row group; one is encoded in memory at a time.
+    pub row_group_rows: usize,
+    /// Rows of a data page.
+    pub page_rows: usize,
+    /// A date with fewer rows shares a file with the dates after it.
+    pub date_rows_min: usize,
+    /// Tasks that encode the columns of one row group.
+    pub encode_tasks: usize,
+    /// Distinct partition values for which a row group's bloom filter is sized at most.
+    pub bloom_distinct_max: u64,
+    /// Decoded footers and page indexes kept of one table, bytes.
+    pub metadata_bytes_max: usize,
+    /// Commits between two checkpoints of the table log.
+    pub checkpoint_commits: u64,
+    /// Files of one size and date from which compaction merges them.
+    pub merge_files_min: usize,
+    /// Files of one date that may cover the same (partition, time).
+    pub overlap_max: usize,
 }
 
 /// Limits of commit and flush.
@@ -89,6 +116,23 @@ const MIB: usize = 1024 * 1024;
 impl Default for WalLimits {
     fn default() -> Self {
         Self { segment_bytes_max: 64 * MIB as u64 }
+    }
+}
+
+impl Default for ColumnarLimits {
+    fn default() -> Self {
+        Self {
+            file_bytes_max: 64 * MIB,
+            row_group_rows: 131_072,
+            page_rows: 20_000,
+            date_rows_min: 16_384,
+            encode_tasks: 2,
+            bloom_distinct_max: 65_536,
+            metadata_bytes_max: 64 * MIB,
+            checkpoint_commits: 32,
+            merge_files_min: 4,
+            overlap_max: 4,
+        }
     }
 }
 
