@@ -94,8 +94,7 @@ fn bounded<'a>(files: impl Iterator<Item = &'a Arc<DataFile>>, rows_max: u64) ->
 /// The files around the (partition, time) that most files cover, when they are too many. Parts of one sorted sequence
 /// never count as overlapping more than three times: see [`Span`].
 fn overlapping(layout: &Layout, group: &[&Arc<DataFile>], rows_max: u64, limits: &ColumnarLimits) -> Vec<Arc<DataFile>> {
-    let spans: Vec<(Span, &Arc<DataFile>)> =
-        group.iter().filter_map(|file| Some((Span::of(layout, file)?, *file))).collect();
+    let spans: Vec<(Span, &Arc<DataFile>)> = group.iter().filter_map(|file| Some((Span::of(layout, file)?, *file))).collect();
     let covering = |point: &Key| spans.iter().filter(|(span, _)| span.covers(point)).count();
     let deepest = spans.iter().map(|(span, _)| &span.first).max_by_key(|point| covering(point));
     let Some(point) = deepest.filter(|point| covering(point) > limits.overlap_max) else { return Vec::new() };

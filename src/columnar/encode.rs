@@ -68,8 +68,8 @@ impl Encoder {
     pub async fn file(&self, cut: &std::ops::Range<usize>, from: usize) -> Result<(Encoded, usize)> {
         let refused = |error| ColumnarError::encoding("encode")(error);
         let parquet_schema = ArrowSchemaConverter::new().convert(&self.schema).map_err(refused)?;
-        let mut writer = SerializedFileWriter::new(Vec::new(), parquet_schema.root_schema_ptr(), Arc::clone(&self.properties))
-            .map_err(refused)?;
+        let mut writer =
+            SerializedFileWriter::new(Vec::new(), parquet_schema.root_schema_ptr(), Arc::clone(&self.properties)).map_err(refused)?;
         let factory = ArrowRowGroupWriterFactory::new(&writer, Arc::clone(&self.schema));
         let (mut at, mut group) = (from, 0);
         while at < cut.end && writer.bytes_written() < self.limits.file_bytes_max {

@@ -138,7 +138,9 @@ impl From<ColumnarError> for Error {
         let cause = error.source().filter(|_| !matches!(error, ColumnarError::Encoding { .. })).map(ToString::to_string);
         let hint = match &error {
             ColumnarError::Damaged { .. } => Some("Restore the file from a backup; nothing was changed."),
-            ColumnarError::Unknown { .. } | ColumnarError::Unsettled { .. } => Some("Restart the server: it reads from the log what was committed."),
+            ColumnarError::Unknown { .. } | ColumnarError::Unsettled { .. } => {
+                Some("Restart the server: it reads from the log what was committed.")
+            }
             _ => None,
         };
         let mut told = Error::new(state, error.to_string());

@@ -163,8 +163,7 @@ impl ColumnTable {
             .map_err(|stopped| ColumnarError::Invariant(format!("opening a table was cut off: {stopped}")))?
             .map_err(ColumnarError::io("open", LOG_DIR))?;
         let publish: Arc<dyn Publish> = Arc::new(publish);
-        let store: Arc<dyn ObjectStore> =
-            Arc::new(LocalFileSystem::new_with_prefix(dir).map_err(ColumnarError::storage("open", LOG_DIR))?);
+        let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(dir).map_err(ColumnarError::storage("open", LOG_DIR))?);
         let log = DeltaLog::new(name, Arc::clone(&store), Arc::clone(&publish), limits.checkpoint_commits);
         let listing = log.open(&layout.schema).await?;
         let shared = Shared {

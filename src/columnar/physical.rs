@@ -52,8 +52,7 @@ pub fn file_type(data_type: &DataType) -> Option<DataType> {
 /// The schema of files written for `layout`, or the first column that cannot be stored.
 pub fn file_schema(layout: &Schema) -> Result<SchemaRef, String> {
     let fields = layout.fields().iter().map(|field| {
-        let data_type =
-            file_type(field.data_type()).ok_or_else(|| format!("column \"{}\" of type {}", field.name(), field.data_type()))?;
+        let data_type = file_type(field.data_type()).ok_or_else(|| format!("column \"{}\" of type {}", field.name(), field.data_type()))?;
         Ok(Field::new(field.name(), data_type, field.is_nullable()))
     });
     Ok(Arc::new(Schema::new(fields.collect::<Result<Vec<_>, String>>()?)))

@@ -77,9 +77,7 @@ impl Scan<'_> {
             _ => Statistics::try_merge_iter(&statistics, self.schema).map_err(refused)?,
         };
         let listed = files.iter().zip(statistics).map(|(file, statistics)| {
-            PartitionedFile::new(file.path.clone(), file.bytes)
-                .with_extension(Arc::clone(file))
-                .with_statistics(Arc::new(statistics))
+            PartitionedFile::new(file.path.clone(), file.bytes).with_extension(Arc::clone(file)).with_statistics(Arc::new(statistics))
         });
         let mut groups = FileGroup::new(listed.collect()).split_files(state.config().target_partitions().max(1));
         if groups.is_empty() {

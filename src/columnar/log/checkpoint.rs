@@ -99,11 +99,10 @@ pub fn encode(actions: &[Action]) -> Result<Vec<u8>> {
     let schema = schema();
     let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
     let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-    let mut writer = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&schema), options)
-        .map_err(ColumnarError::encoding("checkpoint"))?;
+    let mut writer =
+        ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&schema), options).map_err(ColumnarError::encoding("checkpoint"))?;
     for actions in actions.chunks(STEP_ROWS) {
-        let mut decoder =
-            ReaderBuilder::new(Arc::clone(&schema)).build_decoder().map_err(ColumnarError::encoding("checkpoint"))?;
+        let mut decoder = ReaderBuilder::new(Arc::clone(&schema)).build_decoder().map_err(ColumnarError::encoding("checkpoint"))?;
         decoder.serialize(actions).map_err(ColumnarError::encoding("checkpoint"))?;
         if let Some(batch) = decoder.flush().map_err(ColumnarError::encoding("checkpoint"))? {
             writer.write(&batch).map_err(ColumnarError::encoding("checkpoint"))?;

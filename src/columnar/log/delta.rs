@@ -210,12 +210,7 @@ impl DeltaLog {
         let actions = checkpoint_actions(listing);
         let size = actions.len() as u64;
         let bytes = checkpoint::encode(&actions)?;
-        let last = LastCheckpoint {
-            version,
-            size,
-            size_in_bytes: bytes.len() as u64,
-            verus_xxh3: format!("{:016x}", xxh3_64(&bytes)),
-        };
+        let last = LastCheckpoint { version, size, size_in_bytes: bytes.len() as u64, verus_xxh3: format!("{:016x}", xxh3_64(&bytes)) };
         // Replaced, not created: an attempt that was cut off may have left one.
         self.publish.replace(&checkpoint_path(version), bytes.into()).await?;
         let last = serde_json::to_vec(&last).map_err(ColumnarError::encoding("log"))?;
@@ -253,11 +248,7 @@ impl DeltaLog {
         ];
         self.append(0, "CREATE TABLE", &actions).await?;
         let version = Version { version: 0, files: Vec::new(), flushed_lsn: 0 };
-        Ok(Listing {
-            version: Arc::new(version),
-            schema: Arc::clone(schema),
-            header: Header { protocol, meta, checkpoint: None },
-        })
+        Ok(Listing { version: Arc::new(version), schema: Arc::clone(schema), header: Header { protocol, meta, checkpoint: None } })
     }
 }
 
