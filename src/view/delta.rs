@@ -41,7 +41,7 @@ pub(super) const MERGED_ROWS_MAX: usize = 65_536;
 pub(super) fn merge(spec: &Spec, deltas: &[Arc<Delta>]) -> Result<Delta> {
     let mut groups = Groups::new(spec).map_err(failure)?;
     for delta in deltas {
-        groups.merge(&delta.rows).map_err(failure)?;
+        groups.merge(delta.rows.columns(), delta.rows.num_rows()).map_err(failure)?;
     }
     let rows = groups.states().map_err(failure)?;
     Ok(covering(deltas, rows))

@@ -99,24 +99,25 @@ impl<'a> Groups<'a> {
         Ok(Self { spec, wanted, interner, accumulators, ids: Vec::new(), errors: BTreeMap::new() })
     }
 
-    /// Takes in state rows with the columns of the spec's state schema (and perhaps errors).
-    pub(super) fn merge(&mut self, rows: &RecordBatch) -> Result<()> {
-        if rows.num_rows() == 0 {
+    /// Takes in state rows: the columns of the spec's state schema and perhaps errors. Columns of unwanted aggregates are
+    /// not looked at, they may be anything.
+    pub(super) fn merge(&mut self, columns: &[ArrayRef], rows: usize) -> Result<()> {
+        if rows == 0 {
             return Ok(());
         }
         let keys = self.spec.key_schema.fields().len();
         let mut ids = std::mem::take(&mut self.ids);
-        self.interner.intern(&rows.columns()[..keys], rows.num_rows(), &mut ids)?;
+        self.interner.intern(&columns[..keys], rows, &mut ids)?;
         let total = self.interner.len();
         let mut column = keys;
         for (aggregate, accumulator) in self.spec.aggregates.iter().zip(&mut self.accumulators) {
             let width = aggregate.state.len();
             if let Some(accumulator) = accumulator {
-                accumulator.merge_batch(&rows.columns()[column..column + width], &ids, total)?;
+                accumulator.merge_batch(&columns[column..column + width], &ids, total)?;
             }
             column += width;
         }
-        if let Some(errors) = rows.columns().get(column) {
+        if let Some(errors) = columns.get(column) {
             let errors = errors.as_string_view();
             for (row, id) in ids.iter().enumerate() {
                 if errors.is_valid(row) {
@@ -202,27 +203,6 @@ pub(super) fn with_errors(schema: &SchemaRef) -> SchemaRef {
     let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
     fields.push(Arc::new(Field::new(ERROR_COLUMN, DataType::Utf8View, true)));
     Arc::new(Schema::new(fields))
-}
-
-/// The same columns in every batch: adds an error column without errors where one is missing.
-pub(super) fn concat(spec: &Spec, batches: &[RecordBatch]) -> Result<RecordBatch> {
-    let plain = spec.state_schema.fields().len();
-    if batches.iter().all(|batch| batch.num_columns() == plain) {
-        return Ok(arrow::compute::concat_batches(&spec.state_schema, batches)?);
-    }
-    let schema = with_errors(&spec.state_schema);
-    let options = RecordBatchOptions::new().with_match_field_names(false);
-    let padded = batches
-        .iter()
-        .map(|batch| {
-            let mut columns = batch.columns().to_vec();
-            if columns.len() == plain {
-                columns.push(arrow::array::new_null_array(&DataType::Utf8View, batch.num_rows()));
-            }
-            Ok(RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options.clone().with_row_count(Some(batch.num_rows())))?)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    Ok(arrow::compute::concat_batches(&schema, &padded)?)
 }
 
 /// Row numbers as `take` wants them.
