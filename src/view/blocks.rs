@@ -32,6 +32,9 @@ pub struct Blocks {
     pub(super) rows_max: usize,
     /// Condemned blocks that nobody holds.
     garbage: Mutex<Vec<(Oid, BlockName)>>,
+    /// Of block objects, for the cache.
+    objects: AtomicU64,
+    /// Of blocks on disk: above all that exist, so that a new block never gets the name of a condemned one.
     numbers: AtomicU64,
 }
 
@@ -41,7 +44,7 @@ impl fmt::Debug for Blocks {
     }
 }
 
-/// A block's place in its view: time group, first slot, number. Numbers are not reused within a view.
+/// A block's place in its view: time group, first slot, number. Numbers are not reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct BlockName {
     pub(super) group: i64,
@@ -142,7 +145,8 @@ impl Blocks {
             cache: Cache::new(limits.block_cache_bytes),
             rows_max: limits.block_rows_max.max(1),
             garbage: Mutex::default(),
-            numbers: AtomicU64::new(0),
+            objects: AtomicU64::new(0),
+            numbers: AtomicU64::new(1),
         })
     }
 
@@ -164,7 +168,7 @@ impl Blocks {
         Ok(garbage.len())
     }
 
-    /// Deletes everything of a view at once: for a view that is not open, found dropped during recovery.
+    /// Deletes everything of a view at once: for a view that is not open, such as one found dropped during recovery.
     pub fn forget(&self, view: Oid) -> Result<()> {
         let mut batch = Batch::default();
         batch.delete(Family::Meta, meta_key(view));
@@ -187,24 +191,34 @@ impl Blocks {
     /// Lists a view's live blocks; condemned ones of an earlier run become garbage.
     pub(super) fn list(self: &Arc<Self>, view: Oid) -> Result<Vec<Arc<Block>>> {
         let mut blocks = Vec::new();
+        let mut greatest = 0;
         self.state.scan(Family::Index, &index_prefix(view, LIVE), &mut |key, value| {
             let name = BlockName::parse(&key[5..]).ok_or_else(|| damaged("a key"))?;
             let entry: Entry = serde_json::from_slice(value).map_err(damaged)?;
+            greatest = greatest.max(name.number).max(entry.run);
             blocks.push(self.block(view, name, entry));
             Ok(())
         })?;
         let mut garbage = Vec::new();
         self.state.scan(Family::Index, &index_prefix(view, CONDEMNED), &mut |key, _| {
-            garbage.push((view, BlockName::parse(&key[5..]).ok_or_else(|| damaged("a key"))?));
+            let name = BlockName::parse(&key[5..]).ok_or_else(|| damaged("a key"))?;
+            greatest = greatest.max(name.number);
+            garbage.push((view, name));
             Ok(())
         })?;
+        self.numbers.fetch_max(greatest + 1, Ordering::Relaxed);
         self.garbage.lock().extend(garbage);
         Ok(blocks)
     }
 
+    /// A number for a new block or run.
+    pub(super) fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// A block that is (or is about to be) in RocksDB.
     pub(super) fn block(self: &Arc<Self>, view: Oid, name: BlockName, entry: Entry) -> Arc<Block> {
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let number = self.objects.fetch_add(1, Ordering::Relaxed);
         Arc::new(Block { home: Arc::clone(self), view, name, entry, number, condemned: AtomicBool::new(false) })
     }
 }

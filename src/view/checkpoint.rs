@@ -19,7 +19,7 @@ use super::failure::{arrow_failure, failure, to_text};
 use super::groups::{Groups, indices};
 use super::slots::{Place, places};
 use super::spec::Spec;
-use super::version::{Lineage, Version};
+use super::version::Version;
 use crate::error::{Error, Result};
 use crate::state::Batch;
 
@@ -59,11 +59,11 @@ impl Version {
     /// Writes the deltas that end at or before `next_lsn`, the LSN up to which this version was applied, as blocks, and the
     /// applied LSN into `batch`. The caller writes the batch and then calls [`Version::checkpointed`] on the newest version.
     pub fn checkpoint(&self, next_lsn: u64, batch: &mut Batch) -> Result<Checkpoint> {
-        self.lineage.sealed_lsn.fetch_max(next_lsn, Ordering::AcqRel);
+        self.sealed_lsn.fetch_max(next_lsn, Ordering::AcqRel);
         let count = self.deltas.iter().take_while(|delta| delta.next_lsn <= next_lsn).count();
         let (deltas, later) = self.deltas.split_at(count);
         let applied_lsn = later.first().map_or(next_lsn, |delta| delta.first_lsn.min(next_lsn)).max(self.applied_lsn());
-        let mut writer = Writer::new(&self.spec, &self.home, &self.lineage);
+        let mut writer = Writer::new(&self.spec, &self.home);
         match deltas {
             [] => {}
             [only] => writer.add(only, batch)?,
@@ -86,15 +86,15 @@ impl Version {
         Ok(Checkpoint { applied_lsn, blocks: writer.blocks, replaced: self.shadowed.clone(), poison: self.poison.clone() })
     }
 
-    /// Merges the blocks of one time group that has too many, if any does. The caller writes the batch and then calls
-    /// [`Version::merged`] on the newest version. Bytes are partly written ahead.
+    /// Merges the blocks of one time group that has too many, if any does. `batch` comes empty. The caller writes it and then
+    /// calls [`Version::merged`] on the newest version. Bytes are partly written ahead.
     pub fn merge(&self, batch: &mut Batch) -> Result<Option<Merged>> {
         let Some((group, sources)) = self.mergeable() else { return Ok(None) };
         let first_lsn = sources.iter().map(|block| block.entry.first_lsn).min().unwrap_or(0);
         let next_lsn = sources.iter().map(|block| block.entry.next_lsn).max().unwrap_or(0);
         let rows: usize = sources.iter().map(|block| block.entry.rows as usize).sum();
         let chunks = rows.div_ceil(MERGE_ROWS).clamp(1, SLOTS);
-        let mut writer = Writer::new(&self.spec, &self.home, &self.lineage);
+        let mut writer = Writer::new(&self.spec, &self.home);
         for chunk in 0..chunks {
             let (first, last) = slot_range(chunk, chunks);
             let mut groups = Groups::new(&self.spec).map_err(failure)?;
@@ -144,7 +144,6 @@ pub(super) fn chunk_of(slot: u8, chunks: usize) -> usize {
 struct Writer<'a> {
     spec: &'a Spec,
     home: &'a Arc<Blocks>,
-    lineage: &'a Lineage,
     run: u64,
     blocks: Vec<Arc<Block>>,
     /// Bytes put into the batch since the last write ahead.
@@ -154,13 +153,13 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(spec: &'a Spec, home: &'a Arc<Blocks>, lineage: &'a Lineage) -> Self {
-        Self { spec, home, lineage, run: lineage.number(), blocks: Vec::new(), pending_bytes: 0, ahead: 0 }
+    fn new(spec: &'a Spec, home: &'a Arc<Blocks>) -> Self {
+        Self { spec, home, run: home.number(), blocks: Vec::new(), pending_bytes: 0, ahead: 0 }
     }
 
     /// What is added from here may overlap with what was added before.
     fn next_run(&mut self) {
-        self.run = self.lineage.number();
+        self.run = self.home.number();
     }
 
     /// Sorts, cuts and encodes rows whose keys are distinct.
@@ -187,7 +186,7 @@ impl<'a> Writer<'a> {
         let header = Header { fingerprint: self.spec.fingerprint, first_lsn: delta.first_lsn, next_lsn: delta.next_lsn };
         let bytes = block::encode(header, UInt8Array::from_iter_values(sorted.iter().map(|place| place.slot)), &rows)?;
         let (first, last) = (sorted[0], sorted[sorted.len() - 1]);
-        let name = BlockName { group: first.group, slot: first.slot, number: self.lineage.number() };
+        let name = BlockName { group: first.group, slot: first.slot, number: self.home.number() };
         let entry = Entry {
             slot_last: last.slot,
             run: self.run,
@@ -255,7 +254,7 @@ pub struct Backfill {
 }
 
 impl Backfill {
-    /// For the view of `version`, of which it uses block numbers only.
+    /// For the view of `version`, whose rows it does not look at.
     pub fn new(version: &Version) -> Backfill {
         Backfill { version: version.clone(), deltas: Vec::new(), rows: 0, blocks: Vec::new(), poison: None }
     }
@@ -301,7 +300,7 @@ impl Backfill {
             return Ok(Vec::new());
         }
         let merged = delta::merge(&self.version.spec, &deltas)?;
-        let mut writer = Writer::new(&self.version.spec, &self.version.home, &self.version.lineage);
+        let mut writer = Writer::new(&self.version.spec, &self.version.home);
         writer.add(&Delta { rows: merged.rows, first_lsn, next_lsn, poison: None }, batch)?;
         Ok(writer.blocks)
     }

@@ -49,4 +49,4 @@ pub use checkpoint::{Backfill, Checkpoint, Merged};
 pub use compile::describe;
 pub use delta::Delta;
 pub use spec::Spec;
-pub use version::Version;
+pub use version::{Size, Version};

@@ -1,252 +1,209 @@
-//! Which stored state a reader needs: filters over key columns to slots, time groups and a mask.
+//! What filters over a view's key columns say: which rows count, and which blocks can hold them.
 //!
-//! *Place*: `read` asks. A filter that is not over keys is left to the plan above.
+//! *Place*: `read` asks before it merges anything.
+//!
+//! *Invariants*: a filter that is over keys alone is applied exactly to state rows, because it is true or false for a whole
+//! group; bounds derived from it are never narrower than it.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::DataType;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use arrow::array::ArrayRef;
+use arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, ScalarValue};
-use datafusion::execution::context::ExecutionProps;
+use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
+use datafusion::logical_expr::utils::{conjunction, split_conjunction};
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator, Volatility};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
 use super::blocks::Block;
-use super::failure::{arrow_failure, failure};
+use super::failure::failure;
 use super::slots::slot_of;
 use super::spec::Spec;
-use super::window::{NULL_GROUP, ONE_GROUP};
+use super::window::NULL_GROUP;
 use crate::error::Result;
 
-/// What filters over keys leave.
+/// What a scan's filters come to.
 #[derive(Debug)]
 pub(super) struct Pruning {
-    /// Exactly the filters over keys, to be applied to state rows.
-    predicate: Option<Arc<dyn PhysicalExpr>>,
-    /// Slots that can hold a match, ascending; none for all.
-    slots: Option<Vec<u8>>,
-    /// Least and greatest bucket that can match, in the time key's unit; none where nothing bounds it.
-    buckets: (Option<i64>, Option<i64>),
+    /// Over state rows, whose first columns are the keys. None keeps all.
+    pub(super) predicate: Option<Arc<dyn PhysicalExpr>>,
+    /// Slots that can hold matching rows, ascending; none: all.
+    pub(super) slots: Option<Vec<u8>>,
+    /// Least and greatest bucket in the time key's unit, inclusive.
+    pub(super) low: i64,
+    pub(super) high: i64,
+    /// Whether all filters are in the predicate.
+    pub(super) exact: bool,
 }
 
-/// A filter over output columns as one over keys (`k0`, `k1`, ...), or none where it reads anything else.
+/// A filter over output columns, rewritten over key columns `k0`, `k1`, ...; none when it needs anything else.
 pub(super) fn over_keys(spec: &Spec, filter: &Expr) -> Option<Expr> {
-    let mut foreign = false;
-    let rewritten = filter
-        .clone()
-        .transform(|node| {
-            Ok(match &node {
-                Expr::Column(column) => {
-                    let output = spec.finish.schema.index_of(&column.name).ok();
-                    match output.and_then(|output| spec.finish.output_keys[output]) {
-                        Some(key) => Transformed::yes(Expr::Column(Column::from_name(format!("k{key}")))),
-                        None => {
-                            foreign = true;
-                            Transformed::new(node, false, TreeNodeRecursion::Stop)
-                        }
-                    }
-                }
-                Expr::OuterReferenceColumn(..) | Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) => {
-                    foreign = true;
-                    Transformed::new(node, false, TreeNodeRecursion::Stop)
-                }
-                _ => Transformed::no(node),
-            })
+    let mut plain = true;
+    filter
+        .apply(|node| {
+            plain = match node {
+                Expr::ScalarFunction(call) => call.func.signature().volatility == Volatility::Immutable,
+                Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_) => false,
+                Expr::OuterReferenceColumn(..) | Expr::Placeholder(_) => false,
+                Expr::Column(column) => key_of(spec, column).is_some(),
+                _ => true,
+            };
+            Ok(if plain { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
         })
         .ok()?;
-    (!foreign && !rewritten.data.is_volatile()).then_some(rewritten.data)
+    if !plain {
+        return None;
+    }
+    filter
+        .clone()
+        .transform_up(|node| match &node {
+            Expr::Column(column) => Ok(match key_of(spec, column) {
+                Some(key) => Transformed::yes(Expr::Column(Column::new_unqualified(format!("k{key}")))),
+                None => Transformed::no(node),
+            }),
+            _ => Ok(Transformed::no(node)),
+        })
+        .data()
+        .ok()
+}
+
+fn key_of(spec: &Spec, column: &Column) -> Option<usize> {
+    spec.finish.output_keys[spec.finish.schema.index_of(&column.name).ok()?]
 }
 
 impl Pruning {
     /// Reads the filters of a scan.
-    pub(super) fn new(spec: &Spec, filters: &[Expr], props: &ExecutionProps) -> Result<Pruning> {
-        let mut conjuncts = Vec::new();
-        for filter in filters {
-            if let Some(filter) = over_keys(spec, filter) {
-                split(filter, &mut conjuncts);
+    pub(super) fn new(spec: &Spec, session: &SessionState, filters: &[Expr]) -> Result<Pruning> {
+        let over: Vec<Expr> = filters.iter().filter_map(|filter| over_keys(spec, filter)).collect();
+        let mut pruning = Pruning { predicate: None, slots: None, low: i64::MIN, high: i64::MAX, exact: over.len() == filters.len() };
+        let Some(all) = conjunction(over) else { return Ok(pruning) };
+        let schema = DFSchema::try_from(Arc::clone(&spec.key_schema)).map_err(failure)?;
+        let context = PhysicalPlanningContext::default();
+        pruning.predicate = Some(create_physical_expr(&all, &schema, session.execution_props(), &context).map_err(failure)?);
+        let conjuncts = split_conjunction(&all);
+        pruning.slots = slots(spec, &conjuncts);
+        if let Some(time) = &spec.time {
+            let name = format!("k{}", time.key);
+            for conjunct in &conjuncts {
+                pruning.narrow(&name, conjunct, spec.key_schema.field(time.key).data_type());
             }
         }
-        let buckets = bounds(spec, &conjuncts);
-        let slots = slots(spec, &conjuncts)?;
-        let predicate = match conjuncts.into_iter().reduce(Expr::and) {
-            None => None,
-            Some(filter) => {
-                let schema = DFSchema::try_from(Arc::clone(&spec.key_schema)).map_err(failure)?;
-                Some(create_physical_expr(&filter, &schema, props, &PhysicalPlanningContext::default()).map_err(failure)?)
+        Ok(pruning)
+    }
+
+    fn narrow(&mut self, name: &str, conjunct: &Expr, data_type: &DataType) {
+        match conjunct {
+            Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+                let (op, value) = match (bound(left, name, right), bound(right, name, left)) {
+                    (Some(value), _) => (Some(*op), value),
+                    (None, Some(value)) => (op.swap(), value),
+                    (None, None) => return,
+                };
+                let (Some(op), Some(value)) = (op, in_unit(value, data_type)) else { return };
+                match op {
+                    Operator::Eq => {
+                        self.low = self.low.max(value);
+                        self.high = self.high.min(value);
+                    }
+                    Operator::Gt => self.low = self.low.max(value.saturating_add(1)),
+                    Operator::GtEq => self.low = self.low.max(value),
+                    Operator::Lt => self.high = self.high.min(value.saturating_sub(1)),
+                    Operator::LtEq => self.high = self.high.min(value),
+                    _ => {}
+                }
             }
-        };
-        Ok(Pruning { predicate, slots, buckets })
-    }
-
-    /// Whether a time group can hold a match.
-    pub(super) fn wants_group(&self, spec: &Spec, group: i64) -> bool {
-        let Some(time) = &spec.time else { return group == ONE_GROUP };
-        let (least, greatest) = self.buckets;
-        if group == NULL_GROUP {
-            // A bound is never true of NULL.
-            return least.is_none() && greatest.is_none();
-        }
-        least.is_none_or(|least| time.group(least) <= group) && greatest.is_none_or(|greatest| group <= time.group(greatest))
-    }
-
-    /// Whether a block of a wanted group can hold a match.
-    pub(super) fn wants_block(&self, block: &Block) -> bool {
-        let (least, greatest) = self.buckets;
-        least.is_none_or(|least| least <= block.entry.bucket_max)
-            && greatest.is_none_or(|greatest| block.entry.bucket_min <= greatest)
-            && match &self.slots {
-                None => true,
-                Some(slots) => slots.iter().any(|slot| (block.name.slot..=block.entry.slot_last).contains(slot)),
+            Expr::Between(between) if !between.negated => {
+                if let Some(low) = bound(&between.expr, name, &between.low).and_then(|value| in_unit(value, data_type)) {
+                    self.low = self.low.max(low);
+                }
+                if let Some(high) = bound(&between.expr, name, &between.high).and_then(|value| in_unit(value, data_type)) {
+                    self.high = self.high.min(high);
+                }
             }
-    }
-
-    /// The slot ranges to read of rows sorted by slot, within `first..=last`.
-    pub(super) fn slot_ranges(&self, first: u8, last: u8) -> Vec<(u8, u8)> {
-        match &self.slots {
-            None => vec![(first, last)],
-            Some(slots) => slots.iter().filter(|slot| (first..=last).contains(*slot)).map(|slot| (*slot, *slot)).collect(),
-        }
-    }
-
-    /// The rows that match, from their key columns; none when there is nothing to test.
-    pub(super) fn mask(&self, spec: &Spec, keys: &[ArrayRef], rows: usize) -> Result<Option<BooleanArray>> {
-        let Some(predicate) = &self.predicate else { return Ok(None) };
-        let options = RecordBatchOptions::new().with_row_count(Some(rows)).with_match_field_names(false);
-        let batch = RecordBatch::try_new_with_options(Arc::clone(&spec.key_schema), keys.to_vec(), &options).map_err(arrow_failure)?;
-        let mask = predicate.evaluate(&batch).and_then(|value| value.into_array(rows)).map_err(failure)?;
-        Ok(Some(mask.as_boolean().clone()))
-    }
-}
-
-fn split(filter: Expr, conjuncts: &mut Vec<Expr>) {
-    match filter {
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
-            split(*left, conjuncts);
-            split(*right, conjuncts);
-        }
-        Expr::Alias(alias) => split(*alias.expr, conjuncts),
-        other => conjuncts.push(other),
-    }
-}
-
-/// `key op literal`, whichever side the key is on.
-fn comparison(conjunct: &Expr) -> Option<(usize, Operator, &ScalarValue)> {
-    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = conjunct else { return None };
-    match (key(left), right.as_ref(), left.as_ref(), key(right)) {
-        (Some(index), Expr::Literal(value, _), ..) => Some((index, *op, value)),
-        (.., Expr::Literal(value, _), Some(index)) => Some((index, op.swap()?, value)),
-        _ => None,
-    }
-}
-
-fn key(expression: &Expr) -> Option<usize> {
-    match expression {
-        Expr::Column(column) => column.name.strip_prefix('k')?.parse().ok(),
-        _ => None,
-    }
-}
-
-/// Bounds on the time key from comparisons with constants.
-fn bounds(spec: &Spec, conjuncts: &[Expr]) -> (Option<i64>, Option<i64>) {
-    let Some(time) = &spec.time else { return (None, None) };
-    let (mut least, mut greatest): (Option<i64>, Option<i64>) = (None, None);
-    let mut at_least = |value: i64| least = Some(least.map_or(value, |known| known.max(value)));
-    let mut at_most = |value: i64| greatest = Some(greatest.map_or(value, |known| known.min(value)));
-    for conjunct in conjuncts {
-        if let Expr::Between(between) = conjunct
-            && !between.negated
-            && key(&between.expr) == Some(time.key)
-        {
-            if let Expr::Literal(value, _) = between.low.as_ref() {
-                number(value).into_iter().for_each(&mut at_least);
-            }
-            if let Expr::Literal(value, _) = between.high.as_ref() {
-                number(value).into_iter().for_each(&mut at_most);
-            }
-            continue;
-        }
-        let Some((index, op, value)) = comparison(conjunct) else { continue };
-        let Some(value) = (index == time.key).then(|| number(value)).flatten() else { continue };
-        match op {
-            Operator::Eq => {
-                at_least(value);
-                at_most(value);
-            }
-            Operator::Gt | Operator::GtEq => at_least(value),
-            Operator::Lt | Operator::LtEq => at_most(value),
             _ => {}
         }
     }
-    (least, greatest)
+
+    /// Whether every bucket, and NULL, is in bounds.
+    fn unbounded(&self) -> bool {
+        self.low == i64::MIN && self.high == i64::MAX
+    }
+
+    /// Whether a block can hold matching rows.
+    pub(super) fn admits(&self, block: &Block) -> bool {
+        let entry = &block.entry;
+        let in_time = self.unbounded() || (block.name.group != NULL_GROUP && entry.bucket_min <= self.high && entry.bucket_max >= self.low);
+        in_time && self.slots.as_ref().is_none_or(|slots| slots.iter().any(|slot| (block.name.slot..=entry.slot_last).contains(slot)))
+    }
+
+    /// About how many of a block's rows are in the slots asked for.
+    pub(super) fn rows(&self, block: &Block) -> usize {
+        let rows = block.entry.rows as usize;
+        let Some(slots) = &self.slots else { return rows };
+        let wanted = slots.iter().filter(|slot| (block.name.slot..=block.entry.slot_last).contains(slot)).count();
+        let held = usize::from(block.entry.slot_last - block.name.slot) + 1;
+        (rows * wanted).div_ceil(held)
+    }
 }
 
-/// A constant in the time key's unit: coercion has made its type the key's.
-fn number(value: &ScalarValue) -> Option<i64> {
-    match value {
-        ScalarValue::TimestampMicrosecond(value, _) => *value,
-        ScalarValue::Date32(value) => value.map(i64::from),
+/// The literal that a column is compared with.
+fn bound<'a>(column: &Expr, name: &str, value: &'a Expr) -> Option<&'a ScalarValue> {
+    match (column, value) {
+        (Expr::Column(column), Expr::Literal(value, _)) if column.name == name && !value.is_null() => Some(value),
         _ => None,
     }
 }
 
-/// Most slots that are looked up one by one.
-const SLOTS_MAX: usize = 64;
-
-/// The slots that equalities on the slot keys leave.
-fn slots(spec: &Spec, conjuncts: &[Expr]) -> Result<Option<Vec<u8>>> {
-    if spec.slot_keys.is_empty() {
-        return Ok(None);
+/// A literal in the time key's unit; none when it is of another type, so that nothing is rounded.
+fn in_unit(value: &ScalarValue, data_type: &DataType) -> Option<i64> {
+    match (value, data_type) {
+        (ScalarValue::TimestampMicrosecond(Some(value), _), DataType::Timestamp(TimeUnit::Microsecond, _)) => Some(*value),
+        (ScalarValue::Date32(Some(value)), DataType::Date32) => Some(i64::from(*value)),
+        _ => None,
     }
-    let mut choices: Vec<Vec<ScalarValue>> = Vec::with_capacity(spec.slot_keys.len());
-    for slot_key in &spec.slot_keys {
-        let Some(values) = conjuncts.iter().find_map(|conjunct| constants(conjunct, *slot_key)) else { return Ok(None) };
-        choices.push(values);
-    }
-    let combinations = choices.iter().map(Vec::len).try_fold(1_usize, usize::checked_mul).unwrap_or(usize::MAX);
-    if combinations > SLOTS_MAX {
-        return Ok(None);
-    }
-    let mut found = Vec::with_capacity(combinations);
-    for combination in 0..combinations {
-        let mut rest = combination;
-        let mut keys = Vec::with_capacity(choices.len());
-        for (values, slot_key) in choices.iter().zip(&spec.slot_keys) {
-            let value = &values[rest % values.len()];
-            rest /= values.len();
-            let wanted: &DataType = spec.key_schema.field(*slot_key).data_type();
-            if value.data_type() != *wanted {
-                return Ok(None);
-            }
-            keys.push(value.to_array().map_err(failure)?);
-        }
-        found.push(slot_of(&keys));
-    }
-    found.sort_unstable();
-    found.dedup();
-    Ok(Some(found))
 }
 
-/// The values that a conjunct allows for a key; none when it does not name them. An empty list matches nothing.
-fn constants(conjunct: &Expr, wanted: usize) -> Option<Vec<ScalarValue>> {
-    if let Some((index, Operator::Eq, value)) = comparison(conjunct) {
-        return (index == wanted && !value.is_null()).then(|| vec![value.clone()]);
+/// The slots that equality of all slot keys allows.
+fn slots(spec: &Spec, conjuncts: &[&Expr]) -> Option<Vec<u8>> {
+    let mut choices: Vec<Vec<ArrayRef>> = Vec::new();
+    for key in &spec.slot_keys {
+        let name = format!("k{key}");
+        let data_type = spec.key_schema.field(*key).data_type();
+        let values = conjuncts.iter().find_map(|conjunct| values(conjunct, &name))?;
+        let arrays = values
+            .into_iter()
+            .map(|value| value.cast_to(data_type).ok().filter(|cast| !cast.is_null())?.to_array_of_size(1).ok())
+            .collect::<Option<Vec<_>>>()?;
+        choices.push(arrays);
     }
-    match conjunct {
-        Expr::InList(list) if !list.negated && key(&list.expr) == Some(wanted) => list
-            .list
-            .iter()
-            .map(|item| match item {
-                Expr::Literal(value, _) if !value.is_null() => Some(value.clone()),
-                _ => None,
-            })
-            .collect(),
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
-            let mut values = constants(left, wanted)?;
-            values.extend(constants(right, wanted)?);
-            Some(values)
+    // One key with any number of values, or several with one each.
+    let mut slots: Vec<u8> = match choices.as_slice() {
+        [] => return None,
+        [values] => values.iter().map(|value| slot_of(std::slice::from_ref(value))).collect(),
+        several if several.iter().all(|values| values.len() == 1) => {
+            vec![slot_of(&several.iter().map(|values| Arc::clone(&values[0])).collect::<Vec<_>>())]
         }
+        _ => return None,
+    };
+    slots.sort_unstable();
+    slots.dedup();
+    Some(slots)
+}
+
+/// The literals that a conjunct lets a column be.
+fn values<'a>(conjunct: &'a Expr, name: &str) -> Option<Vec<&'a ScalarValue>> {
+    match conjunct {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
+            bound(left, name, right).or_else(|| bound(right, name, left)).map(|value| vec![value])
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
+            let mut all = values(left, name)?;
+            all.extend(values(right, name)?);
+            Some(all)
+        }
+        Expr::InList(list) if !list.negated => list.list.iter().map(|value| bound(&list.expr, name, value)).collect(),
         _ => None,
     }
 }

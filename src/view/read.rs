@@ -1,263 +1,337 @@
-//! The plan that reads a view: prune, slice, merge states, evaluate, put out.
+//! The plan that reads a view.
 //!
-//! *Place*: `query::provider` asks [`Version::scan`] for it.
+//! *Place*: `query::provider` puts it under a query.
 //!
-//! *Invariants*: (1) a unit of work holds whole groups: units differ in time group or slots, so memory is bounded by a unit and
-//! units can run side by side; (2) states are merged oldest first: blocks in LSN order, then deltas.
+//! Blocks are pruned by the filters over keys; what is left is divided into units with disjoint keys (time groups, and slot
+//! ranges of large ones), so that a unit's groups fit in memory. A unit is merged oldest first, evaluated, finished (HAVING,
+//! projection) and given out in batches of at most 8192 rows. A look-up by partition key is one unit over slices of cached blocks.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef};
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::FilterBuilder;
 use arrow::datatypes::SchemaRef;
-use arrow::record_batch::RecordBatch;
-use datafusion::common::Result as DataFusionResult;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::context::SessionState;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Expr;
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
-use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
+use datafusion::physical_plan::metrics::{BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
-use futures::StreamExt;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use futures::stream;
 
 use super::blocks::Block;
 use super::checkpoint::{chunk_of, slot_range};
-use super::failure::{arrow_failure, failure, from_text};
+use super::failure::{failure, from_text};
 use super::finish::Projected;
 use super::groups::{Groups, indices};
 use super::prune::Pruning;
 use super::slots::places;
 use super::spec::Spec;
 use super::version::Version;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// State rows merged at a time.
+/// State rows of a unit, about.
 const UNIT_ROWS: usize = 131_072;
 
-/// Rows of an output batch.
+/// Rows of an output batch, at most.
 const BATCH_ROWS: usize = 8_192;
 
-/// State rows that one unit merges.
-#[derive(Debug, Default)]
-struct Unit {
-    /// Blocks, oldest first.
-    blocks: Vec<Arc<Block>>,
-    /// Slots to read of them, inclusive.
-    slots: (u8, u8),
-    /// Filtered rows of deltas, oldest first.
-    deltas: Vec<Vec<ArrayRef>>,
+/// State rows: columns of the state schema and perhaps errors. Columns that a scan does not need may be of another length.
+#[derive(Clone, Debug)]
+struct Rows {
+    columns: Vec<ArrayRef>,
+    count: usize,
 }
 
-/// Everything that the partitions of a scan share.
+/// Blocks and delta rows that hold all states of some keys.
+#[derive(Debug)]
+struct Unit {
+    slot_first: u8,
+    slot_last: u8,
+    blocks: Vec<Arc<Block>>,
+    rows: Vec<Rows>,
+}
+
+/// Everything that a scan knows.
 #[derive(Debug)]
 struct Scan {
     spec: Arc<Spec>,
-    pruning: Pruning,
     projected: Projected,
-    /// Which aggregates are read.
+    /// Per aggregate.
     wanted: Vec<bool>,
-}
-
-/// Reads one version of a view.
-#[derive(Debug)]
-struct ViewScan {
-    scan: Arc<Scan>,
-    units: Arc<Vec<Unit>>,
+    /// Per column of the state schema.
+    needed: Vec<bool>,
+    pruning: Pruning,
+    units: Vec<Unit>,
+    limit: usize,
+    poison: Option<Error>,
     blocks_total: usize,
     blocks_read: usize,
     deltas: usize,
-    properties: Arc<PlanProperties>,
-    metrics: ExecutionPlanMetricsSet,
 }
 
 impl Version {
-    /// A plan that reads the view: the output columns by `projection`, groups merged. Filters over key columns are applied exactly
-    /// (see [`Spec::filters_exactly`]), others not at all. `limit` bounds the rows of each partition.
+    /// A plan that reads the view: the output columns by `projection`, groups merged, pruned by `filters` over output columns.
+    /// Filters for which [`Spec::filters_exactly`] holds are applied; others are ignored, and with them `limit`.
     pub fn scan(
         &self,
         state: &SessionState,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
-        _limit: Option<usize>,
+        limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        if let Some(error) = &self.poison {
-            return Err(error.clone());
-        }
-        let spec = Arc::clone(&self.spec);
+        let spec = &self.spec;
         let projected = spec.finish.project(projection)?;
         let keys = spec.key_schema.fields().len();
         let wanted: Vec<bool> = (0..spec.aggregates.len()).map(|index| projected.reads(keys + index)).collect();
-        let pruning = Pruning::new(&spec, filters, state.execution_props())?;
-        let scan = Scan { spec, pruning, projected, wanted };
-        let (units, blocks_read) = self.units(&scan)?;
-        let partitions = units.len().clamp(1, state.config().target_partitions());
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&scan.projected.schema)),
-            Partitioning::UnknownPartitioning(partitions),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        );
-        Ok(Arc::new(ViewScan {
-            scan: Arc::new(scan),
-            units: Arc::new(units),
-            blocks_total: self.blocks.values().map(Vec::len).sum(),
-            blocks_read,
+        let mut needed = vec![true; keys];
+        for (aggregate, wanted) in spec.aggregates.iter().zip(&wanted) {
+            needed.extend(std::iter::repeat_n(*wanted, aggregate.state.len()));
+        }
+        let pruning = Pruning::new(spec, state, filters)?;
+        let blocks_total = self.blocks.values().map(Vec::len).sum();
+        let mut scan = Scan {
+            spec: Arc::clone(spec),
+            projected,
+            wanted,
+            needed,
+            limit: limit.filter(|_| pruning.exact).unwrap_or(usize::MAX),
+            pruning,
+            units: Vec::new(),
+            poison: self.poison.clone(),
+            blocks_total,
+            blocks_read: 0,
             deltas: self.deltas.len(),
-            properties: Arc::new(properties),
-            metrics: ExecutionPlanMetricsSet::new(),
-        }))
-    }
-
-    /// Least LSN that only the deltas hold; none when there are no deltas.
-    pub fn first_delta_lsn(&self) -> Option<u64> {
-        self.deltas.iter().map(|delta| delta.first_lsn).min()
-    }
-
-    /// The work of a scan, and the number of blocks in it.
-    fn units(&self, scan: &Scan) -> Result<(Vec<Unit>, usize)> {
-        let mut groups: Vec<(i64, Vec<Arc<Block>>)> = Vec::new();
-        for (group, blocks) in self.blocks.iter().filter(|(group, _)| scan.pruning.wants_group(&scan.spec, **group)) {
-            let wanted: Vec<_> = blocks.iter().filter(|block| scan.pruning.wants_block(block)).cloned().collect();
-            if !wanted.is_empty() {
-                groups.push((*group, wanted));
-            }
-        }
-        let blocks_read = groups.iter().map(|(_, blocks)| blocks.len()).sum();
-        let deltas = self.matching_deltas(scan)?;
-        let delta_rows: usize = deltas.iter().map(|columns| rows_of(columns)).sum();
-        let block_rows: usize = groups.iter().flat_map(|(_, blocks)| blocks).map(|block| block.entry.rows as usize).sum();
-        let selective = scan.pruning.slot_ranges(0, u8::MAX).len() < 64 && scan.pruning.slot_ranges(0, u8::MAX) != vec![(0, u8::MAX)];
-        if selective || block_rows + delta_rows <= UNIT_ROWS {
-            // Groups of different time do not share keys, so their order among each other is free.
-            let blocks = groups.into_iter().flat_map(|(_, blocks)| blocks).collect();
-            return Ok((vec![Unit { blocks, slots: (0, u8::MAX), deltas }], blocks_read));
-        }
-        Ok((split(scan, groups, &deltas)?, blocks_read))
-    }
-
-    /// The rows of the deltas that the filters over keys leave.
-    fn matching_deltas(&self, scan: &Scan) -> Result<Vec<Vec<ArrayRef>>> {
-        let mut matching = Vec::with_capacity(self.deltas.len());
-        for delta in &self.deltas {
-            let columns = filtered(scan, delta.rows.columns(), delta.rows.num_rows())?;
-            if rows_of(&columns) > 0 {
-                matching.push(columns);
-            }
-        }
-        Ok(matching)
+        };
+        scan.divide(self)?;
+        Ok(Arc::new(ViewScan::new(scan, state.config().target_partitions())))
     }
 }
 
-/// Cuts work by time group and slots into units of at most about [`UNIT_ROWS`].
-fn split(scan: &Scan, mut groups: Vec<(i64, Vec<Arc<Block>>)>, deltas: &[Vec<ArrayRef>]) -> Result<Vec<Unit>> {
-    let keys = scan.spec.key_schema.fields().len();
-    let places: Vec<_> = deltas.iter().map(|columns| places(&scan.spec, &columns[..keys], rows_of(columns))).collect();
-    for place in places.iter().flatten() {
-        if let Err(position) = groups.binary_search_by_key(&place.group, |(group, _)| *group) {
-            groups.insert(position, (place.group, Vec::new()));
+impl Rows {
+    fn filter(&self, predicate: &dyn PhysicalExpr, scan: &Scan) -> DataFusionResult<Rows> {
+        if self.count == 0 {
+            return Ok(self.clone());
         }
-    }
-    let mut delta_rows = vec![0_usize; groups.len()];
-    for place in places.iter().flatten() {
-        if let Ok(position) = groups.binary_search_by_key(&place.group, |(group, _)| *group) {
-            delta_rows[position] += 1;
+        let keys = scan.spec.key_schema.fields().len();
+        let options = RecordBatchOptions::new().with_row_count(Some(self.count)).with_match_field_names(false);
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&scan.spec.key_schema), self.columns[..keys].to_vec(), &options)?;
+        let mask = predicate.evaluate(&batch)?.into_array(self.count)?;
+        let mask = mask.as_boolean();
+        let count = mask.true_count();
+        if count == self.count {
+            return Ok(self.clone());
         }
+        let filter = FilterBuilder::new(mask).optimize().build();
+        let columns = self.map(scan, |column| Ok(filter.filter(column)?))?;
+        Ok(Rows { columns, count })
     }
-    let mut units = Vec::new();
-    for ((group, blocks), delta_rows) in groups.into_iter().zip(delta_rows) {
-        let rows = blocks.iter().map(|block| block.entry.rows as usize).sum::<usize>() + delta_rows;
-        let chunks = rows.div_ceil(UNIT_ROWS).clamp(1, 256);
-        for chunk in 0..chunks {
-            let (first, last) = slot_range(chunk, chunks);
-            let blocks = blocks.iter().filter(|block| block.name.slot <= last && block.entry.slot_last >= first).cloned().collect();
-            let mut unit = Unit { blocks, slots: (first, last), deltas: Vec::new() };
-            for (columns, places) in deltas.iter().zip(&places).filter(|_| delta_rows > 0) {
-                let own = |place: &super::slots::Place| place.group == group && chunk_of(place.slot, chunks) == chunk;
-                let rows: Vec<usize> = (0..places.len()).filter(|row| own(&places[*row])).collect();
-                if !rows.is_empty() {
-                    unit.deltas.push(arrow::compute::take_arrays(columns, &indices(rows), None).map_err(arrow_failure)?);
-                }
-            }
-            units.push(unit);
-        }
+
+    fn take(&self, rows: &[usize], scan: &Scan) -> DataFusionResult<Rows> {
+        let rows = indices(rows.iter().copied());
+        let columns = self.map(scan, |column| Ok(arrow::compute::take(column, &rows, None)?))?;
+        Ok(Rows { columns, count: rows.len() })
     }
-    Ok(units)
+
+    fn map(&self, scan: &Scan, each: impl Fn(&ArrayRef) -> DataFusionResult<ArrayRef>) -> DataFusionResult<Vec<ArrayRef>> {
+        let one = |(index, column): (usize, &ArrayRef)| {
+            if scan.needed.get(index).copied().unwrap_or(true) { each(column) } else { Ok(Arc::clone(column)) }
+        };
+        self.columns.iter().enumerate().map(one).collect()
+    }
 }
 
-fn rows_of(columns: &[ArrayRef]) -> usize {
-    columns.first().map_or(0, |column| column.len())
-}
-
-/// The columns of state rows that match the filters over keys. State columns that nobody reads are cut to length only.
-fn filtered(scan: &Scan, columns: &[ArrayRef], rows: usize) -> Result<Vec<ArrayRef>> {
-    let keys = scan.spec.key_schema.fields().len();
-    let Some(mask) = scan.pruning.mask(&scan.spec, &columns[..keys], rows)? else { return Ok(columns.to_vec()) };
-    let filter = FilterBuilder::new(&mask).optimize().build();
-    let count = filter.count();
-    if count == rows {
-        return Ok(columns.to_vec());
-    }
-    let mut read = vec![true; keys];
-    for (aggregate, wanted) in scan.spec.aggregates.iter().zip(&scan.wanted) {
-        read.extend(std::iter::repeat_n(*wanted, aggregate.state.len()));
-    }
-    columns
-        .iter()
-        .enumerate()
-        .map(|(index, column)| match read.get(index) {
-            Some(false) => Ok(column.slice(0, count)),
-            _ => filter.filter(column).map_err(arrow_failure),
-        })
-        .collect()
+/// Time groups that share units: several small ones, or one in several slot ranges.
+struct Share {
+    group_last: i64,
+    first_unit: usize,
+    chunks: usize,
 }
 
 impl Scan {
-    /// Merges a unit and puts out its rows.
-    fn run(&self, unit: &Unit, state_rows: &Count) -> Result<Vec<RecordBatch>> {
-        let mut groups = Groups::with(&self.spec, self.wanted.clone()).map_err(failure)?;
+    /// Finds the blocks and divides them and the deltas into units.
+    fn divide(&mut self, version: &Version) -> Result<()> {
+        let mut weights: BTreeMap<i64, usize> = BTreeMap::new();
+        let mut blocks: Vec<&Arc<Block>> = Vec::new();
+        for (group, present) in version.blocks.iter() {
+            for block in present.iter().filter(|block| self.pruning.admits(block)) {
+                *weights.entry(*group).or_default() += self.pruning.rows(block);
+                blocks.push(block);
+            }
+        }
+        self.blocks_read = blocks.len();
+        let mut deltas = Vec::new();
+        for delta in &version.deltas {
+            let rows = Rows { columns: delta.rows.columns().to_vec(), count: delta.rows.num_rows() };
+            let rows = match &self.pruning.predicate {
+                Some(predicate) => rows.filter(predicate.as_ref(), self).map_err(failure)?,
+                None => rows,
+            };
+            if rows.count > 0 {
+                deltas.push(rows);
+            }
+        }
+        let total: usize = weights.values().sum::<usize>() + deltas.iter().map(|rows| rows.count).sum::<usize>();
+        let keyless = self.spec.keys.is_empty();
+        if total == 0 && !keyless {
+            return Ok(());
+        }
+        if total <= UNIT_ROWS || keyless {
+            let blocks = blocks.into_iter().cloned().collect();
+            self.units.push(Unit { slot_first: 0, slot_last: u8::MAX, blocks, rows: deltas });
+            return Ok(());
+        }
+        self.divide_many(weights, blocks, deltas).map_err(failure)
+    }
+
+    fn divide_many(&mut self, mut weights: BTreeMap<i64, usize>, blocks: Vec<&Arc<Block>>, deltas: Vec<Rows>) -> DataFusionResult<()> {
+        let keys = self.spec.key_schema.fields().len();
+        let places: Vec<_> = deltas.iter().map(|rows| places(&self.spec, &rows.columns[..keys], rows.count)).collect();
+        for place in places.iter().flatten() {
+            *weights.entry(place.group).or_default() += 1;
+        }
+        let shares = self.share(&weights);
+        let share_of = |group: i64| &shares[shares.partition_point(|share| share.group_last < group)];
+        for block in blocks {
+            let share = share_of(block.name.group);
+            let (first, last) = (chunk_of(block.name.slot, share.chunks), chunk_of(block.entry.slot_last, share.chunks));
+            for unit in &mut self.units[share.first_unit + first..=share.first_unit + last] {
+                unit.blocks.push(Arc::clone(block));
+            }
+        }
+        for (rows, places) in deltas.iter().zip(&places) {
+            let mut by_unit: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+            for (row, place) in places.iter().enumerate() {
+                let share = share_of(place.group);
+                by_unit.entry(share.first_unit + chunk_of(place.slot, share.chunks)).or_default().push(row);
+            }
+            for (unit, chosen) in by_unit {
+                let part = rows.take(&chosen, self)?;
+                self.units[unit].rows.push(part);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the empty units.
+    fn share(&mut self, weights: &BTreeMap<i64, usize>) -> Vec<Share> {
+        let mut shares: Vec<Share> = Vec::new();
+        let mut open_rows = usize::MAX;
+        for (group, rows) in weights {
+            if let Some(open) = shares.last_mut()
+                && open.chunks == 1
+                && open_rows.saturating_add(*rows) <= UNIT_ROWS
+            {
+                open.group_last = *group;
+                open_rows += rows;
+                continue;
+            }
+            let chunks = rows.div_ceil(UNIT_ROWS).clamp(1, 256);
+            shares.push(Share { group_last: *group, first_unit: self.units.len(), chunks });
+            open_rows = *rows;
+            for chunk in 0..chunks {
+                let (slot_first, slot_last) = slot_range(chunk, chunks);
+                self.units.push(Unit { slot_first, slot_last, blocks: Vec::new(), rows: Vec::new() });
+            }
+        }
+        shares
+    }
+
+    /// The output of a unit, and how many state rows it took.
+    fn run(&self, unit: &Unit, reservation: &MemoryReservation) -> DataFusionResult<(RecordBatch, usize)> {
+        let mut groups = Groups::with(&self.spec, self.wanted.clone())?;
+        let mut taken = 0;
         for block in &unit.blocks {
             let decoded = block.read(self.spec.fingerprint)?;
-            for (first, last) in self.pruning.slot_ranges(unit.slots.0, unit.slots.1) {
+            for (first, last) in self.ranges(unit) {
                 let range = decoded.range(first, last);
                 if range.is_empty() {
                     continue;
                 }
-                state_rows.add(range.len());
-                let columns: Vec<_> = decoded.columns.iter().map(|column| column.slice(range.start, range.len())).collect();
-                let columns = filtered(self, &columns, range.len())?;
-                groups.merge(&columns, rows_of(&columns)).map_err(failure)?;
+                let whole = Rows { columns: decoded.columns.clone(), count: range.len() };
+                let columns = whole.map(self, |column| Ok(column.slice(range.start, range.len())))?;
+                let mut rows = Rows { columns, count: range.len() };
+                taken += rows.count;
+                if let Some(predicate) = &self.pruning.predicate {
+                    rows = rows.filter(predicate.as_ref(), self)?;
+                }
+                groups.merge(&rows.columns, rows.count)?;
             }
+            reservation.try_resize(groups.size())?;
         }
-        for columns in &unit.deltas {
-            state_rows.add(rows_of(columns));
-            groups.merge(columns, rows_of(columns)).map_err(failure)?;
+        for rows in &unit.rows {
+            taken += rows.count;
+            groups.merge(&rows.columns, rows.count)?;
+            reservation.try_resize(groups.size())?;
         }
         if let Some(error) = groups.error() {
-            return Err(from_text(error));
+            return Err(from_text(error).into());
         }
-        let (keys, values, rows) = groups.values().map_err(failure)?;
-        let columns = keys.into_iter().map(Some).chain(values).collect();
-        let output = self.spec.finish.run(&self.projected, columns, rows)?;
-        Ok((0..output.num_rows())
-            .step_by(BATCH_ROWS)
-            .map(|start| output.slice(start, BATCH_ROWS.min(output.num_rows() - start)))
-            .collect())
+        let (keys, values, rows) = groups.values()?;
+        let mut columns: Vec<Option<ArrayRef>> = keys.into_iter().map(Some).collect();
+        for (aggregate, values) in self.spec.aggregates.iter().zip(values) {
+            columns.push(values.map(|values| aggregate.checked(&values)).transpose()?);
+        }
+        Ok((self.spec.finish.run(&self.projected, columns, rows)?, taken))
+    }
+
+    /// The slot ranges of a unit that can hold matching rows.
+    fn ranges(&self, unit: &Unit) -> Vec<(u8, u8)> {
+        match &self.pruning.slots {
+            None => vec![(unit.slot_first, unit.slot_last)],
+            Some(slots) => {
+                slots.iter().filter(|slot| (unit.slot_first..=unit.slot_last).contains(slot)).map(|slot| (*slot, *slot)).collect()
+            }
+        }
+    }
+}
+
+/// Reads a view as of one version.
+#[derive(Debug)]
+struct ViewScan {
+    scan: Arc<Scan>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl ViewScan {
+    fn new(scan: Scan, partitions: usize) -> Self {
+        let partitions = partitions.min(scan.units.len()).max(1);
+        let properties = Arc::new(PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(&scan.projected.schema)),
+            Partitioning::UnknownPartitioning(partitions),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        ));
+        Self { scan: Arc::new(scan), properties, metrics: ExecutionPlanMetricsSet::new() }
     }
 }
 
 impl DisplayAs for ViewScan {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let view = &self.scan.spec.view.name;
-        write!(f, "ViewScan: view={view}, blocks={} of {}, deltas={}", self.blocks_read, self.blocks_total, self.deltas)
+        let scan = &self.scan;
+        write!(f, "ViewScan: view={}, blocks={}", scan.spec.view.name, scan.blocks_total)?;
+        write!(f, ", pruned={}, deltas={}", scan.blocks_total - scan.blocks_read, scan.deltas)?;
+        if let Some(predicate) = &scan.pruning.predicate {
+            write!(f, ", filter={predicate}")?;
+        }
+        if scan.limit < usize::MAX {
+            write!(f, ", limit={}", scan.limit)?;
+        }
+        Ok(())
     }
 }
 
 impl ExecutionPlan for ViewScan {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "ViewScan"
     }
 
@@ -271,34 +345,92 @@ impl ExecutionPlan for ViewScan {
 
     fn apply_expressions(
         &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>,
     ) -> DataFusionResult<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
+        self.scan.pruning.predicate.as_ref().map_or(Ok(TreeNodeRecursion::Continue), f)
     }
 
     fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         Ok(self)
     }
 
-    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
-        let partitions = self.properties.output_partitioning().partition_count();
-        let output_rows = MetricBuilder::new(&self.metrics).output_rows(partition);
-        let state_rows = MetricBuilder::new(&self.metrics).counter("state_rows", partition);
-        let (scan, units) = (Arc::clone(&self.scan), Arc::clone(&self.units));
-        let schema: SchemaRef = Arc::clone(&self.scan.projected.schema);
-        let own = (partition..units.len()).step_by(partitions);
-        let batches = futures::stream::iter(own).flat_map(move |unit| {
-            let batches = match scan.run(&units[unit], &state_rows) {
-                Ok(batches) => batches.into_iter().map(Ok).collect(),
-                Err(error) => vec![Err(error.into())],
-            };
-            batches.iter().flatten().for_each(|batch: &RecordBatch| output_rows.add(batch.num_rows()));
-            futures::stream::iter(batches)
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
+        if let Some(error) = &self.scan.poison {
+            return Err(DataFusionError::from(error.clone()));
+        }
+        let partitions = self.properties.partitioning.partition_count();
+        let reader = Reader {
+            scan: Arc::clone(&self.scan),
+            unit: partition,
+            step: partitions,
+            pending: None,
+            left: self.scan.limit,
+            reservation: MemoryConsumer::new("ViewScan").register(context.memory_pool()),
+            baseline: BaselineMetrics::new(&self.metrics, partition),
+            state_rows: MetricBuilder::new(&self.metrics).counter("state_rows", partition),
+        };
+        let batches = stream::iter(reader);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches)))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
         Some(self.metrics.clone_inner())
+    }
+}
+
+/// One partition's units, every `step`th.
+struct Reader {
+    scan: Arc<Scan>,
+    unit: usize,
+    step: usize,
+    /// Output that is not given out yet.
+    pending: Option<RecordBatch>,
+    left: usize,
+    reservation: MemoryReservation,
+    baseline: BaselineMetrics,
+    state_rows: Count,
+}
+
+impl Reader {
+    fn pull(&mut self) -> DataFusionResult<Option<RecordBatch>> {
+        let time = self.baseline.elapsed_compute().clone();
+        let _timer = time.timer();
+        let schema: SchemaRef = Arc::clone(&self.scan.projected.schema);
+        // Small units are put together, up to a batch.
+        let mut parts: Vec<RecordBatch> = self.pending.take().into_iter().collect();
+        let mut rows: usize = parts.iter().map(RecordBatch::num_rows).sum();
+        while rows < BATCH_ROWS.min(self.left) {
+            let Some(unit) = self.scan.units.get(self.unit) else { break };
+            self.unit += self.step;
+            let (part, taken) = self.scan.run(unit, &self.reservation)?;
+            self.state_rows.add(taken);
+            self.reservation.free();
+            rows += part.num_rows();
+            parts.push(part);
+        }
+        if rows == 0 || self.left == 0 {
+            return Ok(None);
+        }
+        let whole = if parts.len() == 1 { parts.remove(0) } else { arrow::compute::concat_batches(&schema, &parts)? };
+        let count = rows.min(BATCH_ROWS).min(self.left);
+        if count < rows {
+            self.pending = Some(whole.slice(count, rows - count));
+        }
+        self.left -= count;
+        self.baseline.record_output(count);
+        Ok(Some(whole.slice(0, count)))
+    }
+}
+
+impl Iterator for Reader {
+    type Item = DataFusionResult<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let pulled = self.pull();
+        if pulled.is_err() {
+            self.unit = usize::MAX - self.step;
+            self.left = 0;
+        }
+        pulled.transpose()
     }
 }

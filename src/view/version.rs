@@ -5,6 +5,10 @@
 //! *Invariants*: (1) a row up to the snapshot's LSN is in exactly one delta or block of the version; (2) deltas are in LSN order
 //! and all above the blocks; (3) deltas of a checkpoint under way are not merged with later ones. Where one was all the same (the
 //! checkpoint was made of an older version), the checkpoint's blocks are left out of the version and unlisted by the next one.
+//!
+//! *Locking*: of one view, a checkpoint, merge or backfill (from computing it over writing its batch to publishing the version)
+//! must not overlap with another one or with [`Version::drop_state`]; the store does them one after the other. Deltas may come
+//! and versions be read at any time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,23 +34,10 @@ pub struct Version {
     pub(super) poison: Option<Error>,
     applied_lsn: u64,
     must_rebuild: bool,
-    pub(super) lineage: Arc<Lineage>,
+    /// Deltas below this LSN are being written: not to be merged with later ones. All versions of the view share it.
+    pub(super) sealed_lsn: Arc<AtomicU64>,
     /// Blocks on disk whose rows are also in deltas here: unlisted by the next checkpoint.
     pub(super) shadowed: Vec<Arc<Block>>,
-}
-
-/// What all versions of one view share.
-#[derive(Debug)]
-pub(super) struct Lineage {
-    /// Deltas below this LSN are being written: not to be merged with later ones.
-    pub(super) sealed_lsn: AtomicU64,
-    pub(super) next_number: AtomicU64,
-}
-
-impl Lineage {
-    pub(super) fn number(&self) -> u64 {
-        self.next_number.fetch_add(1, Ordering::Relaxed)
-    }
 }
 
 /// Sizes of a view's state, for system views and metrics.
@@ -77,7 +68,7 @@ impl Version {
             poison: None,
             applied_lsn: 0,
             must_rebuild: false,
-            lineage: Arc::new(Lineage { sealed_lsn: AtomicU64::new(0), next_number: AtomicU64::new(0) }),
+            sealed_lsn: Arc::default(),
             shadowed: Vec::new(),
         }
     }
@@ -89,9 +80,6 @@ impl Version {
         let meta = home.meta(view)?;
         let blocks = home.list(view)?;
         let mut version = Version::new(Arc::clone(&spec), home);
-        // Numbers need only be new for the name of a block that may still exist; the process's start is not enough to tell.
-        let greatest = blocks.iter().map(|block| block.name.number).max();
-        version.lineage.next_number.store(greatest.map_or(0, |number| number + 1) + Self::NUMBER_GAP, Ordering::Relaxed);
         match meta {
             Some(meta) if meta.fits(&spec) => {
                 version.applied_lsn = meta.applied_lsn;
@@ -109,9 +97,6 @@ impl Version {
         }
         Ok(version)
     }
-
-    /// Condemned blocks may have greater numbers than live ones; they are few and go within seconds.
-    const NUMBER_GAP: u64 = 1 << 20;
 
     /// Whether the state has to be made again from the table's rows, by a [`super::Backfill`].
     pub fn must_rebuild(&self) -> bool {
@@ -132,7 +117,7 @@ impl Version {
             return Ok(next);
         }
         next.deltas.push(Arc::new(delta));
-        let sealed = self.lineage.sealed_lsn.load(Ordering::Acquire);
+        let sealed = self.sealed_lsn.load(Ordering::Acquire);
         let open = next.deltas.iter().rposition(|delta| delta.next_lsn <= sealed || delta.rows.num_rows() >= MERGED_ROWS_MAX);
         let open = open.map_or(0, |last| last + 1);
         let sizes: Vec<usize> = next.deltas[open..].iter().map(|delta| delta.rows.num_rows()).collect();
@@ -165,22 +150,16 @@ impl Version {
         next
     }
 
-    /// The version after a merge's batch was written; none when the merged blocks are not in it (it was emptied meanwhile).
-    /// Then the blocks that the merge wrote are to be ignored: what emptied the version has condemned them too.
-    pub fn merged(&self, merged: &Merged) -> Option<Version> {
-        let present = self.blocks.get(&merged.group)?;
-        let gone = |block: &Arc<Block>| merged.replaced.iter().any(|other| other.name == block.name);
-        if present.iter().filter(|block| gone(block)).count() != merged.replaced.len() {
-            return None;
-        }
+    /// The version after a merge's batch was written.
+    pub fn merged(&self, merged: &Merged) -> Version {
         let mut blocks = self.blocks.as_ref().clone();
         if let Some(present) = blocks.get_mut(&merged.group) {
-            present.retain(|block| !gone(block));
+            present.retain(|block| !merged.replaced.iter().any(|gone| gone.name == block.name));
         }
         merged.replaced.iter().for_each(|block| block.release());
         let mut next = self.clone();
         next.blocks = Arc::new(with_blocks(blocks, merged.blocks.iter().cloned()));
-        Some(next)
+        next
     }
 
     /// For DROP and TRUNCATE: removes position and index of the view in `batch`. After it was written, call
@@ -193,6 +172,11 @@ impl Version {
     /// See [`Version::drop_state`].
     pub fn dropped(&self) {
         self.blocks.values().flatten().chain(&self.shadowed).for_each(|block| block.release());
+    }
+
+    /// Least LSN that only the deltas hold; none when there are no deltas.
+    pub fn first_delta_lsn(&self) -> Option<u64> {
+        self.deltas.iter().map(|delta| delta.first_lsn).min()
     }
 
     /// Sizes for system views and metrics.
