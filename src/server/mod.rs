@@ -6,6 +6,7 @@
 //! directory; then the PostgreSQL listener. SIGTERM and SIGINT turn it around: no new connections, running statements finish, the
 //! store closes.
 
+mod activity;
 mod template;
 
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::{Error, Result, SqlState};
 use crate::query::Engine;
+use crate::query::catalogs::SystemCatalogs;
 use crate::session::{Registry, Services};
 use crate::store::{Parts, Store};
 use crate::task::{Runtimes, Spawner};
@@ -89,8 +91,11 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
         spawner: spawner.clone(),
         metrics: Arc::clone(&metrics),
     })?;
+    let registry = Arc::new(Registry::default());
+    let running = activity::Running { registry: Arc::clone(&registry), store: Arc::downgrade(&store), metrics: Arc::clone(&metrics) };
+    engine.set_system(Arc::new(SystemCatalogs::new(Arc::new(running))));
     let config = Arc::new(config);
-    Ok(Arc::new(Services { store, engine, binder, config, metrics, clock, spawner: spawner.clone(), registry: Arc::new(Registry::default()) }))
+    Ok(Arc::new(Services { store, engine, binder, config, metrics, clock, spawner: spawner.clone(), registry }))
 }
 
 async fn serve(listener: TcpListener, services: &Arc<Services>, health: &health::State, shutdown: &CancellationToken) -> Result<()> {
