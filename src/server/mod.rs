@@ -6,6 +6,7 @@
 //! directory; then the PostgreSQL listener. SIGTERM and SIGINT turn it around: no new connections, running statements finish, the
 //! store closes.
 
+mod activity;
 mod template;
 
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::{Error, Result, SqlState};
 use crate::query::Engine;
+use crate::query::catalogs::SystemCatalogs;
 use crate::session::{Registry, Services};
 use crate::store::{Parts, Store};
 use crate::task::{Runtimes, Spawner};
@@ -90,7 +92,11 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
         metrics: Arc::clone(&metrics),
     })?;
     let config = Arc::new(config);
-    Ok(Arc::new(Services { store, engine, binder, config, metrics, clock, spawner: spawner.clone(), registry: Arc::new(Registry::default()) }))
+    let registry = Arc::new(Registry::default());
+    let services = Arc::new(Services { store, engine, binder, config, metrics, clock, spawner: spawner.clone(), registry });
+    let activity = Arc::new(activity::ServerActivity(Arc::clone(&services)));
+    services.engine.set_system(Arc::new(SystemCatalogs::new(activity)));
+    Ok(services)
 }
 
 async fn serve(listener: TcpListener, services: &Arc<Services>, health: &health::State, shutdown: &CancellationToken) -> Result<()> {

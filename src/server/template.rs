@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::{self, Response};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::session::{Services, Session};
 use crate::sql;
 use crate::task::Runtimes;
@@ -27,7 +27,7 @@ pub fn apply(runtimes: &Runtimes, services: &Arc<Services>) -> Result<()> {
             let prepared = command::prepare(&mut session, Some(parsed), &[])?;
             match command::execute(&mut session, &prepared, &[], CancellationToken::new()).await? {
                 Response::Done(_) | Response::Empty => {}
-                _ => unreachable!("the shipped schema only creates objects"),
+                _ => return Err(Error::internal("the shipped schema may only create objects")),
             }
         }
         Ok(())

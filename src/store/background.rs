@@ -243,9 +243,8 @@ impl Background {
             self.shared.published.update(|newest| {
                 if let Some(present) = newest.views.get_mut(oid)
                     && Arc::ptr_eq(&present.spec, &version.spec)
-                    && let Some(next) = present.merged(&merged)
                 {
-                    *present = Arc::new(next);
+                    *present = Arc::new(present.merged(&merged));
                 }
                 Ok(())
             })?;
