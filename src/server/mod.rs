@@ -91,12 +91,11 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
         spawner: spawner.clone(),
         metrics: Arc::clone(&metrics),
     })?;
-    let config = Arc::new(config);
     let registry = Arc::new(Registry::default());
-    let services = Arc::new(Services { store, engine, binder, config, metrics, clock, spawner: spawner.clone(), registry });
-    let activity = Arc::new(activity::ServerActivity(Arc::clone(&services)));
-    services.engine.set_system(Arc::new(SystemCatalogs::new(activity)));
-    Ok(services)
+    let running = activity::Running { registry: Arc::clone(&registry), store: Arc::downgrade(&store), metrics: Arc::clone(&metrics) };
+    engine.set_system(Arc::new(SystemCatalogs::new(Arc::new(running))));
+    let config = Arc::new(config);
+    Ok(Arc::new(Services { store, engine, binder, config, metrics, clock, spawner: spawner.clone(), registry }))
 }
 
 async fn serve(listener: TcpListener, services: &Arc<Services>, health: &health::State, shutdown: &CancellationToken) -> Result<()> {
