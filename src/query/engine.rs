@@ -169,7 +169,7 @@ impl Engine {
         Ok(stream::start(input, schema, &self.spawner, cancel))
     }
 
-    pub(super) fn resolved(&self, context: &Context, bound: &Bound, parameters: &[ScalarValue]) -> Result<LogicalPlan> {
+    fn resolved(&self, context: &Context, bound: &Bound, parameters: &[ScalarValue]) -> Result<LogicalPlan> {
         let resolver = Resolver {
             values: Some(Values {
                 now: context.now,
