@@ -151,7 +151,7 @@ async fn to_stdout(session: &mut Session, statement: &Copy, cancel: Cancellation
     let bound = engine.bind(&context, &Statement::Query(Box::new(query)), &[])?;
     let stream = engine.run(&context, &bound, &[], cancel).await?;
     let schema: &SchemaRef = &bound.schema;
-    let encoder = Encoder::new(schema, statement.options.clone(), session.vars.style().clone())?;
+    let encoder = Encoder::new(schema, statement.options.clone(), *session.vars.style())?;
     let binary = statement.options.format == CopyFormat::Binary;
     Ok(CopyOut { columns: schema.fields().len(), binary, encoder, stream, header: true, trailer: true, rows: 0 })
 }
