@@ -122,8 +122,14 @@ pub fn decode_rows(schema: &SchemaRef, columns: usize, mut message: Buffer) -> R
             stream.decode(&mut buffer).map_err(damaged)?;
         }
     }
-    let rows = stream.decode(&mut message).map_err(damaged)?;
-    let rows = rows.ok_or_else(|| Error::new(SqlState::DATA_CORRUPTED, "log record holds no rows"))?;
+    // The decoder may hand out the head's empty batch only now; a record's own batch has rows.
+    let rows = loop {
+        match stream.decode(&mut message).map_err(damaged)? {
+            Some(rows) if rows.num_rows() > 0 => break rows,
+            Some(_) => {}
+            None => return Err(Error::new(SqlState::DATA_CORRUPTED, "log record holds no rows")),
+        }
+    };
     let mut arrays = rows.columns().to_vec();
     for field in &schema.fields()[columns..] {
         arrays.push(new_null_array(field.data_type(), rows.num_rows()));
