@@ -94,7 +94,7 @@ async fn statements_are_described_and_reused() {
     assert_eq!(state(client.prepare("SELECT nowhere FROM e").await.unwrap_err()), "42703");
     assert_eq!(state(client.prepare("SELEC 1").await.unwrap_err()), "42601");
     assert_eq!(state(client.query("SELECT 1 / $1::integer", &[&0_i32]).await.unwrap_err()), "22012");
-    assert_eq!(client.query_one("SELECT 1", &[]).await.unwrap().get::<_, i64>(0), 1);
+    assert_eq!(client.query_one("SELECT 1", &[]).await.unwrap().get::<_, i32>(0), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,6 +23,13 @@ pub async fn table(session: &mut Session, statement: &AlterTable) -> Result<Resp
         session.warn(SqlState::DUPLICATE_COLUMN, format!("{message}, skipping"));
         return done();
     }
+    if !column.nullable && column.default.is_none() && column.generated.is_none() {
+        return Err(Error::new(
+            SqlState::NOT_NULL_VIOLATION,
+            format!("column \"{}\" of relation \"{}\" contains null values", column.name, table.name),
+        )
+        .detail("The rows that are already there hold NULL in an added column."));
+    }
     if !column.nullable || column.default.is_some() || column.generated.is_some() || !statement.column.checks.is_empty() {
         return Err(Error::unsupported("only a nullable column without default, generation expression and constraints can be added")
             .detail("The rows that are already there hold NULL in it."));

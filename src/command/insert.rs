@@ -37,7 +37,7 @@ pub fn bind(session: &mut Session, statement: &Insert, declared: &[Option<SqlTyp
     let columns = targets(&table, &statement.columns)?;
     let mut declared = declared.to_vec();
     let source = source(&table, statement, &columns, &mut declared)?;
-    let bound = session.services.engine.bind(&context, &Statement::Query(Box::new(source)), &declared)?;
+    let bound = session.services.engine.bind(&context, &Statement::Query(Box::new(source)), &declared).map_err(mismatch)?;
     let width = bound.schema.fields().len();
     if statement.columns.is_empty() && width < columns.len() && statement.source.is_some() {
         // Without a list, fewer values than columns are allowed: the rest gets its defaults.
@@ -160,6 +160,15 @@ fn notices(session: &mut Session, table: &Table, committed: &Committed) {
 
 fn done(committed: &Committed) -> Response {
     Response::Done(format!("INSERT 0 {}", committed.accepted))
+}
+
+/// A cast that does not exist is, in an assignment, a type that does not fit (42804).
+fn mismatch(error: Error) -> Error {
+    if error.state() != SqlState("42846") {
+        return error;
+    }
+    Error::new(SqlState::DATATYPE_MISMATCH, format!("expression does not fit its column: {error}"))
+        .hint("You will need to rewrite or cast the expression.")
 }
 
 fn count_mismatch(too_many: bool) -> Error {

@@ -13,7 +13,7 @@ use crate::event::csv::{CsvReader, CsvStyle};
 use crate::event::cut::LineEnd;
 use crate::event::fields::{CHUNK_BYTES_MAX, Fields};
 use crate::event::text::TextReader;
-use crate::sql::statement::{CopyFormat, CopyOptions, Header};
+use crate::types::copy::{CopyFormat, CopyOptions, Header};
 use crate::types::text::scalar::{not_utf8, not_utf8_at};
 use crate::types::zone::Zone;
 

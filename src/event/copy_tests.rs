@@ -1,3 +1,5 @@
+//! COPY decoding: what PostgreSQL accepts and refuses, cut anywhere.
+
 use arrow::array::Array;
 use proptest::prelude::*;
 

@@ -4,7 +4,7 @@ use memchr::{memchr, memchr2, memrchr};
 
 use crate::event::binary::{self, Step};
 use crate::event::scan::Scanner;
-use crate::sql::statement::{CopyFormat, CopyOptions};
+use crate::types::copy::{CopyFormat, CopyOptions};
 
 /// How the lines of a stream end: decided by its first line, as PostgreSQL does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

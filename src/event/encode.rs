@@ -6,9 +6,9 @@ use memchr::{memchr, memchr3};
 
 use crate::error::{Error, Result, SqlState};
 use crate::event::binary::SIGNATURE;
-use crate::sql::statement::{CopyFormat, CopyOptions, Header};
 use crate::types::SqlType;
 use crate::types::binary::BinaryWriter;
+use crate::types::copy::{CopyFormat, CopyOptions, Header};
 use crate::types::text::{Style, Writer};
 
 /// Writes the rows of one COPY TO.

@@ -1,3 +1,5 @@
+//! Rules on the way in: defaults, generated columns, NOT NULL, CHECK, lengths.
+
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};

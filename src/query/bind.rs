@@ -36,6 +36,7 @@ pub fn query(scope: &Scope<'_>, query: &ast::Query, declared: &[Option<SqlType>]
     let count = count_parameters(&query)?.max(declared.len());
     let mut types: Vec<Option<SqlType>> = declared.to_vec();
     types.resize(count, None);
+    cast_parameters(&query, &mut types);
     let mut plan = plan(scope, query.clone(), &types)?;
     if types.iter().any(Option::is_none) {
         // What the operators around a parameter do not say is text, as in PostgreSQL.
@@ -68,6 +69,21 @@ fn parser_options() -> ParserOptions {
 
 fn analyze(scope: &Scope<'_>, plan: LogicalPlan) -> Result<LogicalPlan> {
     Analyzer::new().execute_and_check(plan, scope.state.config_options(), |_, _| {}).map_err(from_datafusion)
+}
+
+/// A parameter that is cast where it stands has the type of the cast, as in PostgreSQL.
+fn cast_parameters(query: &ast::Query, types: &mut [Option<SqlType>]) {
+    let _: ControlFlow<()> = ast::visit_expressions(query, |expression| {
+        if let ast::Expr::Cast { expr, data_type, .. } = expression
+            && let ast::Expr::Value(value) = expr.as_ref()
+            && let ast::Value::Placeholder(name) = &value.value
+            && let Some(number) = name.strip_prefix('$').and_then(|number| number.parse::<usize>().ok())
+            && let Some(open @ None) = types.get_mut(number.wrapping_sub(1))
+        {
+            *open = crate::sql::sql_type(data_type).ok();
+        }
+        ControlFlow::Continue(())
+    });
 }
 
 /// The number of the highest parameter.

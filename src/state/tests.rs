@@ -1,3 +1,5 @@
+//! Batches, scans and reopening of the state store.
+
 use std::fs::OpenOptions;
 
 use tempfile::TempDir;

@@ -209,7 +209,7 @@ impl Sequencer {
                     return Err(Error::new(SqlState::SERIALIZATION_FAILURE, format!("table \"{}\" was altered meanwhile", table.name))
                         .hint("Run the statement again."));
                 }
-                let judged = positions.judge_staged(table, &rows, write.late_rows, staged.entry(table.oid).or_default())?;
+                let judged = positions.judge(table, &rows, write.late_rows, staged.entry(table.oid).or_default())?;
                 committed.accepted += judged.accepted.num_rows() as u64;
                 committed.late += judged.late.as_ref().map_or(0, |(rows, _)| rows.num_rows() as u64);
                 committed.duplicates += judged.duplicates;

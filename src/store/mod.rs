@@ -24,6 +24,7 @@ mod record;
 mod recover;
 pub mod snapshot;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -230,10 +231,11 @@ impl Store {
         {
             let positions = self.shared.positions.lock();
             let mut lsn = base.next_lsn;
+            let mut staged: HashMap<Oid, dedupe::Staged> = HashMap::new();
             for write in writes {
                 let table = next.tables.get(&write.table).ok_or_else(|| dropped(write.table))?.table.clone();
                 for rows in &write.rows {
-                    let judged = positions.judge(&table, rows, write.late_rows)?;
+                    let judged = positions.judge(&table, rows, write.late_rows, staged.entry(write.table).or_default())?;
                     let first_lsn = lsn;
                     lsn += judged.accepted.num_rows() as u64;
                     accepted.push(apply::Accepted { table: write.table, rows: judged.accepted, first_lsn });

@@ -37,13 +37,9 @@ pub struct Judged {
 }
 
 impl Positions {
-    /// Sorts out a batch as of the watermarks before its commit. Nothing is remembered yet.
-    pub fn judge(&self, table: &Table, rows: &RecordBatch, policy: LateRows) -> Result<Judged> {
-        self.judge_staged(table, rows, policy, &mut Staged::default())
-    }
-
-    /// As [`Positions::judge`], with the keys of earlier batches of the same commit in `staged`, which takes this batch's too.
-    pub fn judge_staged(&self, table: &Table, rows: &RecordBatch, policy: LateRows, staged: &mut Staged) -> Result<Judged> {
+    /// Sorts out a batch as of the watermarks before its commit. Nothing is remembered yet but in `staged`, which holds the keys
+    /// of earlier batches of the same commit and takes this batch's too.
+    pub fn judge(&self, table: &Table, rows: &RecordBatch, policy: LateRows, staged: &mut Staged) -> Result<Judged> {
         let (rows, duplicates) = self.without_duplicates(table, rows, staged)?;
         let late = match (policy, self.watermarks.get(&table.oid)) {
             (LateRows::Apply, _) | (_, None) => None,
@@ -65,8 +61,9 @@ impl Positions {
 
     fn without_duplicates(&self, table: &Table, rows: &RecordBatch, staged: &mut Staged) -> Result<(RecordBatch, u64)> {
         let Some((keys, times)) = dedupe_columns(table, rows)? else { return Ok((rows.clone(), 0)) };
-        let Some(dedupe) = self.dedupe.get(&table.oid) else { return Ok((rows.clone(), 0)) };
-        match dedupe.check(keys, times, staged) {
+        // Before the first accepted row only duplicates within the commit can be found.
+        let none = Dedupe::new(table.options.dedup_window_us);
+        match self.dedupe.get(&table.oid).unwrap_or(&none).check(keys, times, staged) {
             None => Ok((rows.clone(), 0)),
             Some(fresh) => Ok((select(rows, &fresh)?, (fresh.len() - fresh.true_count()) as u64)),
         }

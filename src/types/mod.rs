@@ -7,6 +7,7 @@
 //! varchar(40)) carries its name in the metadata under [`TYPE_KEY`].
 
 pub mod binary;
+pub mod copy;
 pub mod text;
 pub mod zone;
 

@@ -1,3 +1,5 @@
+//! Cuts, flips, rollover and truncation of the log.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,3 +1,5 @@
+//! What clients read from the system catalogs.
+
 use std::collections::{BTreeMap, HashMap};
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};

@@ -1,3 +1,5 @@
+//! PostgreSQL's texts, both ways.
+
 use arrow::array::{ArrayRef, TimestampNanosecondArray, UInt64Array};
 use datafusion::common::ScalarValue;
 use proptest::prelude::*;
