@@ -166,7 +166,7 @@ impl Engine {
                 execute_stream(physical, Arc::clone(&self.task)).map_err(from_datafusion)?
             }
         };
-        Ok(stream::start(input, schema, &self.spawner, cancel))
+        Ok(stream::start(input, schema, Arc::clone(&context.snapshot), &self.spawner, cancel))
     }
 
     fn resolved(&self, context: &Context, bound: &Bound, parameters: &[ScalarValue]) -> Result<LogicalPlan> {

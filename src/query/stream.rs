@@ -4,6 +4,7 @@
 //! schema that was announced; (4) at most [`BATCHES_MAX`] finished batches wait for the reader.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use arrow::datatypes::SchemaRef;
@@ -16,6 +17,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::error::{canceled, from_datafusion};
 use crate::error::Error;
+use crate::store::Snapshot;
 use crate::task::Spawner;
 
 /// Finished batches that wait for the reader.
@@ -39,15 +41,17 @@ impl Drop for Producer {
     }
 }
 
-/// Runs `input` on the cpu runtime.
+/// Runs `input` on the cpu runtime. `snapshot` is held until the plan has ended: the files that it reads stay as long.
 pub fn start(
     input: SendableRecordBatchStream,
     schema: SchemaRef,
+    snapshot: Arc<Snapshot>,
     spawner: &Spawner,
     cancel: CancellationToken,
 ) -> SendableRecordBatchStream {
     let (sender, batches) = mpsc::channel(BATCHES_MAX);
     let producer = spawner.cpu(async move {
+        let _snapshot = snapshot;
         let outcome = std::panic::AssertUnwindSafe(forward(input, &sender)).catch_unwind().await;
         if outcome.is_err() {
             let error = Error::internal("the query ended by a panic");
