@@ -4,6 +4,8 @@
 //! Environment: `VERUS_SHARED_DATA` (directory of the real data sets), `VERUS_SLT` (run only `.slt` files whose name
 //! contains it), `VERUS_TEST_KILLS`, `VERUS_PROPERTY_CASES`, `VERUS_PROPERTY_SEED`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod crash;
 mod harness;
 mod property;

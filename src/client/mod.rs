@@ -6,6 +6,10 @@ pub struct BenchArgs {}
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {}
 /// x
-pub fn bench(_: &BenchArgs) -> Result<(), std::io::Error> { Ok(()) }
+pub fn bench(_: &BenchArgs) -> Result<(), std::io::Error> {
+    Ok(())
+}
 /// x
-pub fn demo(_: &DemoArgs) -> Result<(), std::io::Error> { Ok(()) }
+pub fn demo(_: &DemoArgs) -> Result<(), std::io::Error> {
+    Ok(())
+}

@@ -262,6 +262,6 @@ mod tests {
         assert_eq!(lsns, [5, 4, 6, 3, 0, 2, 1]);
         assert_eq!(clustered.cuts, [0..1, 1..6, 6..7]);
         assert_eq!(clustered.partitions, 3);
-        assert_eq!(cluster(&layout, &batches, 100).unwrap().cuts, [0..7]);
+        assert_eq!(cluster(&layout, &batches, 100).unwrap().cuts, vec![0..7]);
     }
 }

@@ -71,8 +71,8 @@ impl Reads {
             }
             expect_checksum(file, hash.digest())
         })
-        .await
-        .map(|()| ())
+        .await?;
+        Ok(())
     }
 
     /// The whole file, checked.

@@ -35,6 +35,7 @@ pub async fn execute(session: &mut Session, statement: &Copy, cancel: Cancellati
 pub struct CopyIn {
     table: Arc<Table>,
     columns: usize,
+    binary: bool,
     load: CopyLoad,
 }
 
@@ -46,7 +47,7 @@ impl CopyIn {
 
     /// Binary format, for CopyInResponse.
     pub fn binary(&self) -> bool {
-        false
+        self.binary
     }
 
     /// One CopyData message.
@@ -75,15 +76,18 @@ fn from_stdin(session: &mut Session, statement: &Copy) -> Result<CopyIn> {
     let spawner = session.services.spawner.clone();
     let load = CopyLoad::new(pipeline, statement.options.clone(), zone, spawner, limits.wire.copy_in_flight_bytes_max)?
         .with_bytes_max(limits.store.statement_bytes_max);
-    Ok(CopyIn { table, columns: columns.len(), load })
+    let binary = statement.options.format == CopyFormat::Binary;
+    Ok(CopyIn { table, columns: columns.len(), binary, load })
 }
 
 /// A COPY TO STDOUT under way.
 pub struct CopyOut {
     columns: usize,
+    binary: bool,
     encoder: Encoder,
     stream: SendableRecordBatchStream,
     header: bool,
+    trailer: bool,
     rows: u64,
 }
 
@@ -101,10 +105,10 @@ impl CopyOut {
 
     /// Binary format, for CopyOutResponse.
     pub fn binary(&self) -> bool {
-        false
+        self.binary
     }
 
-    /// The next CopyData payload, header first; none at the end.
+    /// The next CopyData payload, header first, trailer last; none at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         let mut out = Vec::new();
         if std::mem::take(&mut self.header) {
@@ -114,8 +118,11 @@ impl CopyOut {
             self.rows += batch.num_rows() as u64;
             self.encoder.rows(&batch, &mut out)?;
             if !out.is_empty() {
-                break;
+                return Ok(Some(Bytes::from(out)));
             }
+        }
+        if std::mem::take(&mut self.trailer) {
+            self.encoder.trailer(&mut out);
         }
         Ok((!out.is_empty()).then(|| Bytes::from(out)))
     }
@@ -127,9 +134,6 @@ impl CopyOut {
 }
 
 async fn to_stdout(session: &mut Session, statement: &Copy, cancel: CancellationToken) -> Result<CopyOut> {
-    if statement.options.format == CopyFormat::Binary {
-        return Err(Error::unsupported("COPY in binary format is not supported").hint("Use the text or csv format."));
-    }
     let context = session.context()?;
     let query = match &statement.source {
         CopySource::Query(query) => (**query).clone(),
@@ -147,8 +151,9 @@ async fn to_stdout(session: &mut Session, statement: &Copy, cancel: Cancellation
     let bound = engine.bind(&context, &Statement::Query(Box::new(query)), &[])?;
     let stream = engine.run(&context, &bound, &[], cancel).await?;
     let schema: &SchemaRef = &bound.schema;
-    let encoder = Encoder::new(schema, statement.options.clone(), session.vars.style().clone())?;
-    Ok(CopyOut { columns: schema.fields().len(), encoder, stream, header: true, rows: 0 })
+    let encoder = Encoder::new(schema, statement.options.clone(), *session.vars.style())?;
+    let binary = statement.options.format == CopyFormat::Binary;
+    Ok(CopyOut { columns: schema.fields().len(), binary, encoder, stream, header: true, trailer: true, rows: 0 })
 }
 
 fn selected(schema: &Schema, names: &[String], relation: &str) -> Result<Vec<String>> {

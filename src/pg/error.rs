@@ -56,6 +56,7 @@ fn fields(severity: &str, error: &Error) -> Vec<(u8, String)> {
     ];
     fields.extend(report.detail.as_ref().map(|detail| (b'D', detail.replace('\0', ""))));
     fields.extend(report.hint.as_ref().map(|hint| (b'H', hint.replace('\0', ""))));
+    fields.extend(report.context.as_ref().map(|context| (b'W', context.replace('\0', ""))));
     fields.extend(report.position.map(|position| (b'P', position.to_string())));
     fields
 }

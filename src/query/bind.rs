@@ -122,11 +122,10 @@ fn inferred(plan: &LogicalPlan) -> Result<BTreeMap<usize, SqlType>> {
     })
     .map_err(from_datafusion)?;
     match conflict {
-        Some((number, known, found)) if !widens(&known, &found) => Err(Error::new(
-            SqlState("42P08"),
-            format!("inconsistent types deduced for parameter ${number}"),
-        )
-        .detail(format!("{known} versus {found}"))),
+        Some((number, known, found)) if !widens(&known, &found) => {
+            Err(Error::new(SqlState("42P08"), format!("inconsistent types deduced for parameter ${number}"))
+                .detail(format!("{known} versus {found}")))
+        }
         Some((number, known, found)) => {
             types.insert(number, if rank(&known) > rank(&found) { known } else { found });
             Ok(types)

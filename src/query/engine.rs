@@ -16,8 +16,9 @@ use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionStateDefaults, TaskContext};
-use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::logical_expr::planner::ExprPlanner;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::optimizer::Optimizer;
 use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
 use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
 use datafusion::optimizer::eliminate_filter::EliminateFilter;
@@ -30,7 +31,6 @@ use datafusion::optimizer::push_down_limit::PushDownLimit;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::optimizer::single_distinct_to_groupby::SingleDistinctToGroupBy;
-use datafusion::optimizer::Optimizer;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
@@ -169,7 +169,7 @@ impl Engine {
         Ok(stream::start(input, schema, &self.spawner, cancel))
     }
 
-    pub(super) fn resolved(&self, context: &Context, bound: &Bound, parameters: &[ScalarValue]) -> Result<LogicalPlan> {
+    fn resolved(&self, context: &Context, bound: &Bound, parameters: &[ScalarValue]) -> Result<LogicalPlan> {
         let resolver = Resolver {
             values: Some(Values {
                 now: context.now,
@@ -277,10 +277,8 @@ fn short_optimizer() -> Optimizer {
 }
 
 fn configuration() -> SessionConfig {
-    let mut config = SessionConfig::new()
-        .with_batch_size(BATCH_ROWS)
-        .with_information_schema(false)
-        .with_create_default_catalog_and_schema(false);
+    let mut config =
+        SessionConfig::new().with_batch_size(BATCH_ROWS).with_information_schema(false).with_create_default_catalog_and_schema(false);
     let options = config.options_mut();
     options.execution.time_zone = Some(crate::types::UTC.to_owned());
     options.execution.parquet.pushdown_filters = true;

@@ -205,7 +205,10 @@ fn cast(text: &str) -> Option<Error> {
     if text.contains("Divide by zero") || text.contains("divide by zero") {
         return Some(division_by_zero());
     }
-    if text.contains("Invalid regular expression") || text.contains("regex parse error") || text.contains("Regular expression did not compile") {
+    if text.contains("Invalid regular expression")
+        || text.contains("regex parse error")
+        || text.contains("Regular expression did not compile")
+    {
         return Some(Error::new(SqlState("2201B"), "invalid regular expression"));
     }
     if text.contains("Unsupported CAST from ") || (text.contains("asting from ") && text.contains("not supported")) {
@@ -290,7 +293,10 @@ fn function(text: &str) -> Option<Error> {
         return Some(undefined(format!("{name}({types})")));
     }
     if let Some(name) = between(text, "Function '", "'")
-        && (text.contains("user-defined coercion failed") || text.contains("expects") || text.contains("failed to match any signature") || text.contains("does not support"))
+        && (text.contains("user-defined coercion failed")
+            || text.contains("expects")
+            || text.contains("failed to match any signature")
+            || text.contains("does not support"))
     {
         return Some(undefined(name.to_owned()));
     }
@@ -338,9 +344,15 @@ fn query(text: &str) -> Option<Error> {
     if text.contains("require unique expression names") {
         let name = between(text, "the expression \"", "\" at").unwrap_or_default();
         let name = name.rsplit(['.', ' ']).next().unwrap_or(name);
-        return Some(Error::new(SqlState::DUPLICATE_COLUMN, format!("column \"{name}\" specified more than once")).hint("Give one of them an alias."));
+        return Some(
+            Error::new(SqlState::DUPLICATE_COLUMN, format!("column \"{name}\" specified more than once"))
+                .hint("Give one of them an alias."),
+        );
     }
-    if text.contains("queries have different number of columns") || text.contains("have the same number of columns") || text.contains("different number of columns") {
+    if text.contains("queries have different number of columns")
+        || text.contains("have the same number of columns")
+        || text.contains("different number of columns")
+    {
         return Some(Error::new(SqlState::SYNTAX_ERROR, "each UNION, INTERSECT or EXCEPT query must have the same number of columns"));
     }
     if text.contains("Inconsistent data type across values list") || text.contains("Inconsistent data length across values list") {
@@ -362,7 +374,10 @@ fn query(text: &str) -> Option<Error> {
         return Some(Error::new(SqlState::GROUPING_ERROR, "aggregate functions are not allowed in WHERE"));
     }
     if text.contains("SELECT DISTINCT, ORDER BY expressions") {
-        return Some(Error::new(SqlState::INVALID_COLUMN_REFERENCE, "for SELECT DISTINCT, ORDER BY expressions must appear in select list"));
+        return Some(Error::new(
+            SqlState::INVALID_COLUMN_REFERENCE,
+            "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
+        ));
     }
     if text.contains("SELECT DISTINCT ON expressions must match") {
         return Some(Error::new(
@@ -440,9 +455,7 @@ fn first_line(text: &str) -> String {
     let mut characters = line.chars();
     match (characters.next(), characters.clone().next()) {
         // An acronym keeps its capitals.
-        (Some(first), Some(second)) if first.is_uppercase() && second.is_lowercase() => {
-            first.to_lowercase().chain(characters).collect()
-        }
+        (Some(first), Some(second)) if first.is_uppercase() && second.is_lowercase() => first.to_lowercase().chain(characters).collect(),
         _ => line.to_owned(),
     }
 }

@@ -22,6 +22,9 @@ use super::typing::casts::to;
 use crate::error::{Error, SqlState};
 use crate::types::SqlType;
 
+/// Where relations are read: the snapshot, DataFusion's state for their scans, the system schemas.
+pub type Relations<'a> = (&'a Context, &'a Arc<SessionState>, Option<&'a Arc<dyn SystemTables>>);
+
 /// What replaces the open parts of a plan.
 #[derive(Debug)]
 pub struct Resolver<'a> {
@@ -32,7 +35,7 @@ pub struct Resolver<'a> {
     /// Parameter values, already of their declared types.
     pub parameters: &'a [ScalarValue],
     /// Snapshot and system tables; none leaves relations as they are.
-    pub relations: Option<(&'a Context, &'a Arc<SessionState>, Option<&'a Arc<dyn SystemTables>>)>,
+    pub relations: Option<Relations<'a>>,
 }
 
 impl Resolver<'_> {

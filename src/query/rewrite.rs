@@ -7,8 +7,9 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    self, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName,
-    ObjectNamePart, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, VisitMut, VisitorMut,
+    self, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
+    ObjectName, ObjectNamePart, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor,
+    VisitMut, VisitorMut,
 };
 
 use super::names;
@@ -245,7 +246,8 @@ fn name_columns(select: &mut Select) {
 /// `SELECT DISTINCT f(x) ... ORDER BY f(x)` sorts by the column of the select list.
 fn order_by_position(query: &mut Query) {
     let SetExpr::Select(select) = query.body.as_ref() else { return };
-    let (Some(Distinct::Distinct), Some(OrderBy { kind: OrderByKind::Expressions(keys), .. })) = (&select.distinct, &mut query.order_by) else {
+    let (Some(Distinct::Distinct), Some(OrderBy { kind: OrderByKind::Expressions(keys), .. })) = (&select.distinct, &mut query.order_by)
+    else {
         return;
     };
     for key in keys {
@@ -279,7 +281,9 @@ fn exists_in_list(select: &mut Select) {
         match item {
             SelectItem::UnnamedExpr(Expr::Exists { .. }) => {
                 let alias = Ident::with_quote('"', "exists");
-                if let SelectItem::UnnamedExpr(mut expr) = std::mem::replace(item, SelectItem::UnnamedExpr(Expr::Identifier(Ident::new("")))) {
+                if let SelectItem::UnnamedExpr(mut expr) =
+                    std::mem::replace(item, SelectItem::UnnamedExpr(Expr::Identifier(Ident::new(""))))
+                {
                     let _ = expr.visit(&mut Count);
                     *item = SelectItem::ExprWithAlias { expr, alias };
                 }
@@ -300,7 +304,10 @@ fn count_of(query: &Query) -> Expr {
         && select.distinct.is_none()
         && select.having.is_none()
         && matches!(&select.group_by, ast::GroupByExpr::Expressions(keys, _) if keys.is_empty())
-        && !select.projection.iter().any(|item| matches!(item, SelectItem::UnnamedExpr(Expr::Function(_)) | SelectItem::ExprWithAlias { .. }))
+        && !select
+            .projection
+            .iter()
+            .any(|item| matches!(item, SelectItem::UnnamedExpr(Expr::Function(_)) | SelectItem::ExprWithAlias { .. }))
     {
         let star = FunctionArguments::List(FunctionArgumentList {
             duplicate_treatment: None,
@@ -342,7 +349,9 @@ fn series_in_list(select: &mut Select) {
             let alias = Ident::with_quote('"', "generate_series");
             let series = expression.clone();
             *item = match item {
-                SelectItem::ExprWithAlias { alias, .. } => SelectItem::ExprWithAlias { expr: call("unnest", vec![series]), alias: alias.clone() },
+                SelectItem::ExprWithAlias { alias, .. } => {
+                    SelectItem::ExprWithAlias { expr: call("unnest", vec![series]), alias: alias.clone() }
+                }
                 _ => SelectItem::ExprWithAlias { expr: call("unnest", vec![series]), alias },
             };
         }

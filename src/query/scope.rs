@@ -124,11 +124,7 @@ impl ContextProvider for Scope<'_> {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.state
-            .scalar_functions()
-            .get(name)
-            .cloned()
-            .or_else(|| self.system?.function(name, self.context?))
+        self.state.scalar_functions().get(name).cloned().or_else(|| self.system?.function(name, self.context?))
     }
 
     fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {

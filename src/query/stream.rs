@@ -40,7 +40,12 @@ impl Drop for Producer {
 }
 
 /// Runs `input` on the cpu runtime.
-pub fn start(input: SendableRecordBatchStream, schema: SchemaRef, spawner: &Spawner, cancel: CancellationToken) -> SendableRecordBatchStream {
+pub fn start(
+    input: SendableRecordBatchStream,
+    schema: SchemaRef,
+    spawner: &Spawner,
+    cancel: CancellationToken,
+) -> SendableRecordBatchStream {
     let (sender, batches) = mpsc::channel(BATCHES_MAX);
     let producer = spawner.cpu(async move {
         let outcome = std::panic::AssertUnwindSafe(forward(input, &sender)).catch_unwind().await;
@@ -49,13 +54,7 @@ pub fn start(input: SendableRecordBatchStream, schema: SchemaRef, spawner: &Spaw
             let _ = sender.send(Err(error.into())).await;
         }
     });
-    Box::pin(Output {
-        schema,
-        batches,
-        canceled: Box::pin(cancel.cancelled_owned()),
-        done: false,
-        _producer: Producer(producer),
-    })
+    Box::pin(Output { schema, batches, canceled: Box::pin(cancel.cancelled_owned()), done: false, _producer: Producer(producer) })
 }
 
 async fn forward(mut input: SendableRecordBatchStream, sender: &mpsc::Sender<Result<RecordBatch>>) {

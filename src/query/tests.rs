@@ -172,8 +172,7 @@ impl Harness {
         let parsed = crate::sql::parse(sql)?;
         let bound = self.engine.bind(&self.context, &parsed[0].statement, &[])?;
         let zone = Zone::parse(&self.context.time_zone)?;
-        let values =
-            parameters.iter().map(|(sql_type, text)| parse_scalar(sql_type, text, &zone)).collect::<Result<Vec<_>>>()?;
+        let values = parameters.iter().map(|(sql_type, text)| parse_scalar(sql_type, text, &zone)).collect::<Result<Vec<_>>>()?;
         let mut stream = self.engine.run(&self.context, &bound, &values, CancellationToken::new()).await?;
         let style = Style { time_zone: zone, ..Style::default() };
         let mut lines = Vec::new();
@@ -304,6 +303,10 @@ async fn values_are_postgresqls() {
         "SELECT 'abcdef'::varchar(3), coalesce(NULL, 'x'), 'a' || 1" => "abc|x|a1",
         "SELECT to_timestamp(0), round(2.567, 2), abs(-3), greatest(1, 2, 3)" => "1970-01-01 00:00:00+00|2.57|3|3",
         "SELECT '{\"a\":{\"b\":[1,2]}}'::jsonb -> 'a' -> 'b' ->> 1, '{\"k\":\"v\"}'::json ->> 'k'" => "2|v",
+        "SELECT to_char(timestamp '2015-06-15 10:00:00', 'YYYY-MM-DD HH24:MI:SS.MS FMMonth Dy \"q\"Q')" => "2015-06-15 10:00:00.000 June Mon q2",
+        "SELECT age(timestamp '2024-03-01', timestamp '2023-01-15 12:00'), mod(7, 3), sign(-2)" => "1 year 1 mon 16 days 12:00:00|1|-1",
+        "SELECT 1e10, 6::float8 / 4, '5' + 1" => "10000000000|1.5|6",
+        "SELECT d::date FROM generate_series('2024-01-01'::date, '2024-01-02'::date, '1 day') d" => "2024-01-01; 2024-01-02",
         "SELECT * FROM generate_series(1, 3)" => "1; 2; 3",
         "SELECT n FROM generate_series(3, 1, -1) AS n" => "3; 2; 1",
         "SELECT count(*) FROM generate_series(timestamp '2024-01-31', timestamp '2024-05-31', interval '1 month') g" => "5",
@@ -328,6 +331,8 @@ async fn tables_are_read_as_of_the_snapshot() {
         "SELECT user_id, n FROM (SELECT user_id, count(*) AS n, rank() OVER (ORDER BY count(*) DESC) AS r FROM events GROUP BY user_id HAVING r = 1) s" => "u1|3",
         "SELECT date_trunc('day', event_time), count(*) FROM events GROUP BY 1 ORDER BY 1" => "2015-06-08 00:00:00+00|1; 2015-06-15 00:00:00+00|4",
         "SELECT tumble(event_time, interval '1 minute') AS window, count(*) FROM events WHERE event_type = 'purchase' GROUP BY window ORDER BY window" => "2015-06-08 09:00:00+00|1; 2015-06-15 10:00:00+00|1; 2015-06-15 10:01:00+00|1",
+        "SELECT DISTINCT lower(event_type) FROM events ORDER BY lower(event_type)" => "add_to_cart; page_view; purchase",
+        "SELECT DISTINCT user_id, exists(SELECT 1 FROM events p WHERE p.user_id = e.user_id AND p.event_type = 'purchase') FROM events e ORDER BY 1" => "u1|t; u2|t; u3|f",
         "SELECT count(*) FROM events WHERE event_time >= now() - interval '2 hours'" => "4",
         "SELECT (SELECT max(e2.revenue) FROM events e2 WHERE e2.user_id = e.user_id) FROM events e WHERE e.order_id = 'o1'" => "19.98",
         "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 3) SELECT sum(n) FROM t" => "6",
@@ -339,6 +344,11 @@ async fn errors_are_postgresqls() {
     let harness = Harness::new().await;
     failures! { harness,
         "SELECT 1 / 0" => "22012" "division by zero",
+        "SELECT 1::float8 / 0" => "22012" "division by zero",
+        "SELECT sum(x * 1.00000000) FROM (VALUES (90000000000000000000000000000.0), (90000000000000000000000000000.0)) v(x)" => "22003" "numeric field overflow",
+        "SELECT 'abc' ~ '('" => "2201B" "invalid regular expression",
+        "SELECT 1 LIMIT 1.5" => "42804" "argument of LIMIT must be type bigint, not type numeric",
+        "SELECT * FROM events WHERE quantity = 'x'" => "22P02" "invalid input syntax for type integer: \"x\"",
         "SELECT 1.0 / 0" => "22012" "division by zero",
         "SELECT 2147483647 + 1" => "22003" "integer out of range",
         "SELECT 9223372036854775807 * 2" => "22003" "bigint out of range",
@@ -372,15 +382,24 @@ async fn the_sessions_zone_and_parameters_are_late() {
     harness.check(sql, "2015-06-15 00:00:00+00|2015-06-15").await;
     harness.context.time_zone = "Europe/Berlin".to_owned();
     harness.check(sql, "2015-06-16 00:00:00+02|2015-06-16").await;
-    harness.check("SELECT extract(hour FROM timestamptz '2015-06-15 10:00:00+00'), '2015-06-15 10:00'::timestamptz", "12|2015-06-15 10:00:00+02").await;
-    harness.check("SELECT timestamptz '2015-06-15 10:00:00+00' AT TIME ZONE 'America/New_York', current_date", "2015-06-15 06:00:00|2015-06-15").await;
+    harness
+        .check(
+            "SELECT extract(hour FROM timestamptz '2015-06-15 10:00:00+00'), '2015-06-15 10:00'::timestamptz",
+            "12|2015-06-15 10:00:00+02",
+        )
+        .await;
+    harness
+        .check(
+            "SELECT timestamptz '2015-06-15 10:00:00+00' AT TIME ZONE 'America/New_York', current_date",
+            "2015-06-15 06:00:00|2015-06-15",
+        )
+        .await;
     harness.context.time_zone = "UTC".to_owned();
     let found = harness
-        .rows("SELECT event_type FROM events WHERE event_id = $1 AND revenue > $2 ORDER BY 1 LIMIT $3", &[
-            (SqlType::Uuid, "00000000-0000-0000-0000-000000000002"),
-            (SqlType::Numeric(Some((12, 2))), "1.00"),
-            (SqlType::BigInt, "10"),
-        ])
+        .rows(
+            "SELECT event_type FROM events WHERE event_id = $1 AND revenue > $2 ORDER BY 1 LIMIT $3",
+            &[(SqlType::Uuid, "00000000-0000-0000-0000-000000000002"), (SqlType::Numeric(Some((12, 2))), "1.00"), (SqlType::BigInt, "10")],
+        )
         .await;
     assert_eq!(found.unwrap(), "purchase");
     let found = harness.rows("SELECT $1, n FROM generate_series(1, $2::int) n", &[(SqlType::Text, "x"), (SqlType::Integer, "2")]).await;

@@ -1,20 +1,30 @@
-//! What the system views show of the running server.
+//! What the system schemas show of the running server: sessions, watermarks, metrics.
+//!
+//! *Place*: given to `query::catalogs` by [`super::build`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::catalog::Oid;
 use crate::clock::Micros;
 use crate::query::catalogs::{Activity, SessionRow};
-use crate::session::Services;
+use crate::session::Registry;
+use crate::store::Store;
+use crate::telemetry::Metrics;
 
-/// Reads registry, store and metrics.
+/// The joined components.
 #[derive(Debug)]
-pub struct ServerActivity(pub Arc<Services>);
+pub struct Running {
+    /// Who is connected.
+    pub registry: Arc<Registry>,
+    /// Weak, because the store holds the engine, which holds this.
+    pub store: Weak<Store>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
 
-impl Activity for ServerActivity {
+impl Activity for Running {
     fn sessions(&self) -> Vec<SessionRow> {
-        let rows = self.0.registry.rows().into_iter();
-        rows.map(|row| SessionRow {
+        let row = |row: crate::session::registry::Row| SessionRow {
             backend: row.backend,
             user: row.user,
             database: row.database,
@@ -25,17 +35,17 @@ impl Activity for ServerActivity {
             query_start: row.query_start,
             state: row.state.name(),
             query: row.query,
-        })
-        .collect()
+        };
+        self.registry.rows().into_iter().map(row).collect()
     }
 
     fn watermark(&self, table: Oid) -> Option<(Micros, Micros, usize)> {
-        let range = self.0.store.watermark(table)?;
+        let range = self.store.upgrade()?.watermark(table)?;
         Some((range.least, range.greatest, range.partitions))
     }
 
     fn metrics(&self) -> String {
-        // Formatting into a string does not fail; an empty answer says so if it ever does.
-        self.0.metrics.encode().unwrap_or_default()
+        // Formatting into memory fails only where there is no memory.
+        self.metrics.encode().unwrap_or_default()
     }
 }

@@ -281,10 +281,10 @@ mod tests {
         registry.cancel(session.entry.backend, &[0; KEY_BYTES]);
         registry.cancel(session.entry.backend, &session.entry.key()[..4]);
         assert!(!token.is_cancelled());
-        registry.cancel(session.entry.backend, &session.entry.key().to_vec());
+        registry.cancel(session.entry.backend, &session.entry.key());
         assert!(token.is_cancelled());
         session.entry.waits(State::Idle);
-        registry.cancel(session.entry.backend, &session.entry.key().to_vec());
+        registry.cancel(session.entry.backend, &session.entry.key());
         assert!(!session.entry.statement_starts(Arc::from("select 2"), 0, 0).is_cancelled());
         assert_eq!(registry.count(), 1);
         drop(session);

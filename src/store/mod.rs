@@ -11,8 +11,8 @@
 //! `_delta_log`), `spill/` (temporary).
 
 mod apply;
-mod background;
 mod backfill;
+mod background;
 mod classify;
 mod commit;
 pub mod dedupe;
@@ -40,7 +40,6 @@ use crate::error::{Error, Result, SqlState};
 use crate::state::State;
 use crate::task::Spawner;
 use crate::telemetry::Metrics;
-use crate::view;
 pub use snapshot::{HotBatch, Snapshot, TableState};
 
 /// What one statement or transaction changes: durable and visible whole, or not at all.

@@ -13,10 +13,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, NullArray, RecordBatchOptions};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, NullArray};
 use arrow::compute::FilterBuilder;
 use arrow::datatypes::{DataType, Field, Schema};
-use arrow::record_batch::RecordBatch;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::logical_expr::EmitTo;
 use parking_lot::Mutex;
@@ -119,7 +119,12 @@ fn plan(specs: &[Arc<Spec>], rows: &RecordBatch) -> (Vec<Set>, Vec<usize>) {
 }
 
 /// The rows for which `filter` is true, with the columns that `members` read; the others are of type Null, in place.
-fn selected(specs: &[Arc<Spec>], members: &[usize], filter: Option<&Expression>, rows: &RecordBatch) -> DataFusionResult<Option<RecordBatch>> {
+fn selected(
+    specs: &[Arc<Spec>],
+    members: &[usize],
+    filter: Option<&Expression>,
+    rows: &RecordBatch,
+) -> DataFusionResult<Option<RecordBatch>> {
     let Some(filter) = filter else { return Ok(Some(rows.clone())) };
     let mask = filter.physical.evaluate(rows)?.into_array(rows.num_rows())?;
     let mask = mask.as_boolean();

@@ -27,8 +27,7 @@ pub(super) struct Interner {
 
 impl Interner {
     pub(super) fn new(keys: &SchemaRef) -> Result<Self> {
-        let values =
-            if keys.fields().is_empty() { None } else { Some(new_group_values(Arc::clone(keys), &GroupOrdering::None)?) };
+        let values = if keys.fields().is_empty() { None } else { Some(new_group_values(Arc::clone(keys), &GroupOrdering::None)?) };
         Ok(Self { values, count: 0 })
     }
 
@@ -127,11 +126,6 @@ impl<'a> Groups<'a> {
         }
         self.ids = ids;
         Ok(())
-    }
-
-    /// Groups so far.
-    pub(super) fn len(&self) -> usize {
-        self.interner.len()
     }
 
     /// Bytes held.

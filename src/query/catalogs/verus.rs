@@ -66,7 +66,8 @@ fn views(world: &World, rows: &mut Rows) {
     for view in snapshot.catalog.views() {
         let table = snapshot.catalog.table(view.table).map(|table| table.name.as_str());
         let watermark = world.activity.watermark(view.table);
-        let checkpointed = snapshot.views.get(&view.oid).map_or(0, |version| version.applied_lsn());
+        let version = snapshot.views.get(&view.oid);
+        let size = version.map(|version| version.size()).unwrap_or_default();
         rows.add([
             ("view_name", view.name.as_str().into()),
             ("table_name", table.unwrap_or_default().into()),
@@ -76,7 +77,12 @@ fn views(world: &World, rows: &mut Rows) {
             ("watermark_min", watermark.map_or(Value::Null, |(least, _, _)| Value::Time(least))),
             ("watermark_max", watermark.map_or(Value::Null, |(_, greatest, _)| Value::Time(greatest))),
             ("snapshot_lsn", snapshot.next_lsn.into()),
-            ("checkpointed_lsn", checkpointed.into()),
+            ("checkpointed_lsn", version.map_or(0, |version| version.applied_lsn()).into()),
+            ("state_rows", size.block_rows.into()),
+            ("state_bytes", size.block_bytes.into()),
+            ("memory_rows", size.delta_rows.into()),
+            ("memory_bytes", size.delta_bytes.into()),
+            ("blocks", size.blocks.into()),
             ("ttl", view.ttl_us.map_or(Value::Null, Value::Span)),
             ("definition", view.query.as_str().into()),
         ]);

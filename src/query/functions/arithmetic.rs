@@ -30,7 +30,10 @@ pub fn checked(operator: &Operator) -> Option<Function> {
         Operator::Plus => Function::new("checked_add", same, |args, _| calculate(args, numeric::add)),
         Operator::Minus => Function::new("checked_sub", same, |args, _| calculate(args, numeric::sub)),
         Operator::Multiply => Function::new("checked_mul", same, |args, _| calculate(args, numeric::mul)),
-        Operator::Divide => Function::new("checked_div", same, |args, _| calculate(args, numeric::div)),
+        Operator::Divide => Function::new("checked_div", same, |args, _| {
+            no_zero(&args[0], &args[1])?;
+            calculate(args, numeric::div)
+        }),
         Operator::Modulo => Function::new("checked_mod", same, |args, _| calculate(args, numeric::rem)),
         _ => return None,
     })
@@ -60,11 +63,14 @@ pub fn rounded() -> Function {
 
 /// `integer out of range` and the like.
 pub fn out_of_range(data_type: &DataType) -> Error {
-    Error::new(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, match data_type {
-        DataType::Decimal128(_, _) => "numeric field overflow".to_owned(),
-        DataType::Float32 | DataType::Float64 => "value out of range: overflow".to_owned(),
-        other => format!("{} out of range", type_name(other)),
-    })
+    Error::new(
+        SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+        match data_type {
+            DataType::Decimal128(_, _) => "numeric field overflow".to_owned(),
+            DataType::Float32 | DataType::Float64 => "value out of range: overflow".to_owned(),
+            other => format!("{} out of range", type_name(other)),
+        },
+    )
 }
 
 /// `division by zero`.
@@ -83,9 +89,6 @@ type Kernel = fn(&dyn arrow::array::Datum, &dyn arrow::array::Datum) -> Result<A
 
 fn calculate(args: &[ArrayRef], kernel: Kernel) -> Result<ArrayRef, Error> {
     let data_type = args[0].data_type().clone();
-    if data_type.is_floating() && kernel as usize == numeric::div as Kernel as usize {
-        no_zero(&args[0], &args[1])?;
-    }
     kernel(&args[0], &args[1]).map_err(|error| match error {
         ArrowError::DivideByZero => division_by_zero(),
         _ => out_of_range(&data_type),
@@ -94,6 +97,9 @@ fn calculate(args: &[ArrayRef], kernel: Kernel) -> Result<ArrayRef, Error> {
 
 /// Arrow divides floats by zero without a word.
 fn no_zero(dividend: &ArrayRef, divisor: &ArrayRef) -> Result<(), Error> {
+    if !divisor.data_type().is_floating() {
+        return Ok(());
+    }
     let zero = |index: usize| match divisor.data_type() {
         DataType::Float32 => divisor.as_any().downcast_ref::<Float32Array>().is_some_and(|values| values.value(index) == 0.0),
         _ => divisor.as_any().downcast_ref::<Float64Array>().is_some_and(|values| values.value(index) == 0.0),

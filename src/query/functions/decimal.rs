@@ -35,7 +35,12 @@ pub fn divide() -> Function {
                         true => a = a.checked_mul(factor).ok_or_else(|| out_of_range(result))?,
                         false => b = b.checked_mul(factor).ok_or_else(|| out_of_range(result))?,
                     }
-                    Some(round_divide(a, b).filter(|q| q.wrapping_abs() < limit).and_then(i256::to_i128).ok_or_else(|| out_of_range(result))?)
+                    Some(
+                        round_divide(a, b)
+                            .filter(|q| q.wrapping_abs() < limit)
+                            .and_then(i256::to_i128)
+                            .ok_or_else(|| out_of_range(result))?,
+                    )
                 }
                 _ => None,
             });

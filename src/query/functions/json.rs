@@ -29,9 +29,9 @@ pub fn operator(operator: &Operator) -> Option<Function> {
         Operator::LongArrow => Function::new("json_get_text", member_types, |args, _| extract(args, member, true)),
         Operator::HashArrow => Function::new("json_path", path_types, |args, _| extract(args, path, false)),
         Operator::HashLongArrow => Function::new("json_path_text", path_types, |args, _| extract(args, path, true)),
-        Operator::AtArrow => Function::new("json_contains", test_types, |args, _| {
-            test(args, |document, other| Ok(contains(document, &document_of(other)?)))
-        }),
+        Operator::AtArrow => {
+            Function::new("json_contains", test_types, |args, _| test(args, |document, other| Ok(contains(document, &document_of(other)?))))
+        }
         Operator::Question => Function::new("json_has", test_types, |args, _| test(args, |document, key| Ok(has(document, key)))),
         _ => return None,
     })

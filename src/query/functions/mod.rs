@@ -28,9 +28,7 @@ use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::async_udf::AsyncScalarUDF;
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::{
-    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
-};
+use datafusion::logical_expr::{ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
 use crate::error::{Error, SqlState};
 use crate::types::SqlType;
@@ -143,23 +141,17 @@ pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
     let mut scalar = SessionStateDefaults::default_scalar_functions();
     // They give types that SQL has no name for.
     scalar.retain(|function| !function.name().starts_with("arrow_"));
-    for functions in [
-        session::all(),
-        time::all(),
-        to_char::all(),
-        window::all(),
-        zone::all(),
-        system::all(),
-        json::all(),
-        arithmetic::all(),
-    ] {
+    for functions in
+        [session::all(), time::all(), to_char::all(), window::all(), zone::all(), system::all(), json::all(), arithmetic::all()]
+    {
         scalar.extend(functions);
     }
     let sign = scalar.iter().find(|function| function.name() == "signum").map(|function| function.as_ref().clone().with_aliases(["sign"]));
     scalar.extend(sign.map(Arc::new));
     let mut aggregates = SessionStateDefaults::default_aggregate_functions();
     for (name, alias) in [("var", "variance"), ("first_value", "first"), ("last_value", "last")] {
-        let aliased = aggregates.iter().find(|function| function.name() == name).map(|function| function.as_ref().clone().with_aliases([alias]));
+        let aliased =
+            aggregates.iter().find(|function| function.name() == name).map(|function| function.as_ref().clone().with_aliases([alias]));
         aggregates.extend(aliased.map(Arc::new));
     }
     scalar.push(Arc::new(AsyncScalarUDF::new(Arc::new(system::Sleep::default())).into_scalar_udf()));

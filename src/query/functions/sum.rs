@@ -21,8 +21,7 @@ const LIMIT: i128 = 10_i128.pow(38);
 
 /// The aggregate.
 pub fn checked_sum() -> Arc<AggregateUDF> {
-    static SUM: LazyLock<Arc<AggregateUDF>> =
-        LazyLock::new(|| Arc::new(AggregateUDF::new_from_impl(CheckedSum { plain: sum_udaf() })));
+    static SUM: LazyLock<Arc<AggregateUDF>> = LazyLock::new(|| Arc::new(AggregateUDF::new_from_impl(CheckedSum { plain: sum_udaf() })));
     Arc::clone(&SUM)
 }
 

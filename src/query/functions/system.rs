@@ -20,10 +20,17 @@ pub const POSTGRES_VERSION: &str = "16.6";
 /// The functions.
 pub fn all() -> Vec<Arc<ScalarUDF>> {
     let version = Function::new("version", |types| nullary("version", types, DataType::Utf8View), |_, _| Ok(text(&version())));
-    let type_of = Function::new("pg_typeof", |types| Ok((types.to_vec(), DataType::Utf8View)), |args, _| {
-        Ok(Arc::new(StringViewArray::from_iter_values(vec![type_name(args[0].data_type()); args[0].len()])) as ArrayRef)
-    });
-    vec![version.udf(), type_of.udf(), Arc::new(ScalarUDF::new_from_impl(RandomUuid::new("gen_random_uuid"))), Arc::new(ScalarUDF::new_from_impl(RandomUuid::new("uuid")))]
+    let type_of = Function::new(
+        "pg_typeof",
+        |types| Ok((types.to_vec(), DataType::Utf8View)),
+        |args, _| Ok(Arc::new(StringViewArray::from_iter_values(vec![type_name(args[0].data_type()); args[0].len()])) as ArrayRef),
+    );
+    vec![
+        version.udf(),
+        type_of.udf(),
+        Arc::new(ScalarUDF::new_from_impl(RandomUuid::new("gen_random_uuid"))),
+        Arc::new(ScalarUDF::new_from_impl(RandomUuid::new("uuid"))),
+    ]
 }
 
 /// The answer of version().

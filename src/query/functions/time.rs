@@ -28,10 +28,14 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
     vec![
         extract().udf(),
         extract_seconds().udf(),
-        Function::new("date_part", |types| field_types("date_part", types, DataType::Float64), |args, _| {
-            let parts = parts(args)?;
-            Ok(Arc::new(parts.iter().map(|part| part.map(|part| part as f64 / 1e6)).collect::<Float64Array>()) as ArrayRef)
-        })
+        Function::new(
+            "date_part",
+            |types| field_types("date_part", types, DataType::Float64),
+            |args, _| {
+                let parts = parts(args)?;
+                Ok(Arc::new(parts.iter().map(|part| part.map(|part| part as f64 / 1e6)).collect::<Float64Array>()) as ArrayRef)
+            },
+        )
         .udf(),
         Function::new("date_diff", date_diff_types, date_diff).udf(),
         Function::new("datediff", date_diff_types, date_diff).udf(),
@@ -47,16 +51,20 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
 
 /// `EXTRACT(field FROM x)` of a field that is a whole number.
 pub fn extract() -> Function {
-    Function::new("extract", |types| field_types("extract", types, DataType::Decimal128(20, 0)), |args, result| {
-        numbers(&parts(args)?, result, SECOND_US)
-    })
+    Function::new(
+        "extract",
+        |types| field_types("extract", types, DataType::Decimal128(20, 0)),
+        |args, result| numbers(&parts(args)?, result, SECOND_US),
+    )
 }
 
 /// `EXTRACT(field FROM x)` of seconds, milliseconds and epoch, which have a fraction.
 pub fn extract_seconds() -> Function {
-    Function::new("extract_seconds", |types| field_types("extract", types, DataType::Decimal128(20, 6)), |args, result| {
-        numbers(&parts(args)?, result, 1)
-    })
+    Function::new(
+        "extract_seconds",
+        |types| field_types("extract", types, DataType::Decimal128(20, 6)),
+        |args, result| numbers(&parts(args)?, result, 1),
+    )
 }
 
 /// Whether a field of EXTRACT has a fraction.
@@ -83,7 +91,11 @@ pub fn truncate() -> Function {
             let Some(unit) = units.iter().flatten().next() else {
                 return Ok(arrow::array::new_null_array(result, times.len()));
             };
-            let unit = if units.iter().all(|other| other == Some(unit)) { Unit::parse(unit)? } else { return each_truncated(&units, times, result) };
+            let unit = if units.iter().all(|other| other == Some(unit)) {
+                Unit::parse(unit)?
+            } else {
+                return each_truncated(&units, times, result);
+            };
             let starts = times.try_unary::<_, TimestampMicrosecondType, Error>(|time| unit.start_of(time))?;
             Ok(Arc::new(starts.with_data_type(result.clone())) as ArrayRef)
         },
@@ -198,7 +210,9 @@ pub fn scale() -> Function {
     Function::new(
         "interval_mul",
         |types| match types {
-            [DataType::Interval(_), DataType::Float64] => Ok((vec![SqlType::Interval.arrow(), DataType::Float64], SqlType::Interval.arrow())),
+            [DataType::Interval(_), DataType::Float64] => {
+                Ok((vec![SqlType::Interval.arrow(), DataType::Float64], SqlType::Interval.arrow()))
+            }
             _ => Err(undefined("operator *", types)),
         },
         |args, _| {
@@ -304,7 +318,8 @@ fn parts(args: &[ArrayRef]) -> Result<Int64Array, Error> {
         let numbers = date_part(values, part).map_err(|_| unknown())?;
         Ok(numbers.as_primitive::<Int32Type>().unary(|number| i64::from(number) * SECOND_US))
     };
-    let of_year = |f: fn(i64) -> i64| -> Result<Int64Array, Error> { Ok(whole(DatePart::Year)?.unary(|year| f(year / SECOND_US) * SECOND_US)) };
+    let of_year =
+        |f: fn(i64) -> i64| -> Result<Int64Array, Error> { Ok(whole(DatePart::Year)?.unary(|year| f(year / SECOND_US) * SECOND_US)) };
     Ok(match field.as_str() {
         "year" | "years" | "y" | "yr" => whole(DatePart::Year)?,
         "isoyear" => whole(DatePart::YearISO)?,
@@ -332,9 +347,9 @@ fn parts(args: &[ArrayRef]) -> Result<Int64Array, Error> {
 fn seconds(values: &ArrayRef) -> Option<Int64Array> {
     const MINUTE_US: i64 = 60 * SECOND_US;
     Some(match values.data_type() {
-        DataType::Interval(_) => values
-            .as_primitive::<IntervalMonthDayNanoType>()
-            .unary(|interval| interval.nanoseconds / 1_000 % MINUTE_US),
+        DataType::Interval(_) => {
+            values.as_primitive::<IntervalMonthDayNanoType>().unary(|interval| interval.nanoseconds / 1_000 % MINUTE_US)
+        }
         DataType::Date32 => return None,
         _ => epoch(values)?.unary(|micros| micros.rem_euclid(MINUTE_US)),
     })

@@ -74,13 +74,11 @@ fn window(args: &[ArrayRef], result: &DataType, end: bool) -> Result<ArrayRef, E
     let shift = if end { size } else { 0 };
     let offset = offset.unwrap_or(0);
     let times = cast(&args[0], result).map_err(|error| Error::internal(error.to_string()))?;
-    let starts = times
-        .as_primitive::<TimestampMicrosecondType>()
-        .try_unary::<_, TimestampMicrosecondType, Error>(|time| {
-            start_of(time, size, offset)
-                .and_then(|start| start.checked_add(shift))
-                .ok_or_else(|| Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"))
-        })?;
+    let starts = times.as_primitive::<TimestampMicrosecondType>().try_unary::<_, TimestampMicrosecondType, Error>(|time| {
+        start_of(time, size, offset)
+            .and_then(|start| start.checked_add(shift))
+            .ok_or_else(|| Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"))
+    })?;
     Ok(Arc::new(starts.with_data_type(result.clone())))
 }
 

@@ -69,8 +69,7 @@ fn convert(args: &[ArrayRef], result: &DataType) -> Result<ArrayRef, Error> {
 
 /// A zone named in a query: 22023 as PostgreSQL words it there.
 pub fn parse(name: &str) -> Result<Zone, Error> {
-    Zone::parse(name)
-        .map_err(|_| Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("time zone \"{name}\" not recognized")))
+    Zone::parse(name).map_err(|_| Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("time zone \"{name}\" not recognized")))
 }
 
 /// The local time of an instant.

@@ -126,7 +126,9 @@ fn evaluate(argument: &Expr, state: &SessionState) -> Result<ScalarValue, Error>
         .map_err(crate::query::error::from_datafusion)?;
     match value {
         ColumnarValue::Scalar(value) => Ok(value),
-        ColumnarValue::Array(array) if !array.is_empty() => ScalarValue::try_from_array(&array, 0).map_err(crate::query::error::from_datafusion),
+        ColumnarValue::Array(array) if !array.is_empty() => {
+            ScalarValue::try_from_array(&array, 0).map_err(crate::query::error::from_datafusion)
+        }
         ColumnarValue::Array(_) => Err(Error::unsupported("an argument of generate_series is not a constant")),
     }
 }

@@ -69,13 +69,15 @@ fn convert(expression: Expr, source: &DataType, target: &SqlType, field: &FieldR
         return Ok(Err(expression));
     }
     if is_text(source) {
-        return Ok(from_text(expression, target)?);
+        return from_text(expression, target);
     }
     let to_text = matches!(target, SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_) | SqlType::Name | SqlType::Json | SqlType::Jsonb);
     if to_text {
         let from = super::sql_type(&expression, schema)?;
         let written = match source {
-            DataType::Boolean | DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::Date32 => to(expression, DataType::Utf8View),
+            DataType::Boolean | DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::Date32 => {
+                to(expression, DataType::Utf8View)
+            }
             _ => text::format(expression, from, session::time_zone()),
         };
         return Ok(Ok(limited(written, target)));
@@ -122,7 +124,8 @@ fn from_text(expression: Expr, target: &SqlType) -> Result<Result<Expr, Expr>> {
 fn limited(text: Expr, target: &SqlType) -> Expr {
     match target {
         SqlType::Varchar(Some(length)) | SqlType::Char(length) => {
-            let cut = datafusion::functions::unicode::left().call(vec![text, Expr::Literal(ScalarValue::Int64(Some(i64::from(*length))), None)]);
+            let cut =
+                datafusion::functions::unicode::left().call(vec![text, Expr::Literal(ScalarValue::Int64(Some(i64::from(*length))), None)]);
             Expr::Cast(Cast::new_from_field(Box::new(cut), Arc::new(target.field("", true))))
         }
         _ => Expr::Cast(Cast::new_from_field(Box::new(text), Arc::new(target.field("", true)))),
@@ -131,7 +134,9 @@ fn limited(text: Expr, target: &SqlType) -> Expr {
 
 fn impossible(source: &DataType, target: &SqlType) -> bool {
     let number = |data_type: &DataType| data_type.is_numeric();
-    let time = |data_type: &DataType| matches!(data_type, DataType::Timestamp(_, _) | DataType::Date32 | DataType::Time64(_) | DataType::Interval(_));
+    let time = |data_type: &DataType| {
+        matches!(data_type, DataType::Timestamp(_, _) | DataType::Date32 | DataType::Time64(_) | DataType::Interval(_))
+    };
     let target = target.arrow();
     (number(source) && time(&target))
         || (time(source) && number(&target))

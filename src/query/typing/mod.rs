@@ -247,9 +247,7 @@ fn truncate(function: ScalarFunction, zone: Option<()>, schema: &DFSchema) -> Re
             Ok(Transformed::yes(time::truncate_in_zone().call(args)))
         }
         (DataType::Timestamp(_, None), None) => Ok(Transformed::no(Expr::ScalarFunction(ScalarFunction::new_udf(func, args)))),
-        (other, _) if matches!(other, DataType::Interval(_)) => {
-            Err(Error::unsupported("date_trunc() of an interval is not supported").into())
-        }
+        (DataType::Interval(_), _) => Err(Error::unsupported("date_trunc() of an interval is not supported").into()),
         (other, _) => Err(functions::undefined("date_trunc", &[DataType::Utf8View, other]).into()),
     }
 }

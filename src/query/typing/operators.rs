@@ -131,9 +131,9 @@ fn comparison(
 fn compared(text: &str, sql_type: SqlType) -> Result<Expr> {
     let wide = comparable(sql_type.clone());
     match constant(text, &wide) {
-        Err(error) if wide != sql_type => constant(text, &sql_type).map_err(|_| error).or_else(|error| match crate::query::error::from_datafusion(error) {
-            error if error.state() == SqlState::INVALID_TEXT_REPRESENTATION => Err(reworded(text, &sql_type).into()),
-            error => Err(error.into()),
+        Err(error) if wide != sql_type => Err(match crate::query::error::from_datafusion(error) {
+            error if error.state() == SqlState::INVALID_TEXT_REPRESENTATION => reworded(text, &sql_type).into(),
+            error => error.into(),
         }),
         other => other,
     }
@@ -237,14 +237,17 @@ fn temporal(left: Expr, operator: Operator, right: Expr, left_type: &DataType, r
             };
             time::scale().call(vec![left, inverse])
         }
-        (text, Plus | Minus | Multiply | Divide | Operator::Modulo, number) if is_text(text) && number.is_numeric() => match unknown(&left) {
+        (text, Plus | Minus | Multiply | Divide | Operator::Modulo, number) if is_text(text) && number.is_numeric() => match unknown(&left)
+        {
             Some(literal) => plain(number_constant(literal, number)?, right),
             None => return Err(undefined(&operator.to_string(), left_type, right_type).into()),
         },
-        (number, Plus | Minus | Multiply | Divide | Operator::Modulo, text) if is_text(text) && number.is_numeric() => match unknown(&right) {
-            Some(literal) => plain(left, number_constant(literal, number)?),
-            None => return Err(undefined(&operator.to_string(), left_type, right_type).into()),
-        },
+        (number, Plus | Minus | Multiply | Divide | Operator::Modulo, text) if is_text(text) && number.is_numeric() => {
+            match unknown(&right) {
+                Some(literal) => plain(left, number_constant(literal, number)?),
+                None => return Err(undefined(&operator.to_string(), left_type, right_type).into()),
+            }
+        }
         (Timestamp(_, _) | Date32, Plus | Minus | Multiply | Divide, number) if number.is_numeric() => {
             return Err(undefined(&operator.to_string(), left_type, right_type).into());
         }
@@ -266,7 +269,8 @@ pub fn arithmetic(left: Expr, operator: Operator, right: Expr, schema: &DFSchema
         return Ok(plain(left, right));
     };
     let (left_type, right_type) = (left.get_type(schema)?, right.get_type(schema)?);
-    let cast = |expression: Expr, from: &DataType, target: &DataType| if from == target { expression } else { to(expression, target.clone()) };
+    let cast =
+        |expression: Expr, from: &DataType, target: &DataType| if from == target { expression } else { to(expression, target.clone()) };
     if let Some(common) = common_type(&left_type, &right_type) {
         return Ok(Transformed::yes(function.call(vec![cast(left, &left_type, &common), cast(right, &right_type, &common)])));
     }
@@ -314,4 +318,3 @@ fn as_decimal(data_type: &DataType) -> Option<DataType> {
         _ => return None,
     })
 }
-
