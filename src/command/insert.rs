@@ -103,7 +103,11 @@ pub async fn execute(
 pub async fn literals(session: &mut Session, statement: &InsertLiterals, text: &str) -> Result<Response> {
     let catalog = Arc::clone(&session.snapshot()?.catalog);
     let table = relation::writable(&catalog, &statement.table)?;
-    let columns = targets(&table, &statement.columns)?;
+    let mut columns = targets(&table, &statement.columns)?;
+    if statement.columns.is_empty() {
+        // Without a list, fewer values than columns are allowed: the rest gets its defaults.
+        columns.truncate(statement.width);
+    }
     let list = &text[statement.rows.clone()];
     let pipeline = pipeline(session, &table, &columns)?;
     let rows = pipeline.literals(list)?;

@@ -149,7 +149,13 @@ pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
     let sign = scalar.iter().find(|function| function.name() == "signum").map(|function| function.as_ref().clone().with_aliases(["sign"]));
     scalar.extend(sign.map(Arc::new));
     let mut aggregates = SessionStateDefaults::default_aggregate_functions();
-    for (name, alias) in [("var", "variance"), ("first_value", "first"), ("last_value", "last")] {
+    for (name, alias) in [
+        ("var", "variance"),
+        ("first_value", "first"),
+        ("last_value", "last"),
+        ("bool_and", "every"),
+        ("approx_percentile_cont", "approx_percentile"),
+    ] {
         let aliased =
             aggregates.iter().find(|function| function.name() == name).map(|function| function.as_ref().clone().with_aliases([alias]));
         aggregates.extend(aliased.map(Arc::new));

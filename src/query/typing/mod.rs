@@ -25,6 +25,7 @@ use datafusion::logical_expr::{
 
 use crate::error::Error;
 use crate::query::functions::{self, session, time, zone};
+use crate::types::SqlType;
 
 /// Types a plan: literals, casts, operators, aggregates, functions of time.
 pub fn apply(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -169,6 +170,13 @@ fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Exp
             truncate(function, None, schema)
         }
         ("date_trunc", [_, _, _]) => truncate(function, Some(()), schema),
+        ("date_bin", [stride, time, rest @ ..]) if rest.len() < 2 => {
+            let mut args = vec![operators::literal_as(stride.clone(), &SqlType::Interval)?, time.clone()];
+            for origin in rest {
+                args.push(operators::operand(origin.clone(), time, schema)?);
+            }
+            Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&function.func), args))))
+        }
         ("extract" | "extract_seconds" | "date_part", [field, argument]) => {
             let instant = matches!(argument.get_type(schema)?, DataType::Timestamp(_, Some(_)));
             let epoch = matches!(field, Expr::Literal(value, _) if value.try_as_str().flatten().is_some_and(|text| text.eq_ignore_ascii_case("epoch")));
@@ -263,7 +271,7 @@ fn valid_unit(unit: &Expr) -> Result<()> {
 }
 
 /// The type of an expression with the metadata that tells uuid from bytea and json from text.
-pub fn sql_type(expression: &Expr, schema: &DFSchema) -> Result<crate::types::SqlType> {
+pub fn sql_type(expression: &Expr, schema: &DFSchema) -> Result<SqlType> {
     let (_, field) = expression.to_field(schema)?;
-    Ok(crate::types::SqlType::of_field(&field))
+    Ok(SqlType::of_field(&field))
 }
