@@ -94,7 +94,7 @@ pub async fn execute(
             let context = over_rows(&context, &table, &rows)?;
             let bound = session.services.engine.bind(&context, &selection, &[])?;
             let stream = session.services.engine.run(&context, &bound, &[], cancel).await?;
-            Ok(Response::Rows { schema: Arc::clone(&bound.schema), stream, tag: "INSERT 0" })
+            Ok(Response::Rows { schema: Arc::clone(&bound.schema), stream, tag: "INSERT" })
         }
     }
 }

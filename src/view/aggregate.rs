@@ -8,9 +8,9 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::compute::CastOptions;
-use arrow::datatypes::{DataType, Decimal128Type, FieldRef, Schema};
+use arrow::datatypes::{DataType, Decimal128Type, FieldRef};
 use datafusion::common::DFSchema;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::context::SessionState;
@@ -39,6 +39,8 @@ pub(super) struct Aggregate {
     pub(super) filter: Option<Expression>,
     /// Types of the state columns.
     pub(super) state: Vec<DataType>,
+    /// Types of `arguments`.
+    inputs: Vec<DataType>,
     /// The value's type as the query has it.
     output: DataType,
     kind: Kind,
@@ -86,9 +88,11 @@ impl Aggregate {
             Kind::Function(Arc::clone(&function))
         };
         let identity = identity(&function, lowered.filter.as_ref());
-        let mut aggregate =
-            Aggregate { identity, arguments, filter: lowered.filter.map(Expression::new), state: Vec::new(), output: output.clone(), kind };
-        aggregate.state = aggregate.probe(lowering.schema.as_arrow()).map_err(failure)?;
+        let input = |argument: &Expression| argument.physical.data_type(lowering.schema.as_arrow());
+        let inputs = arguments.iter().map(input).collect::<DataFusionResult<Vec<_>>>().map_err(failure)?;
+        let filter = lowered.filter.map(Expression::new);
+        let mut aggregate = Aggregate { identity, arguments, filter, state: Vec::new(), inputs, output: output.clone(), kind };
+        aggregate.state = aggregate.probe().map_err(failure)?;
         Ok(aggregate)
     }
 
@@ -104,14 +108,17 @@ impl Aggregate {
         }
     }
 
+    /// Makes group 0 of a fresh accumulator one without rows: it takes a row that a filter leaves out, because over no row at all
+    /// some accumulators would hold the group for one with values.
+    pub(super) fn open_empty_group(&self, accumulator: &mut dyn GroupsAccumulator) -> DataFusionResult<()> {
+        let row: Vec<_> = self.inputs.iter().map(|input| arrow::array::new_null_array(input, 1)).collect();
+        accumulator.update_batch(&row, &[0], Some(&BooleanArray::from(vec![false])), 1)
+    }
+
     /// The state's types as the accumulator really makes them, from one group without rows.
-    fn probe(&self, schema: &Schema) -> DataFusionResult<Vec<DataType>> {
+    fn probe(&self) -> DataFusionResult<Vec<DataType>> {
         let mut accumulator = self.accumulator()?;
-        let arguments = self
-            .arguments
-            .iter()
-            .map(|argument| Ok(arrow::array::new_empty_array(&argument.physical.data_type(schema)?)))
-            .collect::<DataFusionResult<Vec<_>>>()?;
+        let arguments: Vec<_> = self.inputs.iter().map(arrow::array::new_empty_array).collect();
         accumulator.update_batch(&arguments, &[], None, 1)?;
         let mut types: Vec<_> = accumulator.state(EmitTo::All)?.iter().map(|array| array.data_type().clone()).collect();
         if let Kind::Function(function) = &self.kind {

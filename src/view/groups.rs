@@ -157,8 +157,7 @@ impl<'a> Groups<'a> {
             self.interner.count = 1;
             for (aggregate, accumulator) in self.spec.aggregates.iter().zip(&mut self.accumulators) {
                 if let Some(accumulator) = accumulator {
-                    let empty: Vec<_> = aggregate.state.iter().map(arrow::array::new_empty_array).collect();
-                    accumulator.merge_batch(&empty, &[], 1)?;
+                    aggregate.open_empty_group(accumulator.as_mut())?;
                 }
             }
         }

@@ -17,7 +17,7 @@ pub(super) fn refused(name: &str) -> Error {
 pub(super) fn table_form(factor: &mut TableFactor) -> Result<()> {
     let (arguments, name, alias) = match factor {
         TableFactor::Table { name, alias, args: Some(arguments), .. } => (&arguments.args, name, alias),
-        TableFactor::Function { name, alias, args, .. } => (args, name, alias),
+        TableFactor::Function { name, alias, args, .. } => (&*args, name, alias),
         _ => return Ok(()),
     };
     match last_name(name).as_deref() {
@@ -32,6 +32,7 @@ pub(super) fn table_form(factor: &mut TableFactor) -> Result<()> {
     let expressions: Option<Vec<&Expr>> = arguments.iter().map(positional).collect();
     let expressions = expressions.ok_or_else(usage)?;
     let [source, rest @ ..] = expressions.as_slice() else { return Err(usage()) };
+    let source: &Expr = source;
     if !(2..=3).contains(&rest.len()) {
         return Err(usage());
     }
