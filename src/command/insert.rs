@@ -39,8 +39,8 @@ pub fn bind(session: &mut Session, statement: &Insert, declared: &[Option<SqlTyp
     let source = source(&table, statement, &columns, &mut declared)?;
     let bound = session.services.engine.bind(&context, &Statement::Query(Box::new(source)), &declared).map_err(mismatch)?;
     let width = bound.schema.fields().len();
-    if statement.columns.is_empty() && width < columns.len() && statement.source.is_some() {
-        // Without a list, fewer values than columns are allowed: the rest gets its defaults.
+    if statement.source.is_none() || (statement.columns.is_empty() && width < columns.len()) {
+        // DEFAULT VALUES gives none. Without a list, fewer values than columns are allowed: the rest gets its defaults.
     } else if width != columns.len() {
         return Err(count_mismatch(width > columns.len()));
     }
@@ -62,7 +62,7 @@ pub async fn execute(
     let context = session.context()?;
     let table = relation::writable(&context.snapshot.catalog, &statement.table)?;
     let mut columns = targets(&table, &statement.columns)?;
-    columns.truncate(bound.schema.fields().len());
+    columns.truncate(statement.source.as_ref().map_or(0, |_| bound.schema.fields().len()));
     let pipeline = pipeline(session, &table, &columns)?;
     let mut rows = Vec::new();
     if statement.source.is_none() {
@@ -184,7 +184,7 @@ fn count_mismatch(too_many: bool) -> Error {
 
 /// The source as a query whose columns have the target's types.
 fn source(table: &Table, statement: &Insert, columns: &[usize], declared: &mut Vec<Option<SqlType>>) -> Result<ast::Query> {
-    let Some(source) = &statement.source else { return crate::sql::parse_query("SELECT") };
+    let Some(source) = &statement.source else { return crate::sql::parse_query("SELECT NULL WHERE false") };
     let mut source = (**source).clone();
     if let ast::SetExpr::Values(values) = source.body.as_mut() {
         let width = values.rows.first().map_or(0, |row| row.content.len());

@@ -51,11 +51,8 @@ impl Positions {
                 1 => "1 row is".to_owned(),
                 count => format!("{count} rows are"),
             };
-            return Err(Error::new(
-                SqlState::DATETIME_FIELD_OVERFLOW,
-                format!("{rows} behind the watermark of table \"{}\"", table.name),
-            )
-            .hint("SET verus.late_rows = 'apply' accepts them, 'divert' logs them in the table's $late companion."));
+            return Err(Error::new(SqlState::DATETIME_FIELD_OVERFLOW, format!("{rows} behind the watermark of table \"{}\"", table.name))
+                .hint("SET verus.late_rows = 'apply' accepts them, 'divert' logs them in the table's $late companion."));
         }
         let late_rows = select(&rows, &late)?;
         let lateness = self.watermarks[&table.oid].lateness(table, &late_rows)?;
