@@ -105,7 +105,8 @@ impl Writer {
 }
 
 fn literals(rows: &[[String; 6]]) -> String {
-    let tuples: Vec<String> = rows.iter().map(|[id, writer, batch, seq, at, revenue]| format!("('{id}', {writer}, {batch}, {seq}, '{at}', {revenue})")).collect();
+    let tuples: Vec<String> =
+        rows.iter().map(|[id, writer, batch, seq, at, revenue]| format!("('{id}', {writer}, {batch}, {seq}, '{at}', {revenue})")).collect();
     format!("INSERT INTO events (event_id, writer, batch, seq, at, revenue) VALUES {}", tuples.join(", "))
 }
 
@@ -153,7 +154,9 @@ async fn prepared(session: &Session, rows: &[[String; 6]]) -> Result<(), SqlErro
 }
 
 async fn verify(session: &Session, writers: &mut [Writer], round: usize) {
-    let found = session.rows("SELECT writer, batch, count(*), count(DISTINCT seq), count(DISTINCT event_id) FROM events GROUP BY writer, batch").await;
+    let found = session
+        .rows("SELECT writer, batch, count(*), count(DISTINCT seq), count(DISTINCT event_id) FROM events GROUP BY writer, batch")
+        .await;
     let mut counts: BTreeMap<(usize, usize), [usize; 3]> = BTreeMap::new();
     for row in found {
         let number = |column: usize| row[column].parse::<usize>().expect("a number");
@@ -199,9 +202,8 @@ async fn acknowledged_events_survive_kills_exactly_once() {
     }
     drop(session);
 
-    let mut writers: Vec<Writer> = (0..WRITERS)
-        .map(|number| Writer { number, batches: BTreeMap::new(), random: StdRng::seed_from_u64(number as u64) })
-        .collect();
+    let mut writers: Vec<Writer> =
+        (0..WRITERS).map(|number| Writer { number, batches: BTreeMap::new(), random: StdRng::seed_from_u64(number as u64) }).collect();
     for round in 0..kills {
         let stop = Arc::new(AtomicBool::new(false));
         let port = server.port;

@@ -57,7 +57,13 @@ const KEYS: &[&str] = &[
     "date_bin(INTERVAL '7 minutes', at, timestamptz '2024-01-01 00:00:00+00')",
 ];
 
-const FILTERS: &[&str] = &["kind = 'purchase'", "revenue > 10", "source IS NOT NULL", "store IN ('s0', 's2') AND quantity < 5", "kind LIKE 'p%' OR revenue IS NULL"];
+const FILTERS: &[&str] = &[
+    "kind = 'purchase'",
+    "revenue > 10",
+    "source IS NOT NULL",
+    "store IN ('s0', 's2') AND quantity < 5",
+    "kind LIKE 'p%' OR revenue IS NULL",
+];
 
 #[derive(Clone, Debug)]
 struct Event {
@@ -248,7 +254,8 @@ async fn case(seed: u64) {
                 for _ in 0..count {
                     now += random.random_range(0..5);
                     // Some again: of this statement, or of an earlier one.
-                    let again: Vec<&Event> = events.iter().chain(model.accepted.values().rev().take(500)).filter(|_| random.random_bool(0.01)).collect();
+                    let again: Vec<&Event> =
+                        events.iter().chain(model.accepted.values().rev().take(500)).filter(|_| random.random_bool(0.01)).collect();
                     let repeated = again.first().filter(|_| next_id % 10 == 0).map(|event| (*event).clone());
                     next_id += 1;
                     events.push(repeated.unwrap_or_else(|| Event::random(&mut random, next_id, now)));

@@ -33,7 +33,12 @@ const ECOM: &[Case] = &[
         "1, 2",
         true,
     ),
-    ("ecom_busiest_users", "SELECT user_id, count(*) AS n FROM ecom GROUP BY user_id ORDER BY n DESC, user_id LIMIT 25", "2 DESC, 1", false),
+    (
+        "ecom_busiest_users",
+        "SELECT user_id, count(*) AS n FROM ecom GROUP BY user_id ORDER BY n DESC, user_id LIMIT 25",
+        "2 DESC, 1",
+        false,
+    ),
     (
         "ecom_next_event",
         "SELECT event, following, count(*) AS n FROM (SELECT event, lead(event) OVER (PARTITION BY session_id ORDER BY \"timestamp\", event) \
@@ -150,7 +155,18 @@ async fn music_shop_purchases() {
         .lines()
         .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>())
         .filter(|fields| !fields.is_empty())
-        .map(|fields| format!("{}\t{}\t{}-{}-{}\t{}\t{}\n", fields[0], fields[1], &fields[2][..4], &fields[2][4..6], &fields[2][6..], fields[3], fields[4]))
+        .map(|fields| {
+            format!(
+                "{}\t{}\t{}-{}-{}\t{}\t{}\n",
+                fields[0],
+                fields[1],
+                &fields[2][..4],
+                &fields[2][4..6],
+                &fields[2][6..],
+                fields[3],
+                fields[4]
+            )
+        })
         .collect();
     run(
         "CREATE TABLE cdnow (customer integer NOT NULL, sample integer, at timestamp NOT NULL, cds integer, dollars numeric(10,2), \

@@ -141,7 +141,8 @@ fn the_scan_for_uses_sees_groups() {
 
 #[test]
 fn modules_use_only_what_is_below_them() {
-    let rank: BTreeMap<&str, usize> = LAYERS.iter().enumerate().flat_map(|(rank, names)| names.iter().map(move |name| (*name, rank))).collect();
+    let rank: BTreeMap<&str, usize> =
+        LAYERS.iter().enumerate().flat_map(|(rank, names)| names.iter().map(move |name| (*name, rank))).collect();
     let mut complaints = Vec::new();
     for source in sources("src") {
         let module = source.module();

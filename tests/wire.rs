@@ -11,7 +11,8 @@ use crate::harness::{Options, Server, Session, free_port, verus};
 
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
-const CREATE: &str = "CREATE TABLE e (id integer, at timestamptz NOT NULL, note text, amount numeric(10,2), WATERMARK FOR at AS at - INTERVAL '1 hour')";
+const CREATE: &str =
+    "CREATE TABLE e (id integer, at timestamptz NOT NULL, note text, amount numeric(10,2), WATERMARK FOR at AS at - INTERVAL '1 hour')";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn binary_values_arrive_as_sent() {
@@ -71,7 +72,15 @@ async fn statements_are_described_and_reused() {
     }
     let find = client.prepare("SELECT id, note, at, amount FROM e WHERE id >= $1 AND note LIKE $2 ORDER BY id LIMIT $3").await.unwrap();
     let types: Vec<_> = find.columns().iter().map(|column| (column.name().to_owned(), column.type_().clone())).collect();
-    assert_eq!(types, [("id".to_owned(), Type::INT4), ("note".to_owned(), Type::TEXT), ("at".to_owned(), Type::TIMESTAMPTZ), ("amount".to_owned(), Type::NUMERIC)]);
+    assert_eq!(
+        types,
+        [
+            ("id".to_owned(), Type::INT4),
+            ("note".to_owned(), Type::TEXT),
+            ("at".to_owned(), Type::TIMESTAMPTZ),
+            ("amount".to_owned(), Type::NUMERIC)
+        ]
+    );
     let rows = client.query(&find, &[&3_i32, &"note%", &2_i64]).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.get::<_, i32>(0)).collect::<Vec<_>>(), [3, 4]);
     assert_eq!(rows[0].get::<_, DateTime<Utc>>(2), at);
@@ -116,7 +125,8 @@ async fn errors_carry_position_detail_and_hint() {
     assert!(error.detail.starts_with("Failing row contains"), "{error:?}");
     let error = session.failure("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM e WHERE id = 1, GROUP BY id").await;
     assert!(!error.hint.is_empty(), "the listing's stray comma is answered with a hint: {error:?}");
-    let error = session.failure("CREATE TABLE x (at timestamptz, WATERMARK FOR at AS at - INTERVAL '1 hour') WITH (retentoin = '1 day')").await;
+    let error =
+        session.failure("CREATE TABLE x (at timestamptz, WATERMARK FOR at AS at - INTERVAL '1 hour') WITH (retentoin = '1 day')").await;
     assert!(error.hint.contains("retention") || error.detail.contains("retention"), "the known options are listed: {error:?}");
 }
 
@@ -188,7 +198,8 @@ async fn a_failing_copy_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cancel_and_timeout_stop_a_running_plan() {
-    const LONG: &str = "SELECT count(*) FROM generate_series(1, 100000000) AS a(x), generate_series(1, 100000000) AS b(y) WHERE (x * 7 + y) % 11 = 3";
+    const LONG: &str =
+        "SELECT count(*) FROM generate_series(1, 100000000) AS a(x), generate_series(1, 100000000) AS b(y) WHERE (x * 7 + y) % 11 = 3";
     let server = Server::start().await;
     let session = server.connect().await;
     session.rows("SET statement_timeout = '300ms'").await;
@@ -250,7 +261,9 @@ async fn what_was_written_is_there_after_every_kind_of_end() {
     let mut server = Server::start().await;
     let session = server.connect().await;
     session.rows(CREATE).await;
-    session.rows("CREATE MATERIALIZED VIEW v AS SELECT TUMBLE(at, INTERVAL '1' MINUTE) AS minute, count(*) AS n FROM e GROUP BY minute").await;
+    session
+        .rows("CREATE MATERIALIZED VIEW v AS SELECT TUMBLE(at, INTERVAL '1' MINUTE) AS minute, count(*) AS n FROM e GROUP BY minute")
+        .await;
     session.rows("INSERT INTO e VALUES (1, '2024-05-01 10:00:00+00', 'one', 1.5)").await;
     server.kill();
     server.restart().await;
@@ -401,8 +414,10 @@ async fn a_damaged_log_is_refused_and_a_torn_tail_is_cut() {
 }
 
 fn newest_segment(data_dir: &std::path::Path) -> Option<std::path::PathBuf> {
-    let directory = std::fs::read_dir(data_dir).ok()?.filter_map(Result::ok).map(|entry| entry.path()).find(|path| path.ends_with("wal"))?;
-    let mut segments: Vec<_> = std::fs::read_dir(directory).ok()?.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    let directory =
+        std::fs::read_dir(data_dir).ok()?.filter_map(Result::ok).map(|entry| entry.path()).find(|path| path.ends_with("wal"))?;
+    let mut segments: Vec<_> =
+        std::fs::read_dir(directory).ok()?.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_file()).collect();
     segments.sort();
     segments.into_iter().rev().find(|path| path.metadata().is_ok_and(|data| data.len() > 0))
 }

@@ -33,7 +33,10 @@ pub async fn execute(session: &mut Session, statement: &CreateTable) -> Result<R
     let mut changes = Vec::new();
     if table.watermark.is_some() {
         if let Some(column) = table.columns.iter().find(|column| LATE_COLUMNS.contains(&column.name.as_str())) {
-            return Err(Error::new(SqlState::DUPLICATE_COLUMN, format!("column name \"{}\" conflicts with a column of \"{name}$late\"", column.name)));
+            return Err(Error::new(
+                SqlState::DUPLICATE_COLUMN,
+                format!("column name \"{}\" conflicts with a column of \"{name}$late\"", column.name),
+            ));
         }
         let late = companion(&table, store.allocate_oid());
         if catalog.table_named(&late.name).is_some() || catalog.view_named(&late.name).is_some() {
@@ -70,8 +73,9 @@ fn define(statement: &CreateTable, oid: Oid) -> Result<Table> {
         add_check(&mut checks, given.as_deref(), format!("{name}_check"), expression)?;
     }
     if !statement.primary_key.is_empty() {
-        return Err(Error::unsupported("PRIMARY KEY is not supported")
-            .hint("Event tables drop duplicates with WITH (dedup_key = 'column')."));
+        return Err(
+            Error::unsupported("PRIMARY KEY is not supported").hint("Event tables drop duplicates with WITH (dedup_key = 'column').")
+        );
     }
     let watermark = statement.watermark.as_ref().map(|(column, expression)| watermark(&columns, column, expression)).transpose()?;
     if let Some(watermark) = watermark {
@@ -81,7 +85,10 @@ fn define(statement: &CreateTable, oid: Oid) -> Result<Table> {
     for key in [options.partition_by, options.dedup_key].into_iter().flatten() {
         if matches!(columns[key].sql_type, SqlType::Array(_) | SqlType::Json | SqlType::Jsonb | SqlType::Interval) {
             let column = &columns[key];
-            return Err(Error::new(SqlState::DATATYPE_MISMATCH, format!("column \"{}\" of type {} cannot be a key", column.name, column.sql_type)));
+            return Err(Error::new(
+                SqlState::DATATYPE_MISMATCH,
+                format!("column \"{}\" of type {} cannot be a key", column.name, column.sql_type),
+            ));
         }
     }
     let kind = if watermark.is_some() { TableKind::Event } else { TableKind::Plain };
@@ -91,7 +98,10 @@ fn define(statement: &CreateTable, oid: Oid) -> Result<Table> {
 /// A column as declared. 42611 for a default beside a generation expression, 42601 for a reserved name.
 pub fn column(definition: &ColumnDefinition) -> Result<Column> {
     if definition.name == crate::types::LSN_COLUMN {
-        return Err(Error::new(SqlState::DUPLICATE_COLUMN, format!("column name \"{}\" conflicts with a system column name", definition.name)));
+        return Err(Error::new(
+            SqlState::DUPLICATE_COLUMN,
+            format!("column name \"{}\" conflicts with a system column name", definition.name),
+        ));
     }
     if definition.default.is_some() && definition.generated.is_some() {
         return Err(Error::syntax(format!("both default and generation expression specified for column \"{}\"", definition.name)));
@@ -213,8 +223,11 @@ fn refuse_references<'a>(expression: &str, generated: impl Iterator<Item = &'a s
     });
     for name in generated {
         if names.iter().any(|found| found == name) {
-            return Err(Error::new(SqlState::INVALID_OBJECT_DEFINITION, format!("cannot use generated column \"{name}\" in column generation expression"))
-                .detail("A generated column cannot reference another generated column."));
+            return Err(Error::new(
+                SqlState::INVALID_OBJECT_DEFINITION,
+                format!("cannot use generated column \"{name}\" in column generation expression"),
+            )
+            .detail("A generated column cannot reference another generated column."));
         }
     }
     Ok(())

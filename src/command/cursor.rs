@@ -18,10 +18,7 @@ use crate::sql::Statement;
 /// `DECLARE name [NO SCROLL] CURSOR [WITH | WITHOUT HOLD] FOR query`.
 pub async fn declare(session: &mut Session, name: &str, text: &str, hold: bool, cancel: CancellationToken) -> Result<Response> {
     if !hold && !session.transaction.in_block() {
-        return Err(Error::new(
-            SqlState::NO_ACTIVE_SQL_TRANSACTION,
-            "DECLARE CURSOR can only be used in transaction blocks",
-        ));
+        return Err(Error::new(SqlState::NO_ACTIVE_SQL_TRANSACTION, "DECLARE CURSOR can only be used in transaction blocks"));
     }
     let parsed = only(text)?;
     if !matches!(&*parsed.statement, Statement::Query(_)) {
@@ -66,8 +63,5 @@ pub fn schema(session: &Session, name: &str) -> Result<Option<SchemaRef>> {
 }
 
 fn find<'a>(session: &'a Session, name: &str) -> Result<&'a Portal> {
-    session
-        .portals
-        .get(name)
-        .ok_or_else(|| Error::new(SqlState::INVALID_CURSOR_NAME, format!("cursor \"{name}\" does not exist")))
+    session.portals.get(name).ok_or_else(|| Error::new(SqlState::INVALID_CURSOR_NAME, format!("cursor \"{name}\" does not exist")))
 }

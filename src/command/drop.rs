@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::catalog::{Catalog, Change, TableKind};
-use crate::command::relation::{self, Relation};
 use crate::command::Response;
+use crate::command::relation::{self, Relation};
 use crate::error::{Error, Result, SqlState};
 use crate::session::Session;
 use crate::sql::statement::{Drop, Name};
@@ -36,16 +36,18 @@ pub async fn execute(session: &mut Session, statement: &Drop) -> Result<Response
 
 fn find(catalog: &Catalog, statement: &Drop, name: &Name) -> Result<Option<Relation>> {
     match (relation::find(catalog, name), statement.view) {
-        (Some(Relation::Table(table)), false) if table.kind == TableKind::Late => {
-            Err(Error::new(SqlState::DEPENDENT_OBJECTS_STILL_EXIST, format!("cannot drop table {} because its table requires it", table.name))
-                .hint("DROP the table itself instead."))
-        }
+        (Some(Relation::Table(table)), false) if table.kind == TableKind::Late => Err(Error::new(
+            SqlState::DEPENDENT_OBJECTS_STILL_EXIST,
+            format!("cannot drop table {} because its table requires it", table.name),
+        )
+        .hint("DROP the table itself instead.")),
         (found @ (Some(Relation::Table(_)) | None), false) | (found @ (Some(Relation::View(_)) | None), true) => match found {
             None if !statement.if_exists => Err(absent(statement, name)),
             found => Ok(found),
         },
         (Some(Relation::Table(table)), true) => {
-            Err(Error::new(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" is not a materialized view", table.name)).hint("Use DROP TABLE to remove a table."))
+            Err(Error::new(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" is not a materialized view", table.name))
+                .hint("Use DROP TABLE to remove a table."))
         }
         (Some(Relation::View(view)), false) => Err(Error::new(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" is not a table", view.name))
             .hint("Use DROP MATERIALIZED VIEW to remove a materialized view.")),

@@ -30,7 +30,9 @@ pub fn bind(session: &mut Session, statement: &Insert, declared: &[Option<SqlTyp
     let context = session.context()?;
     let table = relation::writable(&context.snapshot.catalog, &statement.table)?;
     if statement.on_conflict.is_some() {
-        return Err(Error::unsupported("ON CONFLICT is not supported").hint("Event tables drop duplicates with WITH (dedup_key = 'column')."));
+        return Err(
+            Error::unsupported("ON CONFLICT is not supported").hint("Event tables drop duplicates with WITH (dedup_key = 'column').")
+        );
     }
     let columns = targets(&table, &statement.columns)?;
     let mut declared = declared.to_vec();

@@ -39,8 +39,8 @@ use crate::query::Bound;
 pub use crate::session::Prepared;
 use crate::session::Session;
 use crate::session::transaction::{Status, aborted};
-use crate::sql::statement::{CopyDirection, Statement};
 use crate::sql::Parsed;
+use crate::sql::statement::{CopyDirection, Statement};
 use crate::types::SqlType;
 
 /// What a statement answers.
@@ -222,10 +222,9 @@ fn admit(session: &Session, statement: &Statement) -> Result<()> {
         return Err(aborted());
     }
     match writes(statement) {
-        Some(command) if session.vars.read_only() => Err(Error::new(
-            SqlState::READ_ONLY_SQL_TRANSACTION,
-            format!("cannot execute {command} in a read-only transaction"),
-        )),
+        Some(command) if session.vars.read_only() => {
+            Err(Error::new(SqlState::READ_ONLY_SQL_TRANSACTION, format!("cannot execute {command} in a read-only transaction")))
+        }
         _ => Ok(()),
     }
 }

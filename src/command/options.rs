@@ -37,7 +37,11 @@ pub fn table(given: &[(String, String)], columns: &[Column], event: bool) -> Res
                 options.compression = match value.to_ascii_lowercase().as_str() {
                     "snappy" => Compression::Snappy,
                     "zstd" => Compression::Zstd,
-                    _ => return Err(invalid(format!("invalid value for option \"compression\": \"{value}\"")).hint("Known are snappy and zstd.")),
+                    _ => {
+                        return Err(
+                            invalid(format!("invalid value for option \"compression\": \"{value}\"")).hint("Known are snappy and zstd.")
+                        );
+                    }
                 }
             }
             _ => return Err(unknown(key, &TABLE_OPTIONS)),
@@ -73,7 +77,8 @@ fn late_rows(value: &str) -> Result<LateRows> {
 
 /// An interval of fixed length, more than nothing, in microseconds. A month counts 30 days, as PostgreSQL's `extract(epoch)` has it.
 fn duration(key: &str, value: &str) -> Result<i64> {
-    let parsed = interval(value).map_err(|error| invalid(format!("invalid value for option \"{key}\": \"{value}\"")).detail(format!("{error}.")))?;
+    let parsed =
+        interval(value).map_err(|error| invalid(format!("invalid value for option \"{key}\": \"{value}\"")).detail(format!("{error}.")))?;
     match microseconds(parsed) {
         Some(us) if us > 0 => Ok(us),
         _ => Err(invalid(format!("option \"{key}\" must be a positive interval, not \"{value}\""))),

@@ -31,8 +31,11 @@ pub async fn execute(session: &mut Session, name: &str, arguments: &[ast::Expr],
     let prepared = Arc::clone(session.statement(name)?);
     let prepared = command::revalidate(session, &prepared)?;
     if arguments.len() != prepared.parameters.len() {
-        return Err(Error::syntax(format!("wrong number of parameters for prepared statement \"{name}\""))
-            .detail(format!("Expected {} parameters but got {}.", prepared.parameters.len(), arguments.len())));
+        return Err(Error::syntax(format!("wrong number of parameters for prepared statement \"{name}\"")).detail(format!(
+            "Expected {} parameters but got {}.",
+            prepared.parameters.len(),
+            arguments.len()
+        )));
     }
     let parameters = evaluate(session, arguments, &prepared.parameters)?;
     // Boxed: a prepared statement may be an EXECUTE, and futures do not nest in themselves.

@@ -31,8 +31,10 @@ pub fn find(catalog: &Catalog, name: &Name) -> Option<Relation> {
 pub fn table(catalog: &Catalog, name: &Name) -> Result<Arc<Table>> {
     match find(catalog, name) {
         Some(Relation::Table(table)) => Ok(table),
-        Some(Relation::View(view)) => Err(Error::new(SqlState::WRONG_OBJECT_TYPE, format!("cannot change materialized view \"{}\"", view.name))
-            .hint("It follows the rows of its table.")),
+        Some(Relation::View(view)) => {
+            Err(Error::new(SqlState::WRONG_OBJECT_TYPE, format!("cannot change materialized view \"{}\"", view.name))
+                .hint("It follows the rows of its table."))
+        }
         None => Err(missing(name)),
     }
 }

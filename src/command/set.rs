@@ -23,10 +23,7 @@ pub fn execute(session: &mut Session, name: &str, value: Option<&str>, local: bo
         session.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, format!("{command} can only be used in transaction blocks"));
     }
     if name == "transaction_isolation" && session.transaction.is_used() {
-        return Err(Error::new(
-            SqlState::ACTIVE_SQL_TRANSACTION,
-            "SET TRANSACTION ISOLATION LEVEL must be called before any query",
-        ));
+        return Err(Error::new(SqlState::ACTIVE_SQL_TRANSACTION, "SET TRANSACTION ISOLATION LEVEL must be called before any query"));
     }
     if name == "transaction_read_only"
         && session.vars.read_only()

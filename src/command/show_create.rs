@@ -28,10 +28,8 @@ pub fn execute(session: &mut Session, name: &Name) -> Result<Response> {
         (None, Some(view)) => of_view(view),
         (None, None) => return Err(missing(name)),
     };
-    let columns: [Arc<dyn arrow::array::Array>; 2] = [
-        Arc::new(StringViewArray::from_iter_values([&name.name])),
-        Arc::new(StringViewArray::from_iter_values([text])),
-    ];
+    let columns: [Arc<dyn arrow::array::Array>; 2] =
+        [Arc::new(StringViewArray::from_iter_values([&name.name])), Arc::new(StringViewArray::from_iter_values([text]))];
     let batch = RecordBatch::try_new(schema(), columns.to_vec()).map_err(|error| Error::internal(error.to_string()))?;
     Ok(Response::of_batch(batch, "SHOW"))
 }

@@ -53,9 +53,9 @@ pub(super) async fn authenticate(
     sink.put(&send(Authentication::SASLContinue(Bytes::from(first))));
     sink.flush().await?;
     let PasswordMessageFamily::Raw(proof) = password_message(reader, bytes_max).await? else { return Err(malformed()) };
-    let last = waiting.on_client_final_message(&proof).map_err(|_| {
-        Fault::Fatal(Error::new(SqlState::INVALID_PASSWORD, format!("password authentication failed for user \"{user}\"")))
-    })?;
+    let last = waiting
+        .on_client_final_message(&proof)
+        .map_err(|_| Fault::Fatal(Error::new(SqlState::INVALID_PASSWORD, format!("password authentication failed for user \"{user}\""))))?;
     sink.put(&send(Authentication::SASLFinal(Bytes::from(last))));
     Ok(())
 }

@@ -47,7 +47,11 @@ enum Column {
     Time(Time64MicrosecondArray),
     Timestamp(TimestampMicrosecondArray),
     Interval(IntervalMonthDayNanoArray),
-    List { lists: ListArray, items: Box<Writer>, element_oid: u32 },
+    List {
+        lists: ListArray,
+        items: Box<Writer>,
+        element_oid: u32,
+    },
     /// What has no type of its own goes as text.
     Shown(text::Writer),
 }
@@ -146,7 +150,8 @@ impl Column {
         if *values.data_type() != target && arrow::compute::can_cast_types(values.data_type(), &target) {
             let options = CastOptions { safe: false, ..CastOptions::default() };
             let values = cast_with_options(values, &target, &options).map_err(|error| {
-                Error::new(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, format!("value is out of range for type {sql_type}")).detail(error.to_string())
+                Error::new(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, format!("value is out of range for type {sql_type}"))
+                    .detail(error.to_string())
             })?;
             return Column::of(&values, sql_type);
         }

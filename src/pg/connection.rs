@@ -17,6 +17,7 @@ use pgwire::messages::startup::ParameterStatus;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::command;
 use crate::error::{Error, SqlState};
 use crate::pg::error::{self, Fault};
 use crate::pg::frame::{Frame, Reader};
@@ -27,7 +28,6 @@ use crate::session::transaction::Status;
 use crate::session::variable::VARIABLES;
 use crate::session::vars::Values;
 use crate::session::{Prepared, Session};
-use crate::command;
 use crate::types::SqlType;
 
 /// A session and its socket.

@@ -66,9 +66,7 @@ fn read_binary(sql_type: &SqlType, bytes: &[u8], zone: &Zone) -> Result<ScalarVa
         },
         SqlType::Bytea => ScalarValue::Binary(Some(bytes.to_vec())),
         SqlType::Uuid => ScalarValue::FixedSizeBinary(16, Some(array::<16>(bytes)?.to_vec())),
-        SqlType::Date => {
-            ScalarValue::Date32(Some(i32::from_be_bytes(array(bytes)?).checked_add(EPOCH_DAYS).ok_or_else(out_of_range)?))
-        }
+        SqlType::Date => ScalarValue::Date32(Some(i32::from_be_bytes(array(bytes)?).checked_add(EPOCH_DAYS).ok_or_else(out_of_range)?)),
         SqlType::Time => {
             let micros = i64::from_be_bytes(array(bytes)?);
             if !(0..=DAY_MICROS).contains(&micros) {

@@ -60,9 +60,8 @@ impl Connection {
         }
         let session = &mut self.session;
         let cancel = running.cancel.clone();
-        let response = running
-            .guard(&mut self.reader, async { command::execute(session, prepared, &[], cancel).await.map_err(Fault::from) })
-            .await?;
+        let response =
+            running.guard(&mut self.reader, async { command::execute(session, prepared, &[], cancel).await.map_err(Fault::from) }).await?;
         let tag = self.respond(running, response, &[], true).await?;
         if last && matches!(self.session.transaction.status(), Status::Implicit { .. }) {
             self.leave(running, true).await?;

@@ -49,19 +49,15 @@ pub(super) async fn login(
         // An unknown user goes through the exchange as well, so that names cannot be tried out.
         Some(verifier) => auth::authenticate(reader, sink, verifier, user, bytes_max).await?,
         None if user != NAME => {
-            return Err(Fault::Fatal(Error::new(
-                SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-                format!("role \"{user}\" does not exist"),
-            )
-            .hint("The user is \"verus\".")));
+            return Err(Fault::Fatal(
+                Error::new(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, format!("role \"{user}\" does not exist"))
+                    .hint("The user is \"verus\"."),
+            ));
         }
         None => {}
     }
     if user != NAME {
-        return Err(Fault::Fatal(Error::new(
-            SqlState::INVALID_PASSWORD,
-            format!("password authentication failed for user \"{user}\""),
-        )));
+        return Err(Fault::Fatal(Error::new(SqlState::INVALID_PASSWORD, format!("password authentication failed for user \"{user}\""))));
     }
     let database = startup.parameters.get("database").filter(|database| !database.is_empty()).unwrap_or(user);
     if database != NAME {
@@ -121,7 +117,8 @@ async fn startup_packet(reader: &mut Reader, sink: &mut Sink, services: &Service
 }
 
 fn read_startup(minor: u16, packet: BytesMut) -> Result<Startup, Fault> {
-    let invalid = || Fault::Fatal(Error::new(SqlState::PROTOCOL_VIOLATION, "invalid startup packet layout: expected terminator as last byte"));
+    let invalid =
+        || Fault::Fatal(Error::new(SqlState::PROTOCOL_VIOLATION, "invalid startup packet layout: expected terminator as last byte"));
     let text = std::str::from_utf8(&packet)
         .map_err(|_| Fault::Fatal(Error::new(SqlState::CHARACTER_NOT_IN_REPERTOIRE, "startup packet is not UTF8")))?;
     let mut startup = Startup { minor, parameters: HashMap::new(), unknown: Vec::new() };
@@ -184,9 +181,9 @@ fn options_of(options: &str) -> Result<Vec<(String, String)>, Error> {
             Some(setting) => setting.to_owned(),
             None => word.strip_prefix("--").map(|setting| setting.replacen('-', "_", setting.find('=').unwrap_or(0))).unwrap_or_default(),
         };
-        let (name, value) = setting.split_once('=').ok_or_else(|| {
-            Error::new(SqlState::SYNTAX_ERROR, format!("invalid command-line argument for server process: {word}"))
-        })?;
+        let (name, value) = setting
+            .split_once('=')
+            .ok_or_else(|| Error::new(SqlState::SYNTAX_ERROR, format!("invalid command-line argument for server process: {word}")))?;
         settings.push((name.to_owned(), value.to_owned()));
     }
     Ok(settings)

@@ -33,7 +33,8 @@ const FINISH_WITHIN: Duration = Duration::from_secs(8);
 
 /// Runs a server until SIGTERM or SIGINT. An error says why it did not start, or that storage failed.
 pub fn run(config: Config) -> Result<()> {
-    let runtimes = Runtimes::start(config.cores).map_err(|error| Error::new(SqlState::SYSTEM_ERROR, format!("cannot start threads: {error}")))?;
+    let runtimes =
+        Runtimes::start(config.cores).map_err(|error| Error::new(SqlState::SYSTEM_ERROR, format!("cannot start threads: {error}")))?;
     let outcome = start_and_serve(&runtimes, config);
     runtimes.shutdown();
     outcome
@@ -44,7 +45,8 @@ fn start_and_serve(runtimes: &Runtimes, config: Config) -> Result<()> {
     let metrics = Arc::new(Metrics::default());
     let health = Arc::new(health::State::default());
     let shutdown = CancellationToken::new();
-    let (http, listener) = runtimes.block_on(async { Ok::<_, Error>((bind(config.http, "HTTP").await?, bind(config.listen, "PostgreSQL").await?)) })?;
+    let (http, listener) =
+        runtimes.block_on(async { Ok::<_, Error>((bind(config.http, "HTTP").await?, bind(config.listen, "PostgreSQL").await?)) })?;
     let serve_http = web::serve(
         http,
         config.limits.wire.http_connections_max,
@@ -80,7 +82,8 @@ async fn bind(address: SocketAddr, what: &str) -> Result<TcpListener> {
 fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc<Services>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let spill = config.data_dir.join("spill");
-    std::fs::create_dir_all(&spill).map_err(|error| Error::new(SqlState::IO_ERROR, format!("cannot create \"{}\": {error}", spill.display())))?;
+    std::fs::create_dir_all(&spill)
+        .map_err(|error| Error::new(SqlState::IO_ERROR, format!("cannot create \"{}\": {error}", spill.display())))?;
     let engine = Engine::new(&config.limits.query, &spill, spawner, Arc::clone(&clock))?;
     let binder: Arc<dyn Binder> = Arc::clone(&engine) as Arc<dyn Binder>;
     let store = Store::open(Parts {

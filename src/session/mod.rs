@@ -126,10 +126,7 @@ impl Session {
     /// Names a prepared statement. 42P05 when the name is taken (the unnamed one is replaced).
     pub fn add_statement(&mut self, name: &str, prepared: Arc<Prepared>) -> Result<()> {
         if !name.is_empty() && self.statements.contains_key(name) {
-            return Err(Error::new(
-                SqlState::DUPLICATE_PREPARED_STATEMENT,
-                format!("prepared statement \"{name}\" already exists"),
-            ));
+            return Err(Error::new(SqlState::DUPLICATE_PREPARED_STATEMENT, format!("prepared statement \"{name}\" already exists")));
         }
         self.bounded(self.statements.len())?;
         self.statements.insert(name.to_owned(), prepared);

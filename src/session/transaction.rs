@@ -183,7 +183,10 @@ impl Session {
     pub fn savepoint(&mut self, name: &str) -> Result<()> {
         self.only_in_block("SAVEPOINT")?;
         if self.transaction.savepoints.len() >= SAVEPOINTS_MAX {
-            return Err(Error::new(SqlState::PROGRAM_LIMIT_EXCEEDED, format!("a transaction can have at most {SAVEPOINTS_MAX} savepoints")));
+            return Err(Error::new(
+                SqlState::PROGRAM_LIMIT_EXCEEDED,
+                format!("a transaction can have at most {SAVEPOINTS_MAX} savepoints"),
+            ));
         }
         let state = &mut self.transaction;
         state.savepoints.push(Savepoint {
@@ -311,8 +314,11 @@ impl Session {
                 // Changes go before rows at COMMIT, so rows that this one removes must not be sent at all.
                 Change::DropTable(oid) | Change::Truncate(oid) => self.transaction.writes.retain(|write| write.table != *oid),
                 Change::AlterTable(table) if self.has_rows_for(table.oid) => {
-                    return Err(Error::unsupported(format!("cannot alter table {} after adding rows to it in the same transaction", table.name))
-                        .hint("COMMIT first."));
+                    return Err(Error::unsupported(format!(
+                        "cannot alter table {} after adding rows to it in the same transaction",
+                        table.name
+                    ))
+                    .hint("COMMIT first."));
                 }
                 _ => {}
             }

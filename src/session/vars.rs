@@ -89,10 +89,7 @@ impl Vars {
     pub fn reset(&mut self, name: &str, local: bool) -> Result<()> {
         match variable::find(name) {
             Some(variable) if matches!(variable.kind, variable::Kind::Fixed) => {
-                return Err(Error::new(
-                    SqlState::CANT_CHANGE_RUNTIME_PARAM,
-                    format!("parameter \"{}\" cannot be changed", variable.name),
-                ));
+                return Err(Error::new(SqlState::CANT_CHANGE_RUNTIME_PARAM, format!("parameter \"{}\" cannot be changed", variable.name)));
             }
             Some(_) => {}
             None if variable::is_custom(name) => {}

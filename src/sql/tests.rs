@@ -51,11 +51,11 @@ fn statements_are_split_with_their_places() {
 
 #[test]
 fn an_event_table() {
-    let Statement::CreateTable(table) = one(
-        "CREATE TABLE IF NOT EXISTS Events (id uuid NOT NULL, kind text CHECK (kind <> ''), at timestamptz NOT NULL, \
+    let Statement::CreateTable(table) =
+        one("CREATE TABLE IF NOT EXISTS Events (id uuid NOT NULL, kind text CHECK (kind <> ''), at timestamptz NOT NULL, \
          revenue numeric(12,2) DEFAULT 0, day date GENERATED ALWAYS AS (at::date) STORED, CHECK (revenue >= 0), \
-         WATERMARK FOR at AS at - INTERVAL '5 minutes') WITH (partition_by = 'kind', retention = '400 days')",
-    ) else {
+         WATERMARK FOR at AS at - INTERVAL '5 minutes') WITH (partition_by = 'kind', retention = '400 days')")
+    else {
         panic!("not a table")
     };
     assert_eq!(table.name, Name { schema: None, name: "events".to_owned() });
@@ -70,9 +70,9 @@ fn an_event_table() {
 
 #[test]
 fn a_view_and_its_text() {
-    let Statement::CreateView(view) =
-        one("CREATE MATERIALIZED VIEW v WITH (ttl = '7 days') AS SELECT s, TUMBLE(t, INTERVAL '1' MINUTE) AS window FROM e GROUP BY s, window WITH NO DATA")
-    else {
+    let Statement::CreateView(view) = one(
+        "CREATE MATERIALIZED VIEW v WITH (ttl = '7 days') AS SELECT s, TUMBLE(t, INTERVAL '1' MINUTE) AS window FROM e GROUP BY s, window WITH NO DATA",
+    ) else {
         panic!("not a view")
     };
     assert!(!view.with_data && !view.if_not_exists);
@@ -82,9 +82,15 @@ fn a_view_and_its_text() {
 
 #[test]
 fn copy_in_both_syntaxes() {
-    for text in ["COPY t (a, b) FROM STDIN WITH (FORMAT csv, HEADER, DELIMITER ';')", "copy t (a, b) from stdin with delimiter ';' csv header"] {
+    for text in
+        ["COPY t (a, b) FROM STDIN WITH (FORMAT csv, HEADER, DELIMITER ';')", "copy t (a, b) from stdin with delimiter ';' csv header"]
+    {
         let Statement::Copy(copy) = one(text) else { panic!("{text}") };
-        assert_eq!((copy.direction, copy.options.format, copy.options.delimiter), (CopyDirection::FromStdin, CopyFormat::Csv, b';'), "{text}");
+        assert_eq!(
+            (copy.direction, copy.options.format, copy.options.delimiter),
+            (CopyDirection::FromStdin, CopyFormat::Csv, b';'),
+            "{text}"
+        );
         assert_eq!((copy.options.header, copy.columns), (Header::On, vec!["a".to_owned(), "b".to_owned()]), "{text}");
     }
     assert!(matches!(one("COPY t TO '/etc/passwd'"), Statement::Copy(copy) if copy.direction == CopyDirection::ServerFile));

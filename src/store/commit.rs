@@ -366,6 +366,7 @@ fn late_rows(catalog: &Catalog, table: &Table, late: Option<(RecordBatch, Vec<i6
                 .ok_or_else(|| Error::internal(format!("column {} of {} has no source", column.name, companion.name))),
         })
         .collect::<Result<Vec<_>>>()?;
-    let rows = RecordBatch::try_new(companion.schema(), columns).map_err(|error| Error::internal(format!("late rows do not fit: {error}")))?;
+    let rows =
+        RecordBatch::try_new(companion.schema(), columns).map_err(|error| Error::internal(format!("late rows do not fit: {error}")))?;
     Ok(Some((companion.oid, rows)))
 }

@@ -11,8 +11,8 @@
 //! `_delta_log`), `spill/` (temporary).
 
 mod apply;
-mod background;
 mod backfill;
+mod background;
 mod classify;
 mod commit;
 pub mod dedupe;

@@ -24,7 +24,8 @@ pub async fn recent_keys(parts: &Parts, state: &TableState, since: Micros) -> Re
     }
     let time = &table.columns[watermark.column];
     let zone = (time.sql_type == SqlType::Timestamptz).then(|| UTC.into());
-    let recent: Expr = col(datafusion::common::Column::from_name(&time.name)).gt_eq(lit(ScalarValue::TimestampMicrosecond(Some(since), zone)));
+    let recent: Expr =
+        col(datafusion::common::Column::from_name(&time.name)).gt_eq(lit(ScalarValue::TimestampMicrosecond(Some(since), zone)));
     let session = parts.binder.session_state();
     let plan = cold.columns.scan(&session, &cold.version, Some(&vec![key, watermark.column]), &[recent], None)?;
     let stream = execute_stream(plan, session.task_ctx()).map_err(unreadable)?;

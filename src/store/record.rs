@@ -83,7 +83,8 @@ fn primed(schema: &SchemaRef) -> Result<StreamEncoder> {
 pub fn encode_header(header: &Header) -> Result<Vec<u8>> {
     let mut bytes = vec![0; 4];
     serde_json::to_writer(&mut bytes, header).map_err(|error| Error::internal(format!("cannot encode a log record: {error}")))?;
-    let length = u32::try_from(bytes.len() - 4).map_err(|_| Error::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "too many changes in one transaction"))?;
+    let length =
+        u32::try_from(bytes.len() - 4).map_err(|_| Error::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "too many changes in one transaction"))?;
     bytes[..4].copy_from_slice(&length.to_le_bytes());
     Ok(bytes)
 }

@@ -22,8 +22,8 @@ use crate::store::flush::{layout, table_dir};
 use crate::store::positions::{Positions, Saved};
 use crate::store::snapshot::{Published, Snapshot, TableState};
 use crate::store::{Parts, Shared, backfill, recent, record};
-use crate::wal::{Record, Wal};
 use crate::view;
+use crate::wal::{Record, Wal};
 
 /// An open database before its threads start.
 #[derive(Debug)]

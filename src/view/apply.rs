@@ -119,7 +119,12 @@ fn plan(specs: &[Arc<Spec>], rows: &RecordBatch) -> (Vec<Set>, Vec<usize>) {
 }
 
 /// The rows for which `filter` is true, with the columns that `members` read; the others are of type Null, in place.
-fn selected(specs: &[Arc<Spec>], members: &[usize], filter: Option<&Expression>, rows: &RecordBatch) -> DataFusionResult<Option<RecordBatch>> {
+fn selected(
+    specs: &[Arc<Spec>],
+    members: &[usize],
+    filter: Option<&Expression>,
+    rows: &RecordBatch,
+) -> DataFusionResult<Option<RecordBatch>> {
     let Some(filter) = filter else { return Ok(Some(rows.clone())) };
     let mask = filter.physical.evaluate(rows)?.into_array(rows.num_rows())?;
     let mask = mask.as_boolean();

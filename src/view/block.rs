@@ -144,10 +144,7 @@ pub(super) fn decode(bytes: Vec<u8>, crc_expected: u32, fingerprint: u64) -> Res
     let held = bytes.len();
     let rows = number(&bytes, 12) as usize;
     let mut buffer = Buffer::from_vec(bytes).slice(HEADER_BYTES);
-    let batch = StreamDecoder::new()
-        .decode(&mut buffer)
-        .map_err(|error| damaged(&error.to_string()))?
-        .ok_or_else(|| damaged("no rows"))?;
+    let batch = StreamDecoder::new().decode(&mut buffer).map_err(|error| damaged(&error.to_string()))?.ok_or_else(|| damaged("no rows"))?;
     let (_, mut columns, _) = batch.into_parts();
     if columns.is_empty() || columns[0].data_type() != &DataType::UInt8 || columns[0].len() != rows {
         return Err(damaged("unexpected columns"));

@@ -234,7 +234,8 @@ fn cut(order: &[u32], places: &[Place], start: usize, rows_max: usize) -> usize 
 }
 
 fn take(rows: &RecordBatch, order: &[u32]) -> Result<RecordBatch> {
-    let columns = arrow::compute::take_arrays(rows.columns(), &indices(order.iter().map(|row| *row as usize)), None).map_err(arrow_failure)?;
+    let columns =
+        arrow::compute::take_arrays(rows.columns(), &indices(order.iter().map(|row| *row as usize)), None).map_err(arrow_failure)?;
     let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(order.len())).with_match_field_names(false);
     RecordBatch::try_new_with_options(rows.schema(), columns, &options).map_err(arrow_failure)
 }

@@ -139,7 +139,10 @@ fn take_apart(plan: &LogicalPlan) -> Result<Shape<'_>> {
                 return Err(no_view("DISTINCT ON", "Use GROUP BY with first_value(column ORDER BY ...)."));
             }
             LogicalPlan::TableScan(_) => {
-                return Err(no_view("a query without GROUP BY, aggregate or DISTINCT", "Select from the event table itself, or add GROUP BY."));
+                return Err(no_view(
+                    "a query without GROUP BY, aggregate or DISTINCT",
+                    "Select from the event table itself, or add GROUP BY.",
+                ));
             }
             other => return Err(refusal(other)),
         }
@@ -158,7 +161,8 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, plan: &LogicalPla
         key_exprs.push(simple);
     }
     let types: Vec<DataType> = keys.iter().map(|key| key.physical.data_type(&rows.arrow())).collect::<Result<_, _>>().map_err(failure)?;
-    let key_fields: Vec<_> = types.iter().enumerate().map(|(index, kind)| Arc::new(Field::new(format!("k{index}"), kind.clone(), true))).collect();
+    let key_fields: Vec<_> =
+        types.iter().enumerate().map(|(index, kind)| Arc::new(Field::new(format!("k{index}"), kind.clone(), true))).collect();
     let mut aggregates = Vec::new();
     for (index, call) in shape.aggregates.iter().enumerate() {
         let call = rows.simplify_arguments(call)?;
@@ -263,7 +267,12 @@ fn finish(session: &SessionState, view: &View, plan: &LogicalPlan, shape: &Shape
     }
     let output = view.schema();
     if output.fields().len() != plan.schema().fields().len() {
-        return Err(Error::internal(format!("materialized view {} has {} columns but its query {}", view.name, output.fields().len(), plan.schema().fields().len())));
+        return Err(Error::internal(format!(
+            "materialized view {} has {} columns but its query {}",
+            view.name,
+            output.fields().len(),
+            plan.schema().fields().len()
+        )));
     }
     for (key, field) in keys.iter_mut().zip(output.fields()) {
         *key = key.filter(|key| key_types[*key] == *field.data_type());

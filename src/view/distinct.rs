@@ -27,8 +27,7 @@ pub(super) struct DistinctCount {
 
 impl DistinctCount {
     pub(super) fn new(value: DataType) -> Result<Self> {
-        let schema =
-            Schema::new(vec![Field::new("group", DataType::UInt64, false), Field::new("value", value.clone(), false)]);
+        let schema = Schema::new(vec![Field::new("group", DataType::UInt64, false), Field::new("value", value.clone(), false)]);
         Ok(Self {
             pairs: new_group_values(Arc::new(schema), &GroupOrdering::None)?,
             item: Arc::new(Field::new_list_field(value, true)),

@@ -40,7 +40,9 @@ fn shared(error: &DataFusionError) -> Error {
 pub(super) fn arrow_failure(error: ArrowError) -> Error {
     match error {
         ArrowError::DivideByZero => Error::new(SqlState::DIVISION_BY_ZERO, "division by zero"),
-        ArrowError::ArithmeticOverflow(_) => Error::new(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "value out of range").detail(error.to_string()),
+        ArrowError::ArithmeticOverflow(_) => {
+            Error::new(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "value out of range").detail(error.to_string())
+        }
         ArrowError::CastError(message) => Error::new(SqlState::INVALID_TEXT_REPRESENTATION, message),
         ArrowError::ParseError(message) => Error::new(SqlState::INVALID_TEXT_REPRESENTATION, message),
         ArrowError::InvalidArgumentError(message) | ArrowError::ComputeError(message) => Error::new(SqlState::DATA_EXCEPTION, message),

@@ -27,8 +27,7 @@ pub(super) struct Interner {
 
 impl Interner {
     pub(super) fn new(keys: &SchemaRef) -> Result<Self> {
-        let values =
-            if keys.fields().is_empty() { None } else { Some(new_group_values(Arc::clone(keys), &GroupOrdering::None)?) };
+        let values = if keys.fields().is_empty() { None } else { Some(new_group_values(Arc::clone(keys), &GroupOrdering::None)?) };
         Ok(Self { values, count: 0 })
     }
 

@@ -80,7 +80,10 @@ fn hash_column(column: &ArrayRef, first: bool, hashes: &mut [u64]) {
         }
         DataType::Boolean => {
             let values = column.as_boolean();
-            hashes.iter_mut().zip(values.iter()).for_each(|(hash, value)| mix(hash, value.map(|value| [u8::from(value)]).as_ref().map(|b| b.as_slice())));
+            hashes
+                .iter_mut()
+                .zip(values.iter())
+                .for_each(|(hash, value)| mix(hash, value.map(|value| [u8::from(value)]).as_ref().map(|b| b.as_slice())));
         }
         other => {
             // Values of fixed width; of nested types only whether they are NULL: rows then share slots, which costs nothing but balance.

@@ -129,9 +129,6 @@ pub(super) fn refusal(plan: &LogicalPlan) -> Error {
         LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_) => no_view("a query without a table", "Select from an event table."),
         LogicalPlan::RecursiveQuery(_) => no_view("a recursive query", "Run it when reading."),
         LogicalPlan::Unnest(_) => no_view("unnest", "Unnest when reading the view."),
-        other => no_view(
-            &format!("the operation {}", other.display()),
-            "Use filters, GROUP BY and aggregates over one event table.",
-        ),
+        other => no_view(&format!("the operation {}", other.display()), "Use filters, GROUP BY and aggregates over one event table."),
     }
 }

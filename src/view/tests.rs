@@ -99,7 +99,9 @@ fn rows(table: &Table, count: usize, seed: u64) -> RecordBatch {
         Arc::new(StringViewArray::from_iter_values(numbers.iter().map(|n| ["view", "cart", "purchase"][n[2] as usize]))),
         Arc::new(StringViewArray::from_iter(numbers.iter().map(|n| some(n[3], 7).map(|u| format!("u{u}"))))),
         Arc::new(Int64Array::from_iter(numbers.iter().map(|n| some(n[4], 3).map(|q| q as i64 - 10)))),
-        Arc::new(Decimal128Array::from_iter(numbers.iter().map(|n| some(n[5], 5).map(i128::from))).with_precision_and_scale(12, 2).unwrap()),
+        Arc::new(
+            Decimal128Array::from_iter(numbers.iter().map(|n| some(n[5], 5).map(i128::from))).with_precision_and_scale(12, 2).unwrap(),
+        ),
         Arc::new(Float64Array::from_iter(numbers.iter().map(|n| some(n[6], 1).map(|s| s as f64)))),
     ];
     RecordBatch::try_new(table.schema(), columns).unwrap()
@@ -151,8 +153,11 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let state = Arc::new(State::open(dir.path(), 8 << 20).unwrap());
         let home = Blocks::new(Arc::clone(&state), &limits());
-        let specs: Vec<_> =
-            queries.iter().enumerate().map(|(index, query)| Arc::new(spec(&catalog, &table, 30_000 + index as u32, query).unwrap())).collect();
+        let specs: Vec<_> = queries
+            .iter()
+            .enumerate()
+            .map(|(index, query)| Arc::new(spec(&catalog, &table, 30_000 + index as u32, query).unwrap()))
+            .collect();
         let versions: Vec<_> = specs.iter().map(|spec| Version::new(Arc::clone(spec), &home)).collect();
         Bench { catalog, table, state, home, specs, stale: versions.clone(), versions, all: Vec::new(), lsn: 0, _dir: dir }
     }
@@ -387,7 +392,8 @@ fn overflow_is_raised_to_readers_only() {
     columns[4] = Arc::new(Int64Array::from(vec![i64::MAX, i64::MAX, 0]));
     bench.commit(RecordBatch::try_new(batch.schema(), columns).unwrap());
     for _ in 0..2 {
-        let read = |view: usize, store: &str| read(&bench.versions[view], None, &[col("store_id").eq(lit(store))]).map(|batches| lines(&batches));
+        let read =
+            |view: usize, store: &str| read(&bench.versions[view], None, &[col("store_id").eq(lit(store))]).map(|batches| lines(&batches));
         assert_eq!(read(0, "b").unwrap(), ["b|0"]);
         assert_eq!(read(0, "a").unwrap_err().state(), SqlState::NUMERIC_VALUE_OUT_OF_RANGE);
         assert_eq!(read(1, "a").unwrap(), ["a|0|2"]);

@@ -195,10 +195,7 @@ impl Version {
     }
 }
 
-fn with_blocks(
-    mut groups: BTreeMap<i64, Vec<Arc<Block>>>,
-    blocks: impl IntoIterator<Item = Arc<Block>>,
-) -> BTreeMap<i64, Vec<Arc<Block>>> {
+fn with_blocks(mut groups: BTreeMap<i64, Vec<Arc<Block>>>, blocks: impl IntoIterator<Item = Arc<Block>>) -> BTreeMap<i64, Vec<Arc<Block>>> {
     let mut touched = Vec::new();
     for block in blocks {
         touched.push(block.name.group);
