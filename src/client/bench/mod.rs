@@ -5,12 +5,12 @@
 //! *Invariants*: (1) the same options and seed send the same events; (2) every run checks that the server holds what it has
 //! acknowledged, and fails where it does not; (3) only the table `bench_events` and its views are touched.
 
-mod chunk;
+pub mod chunk;
 mod freshness;
 mod ingest;
 mod query;
 mod report;
-mod schema;
+pub mod schema;
 
 use clap::{Args, Subcommand, ValueEnum};
 

@@ -4,7 +4,7 @@ use super::super::Result;
 use super::super::wire::Connection;
 
 /// Rows may be this late: connections that run behind each other must not lose any.
-const TABLE: &str = "CREATE TABLE bench_events (
+pub const TABLE: &str = "CREATE TABLE bench_events (
     event_id uuid NOT NULL, event_type text NOT NULL CHECK (event_type <> ''), event_time timestamptz NOT NULL,
     server_timestamp timestamptz NOT NULL DEFAULT now(), user_id text, session_id text NOT NULL, store_id text NOT NULL,
     device_type text, country text, referrer text, utm_source text, utm_medium text, utm_campaign text, page text,
@@ -54,16 +54,22 @@ const VIEWS: [(&[&str], &str, &str); 30] = [
     (&["event_type", MINUTE], "count(*) AS n", ""),
 ];
 
-/// Makes the table and its first `views` views; those of an earlier run go.
-pub async fn create(control: &Connection, views: u64) -> Result<()> {
-    drop(control).await?;
-    control.run(TABLE).await?;
-    for (index, (keys, aggregates, event_type)) in VIEWS.iter().enumerate().take(usize::try_from(views).unwrap_or(VIEWS.len())) {
+/// The statements that make the first `count` views.
+pub fn views(count: u64) -> impl Iterator<Item = String> {
+    let count = usize::try_from(count).unwrap_or(VIEWS.len());
+    VIEWS.iter().enumerate().take(count).map(|(index, (keys, aggregates, event_type))| {
         let filter = if event_type.is_empty() { String::new() } else { format!(" WHERE event_type = '{event_type}'") };
         let groups: Vec<String> = (1..=keys.len()).map(|key| key.to_string()).collect();
         let (name, keys, groups) = (index + 1, keys.join(", "), groups.join(", "));
-        let view =
-            format!("CREATE MATERIALIZED VIEW bench_v{name:02} AS SELECT {keys}, {aggregates} FROM bench_events{filter} GROUP BY {groups}");
+        format!("CREATE MATERIALIZED VIEW bench_v{name:02} AS SELECT {keys}, {aggregates} FROM bench_events{filter} GROUP BY {groups}")
+    })
+}
+
+/// Makes the table and its first `count` views; those of an earlier run go.
+pub async fn create(control: &Connection, count: u64) -> Result<()> {
+    drop(control).await?;
+    control.run(TABLE).await?;
+    for view in views(count) {
         control.run(&view).await?;
     }
     Ok(())
