@@ -8,9 +8,9 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
 use arrow::compute::CastOptions;
-use arrow::datatypes::{DataType, Decimal128Type, FieldRef};
+use arrow::datatypes::{DataType, Decimal128Type, FieldRef, Schema};
 use datafusion::common::DFSchema;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::context::SessionState;
@@ -39,8 +39,6 @@ pub(super) struct Aggregate {
     pub(super) filter: Option<Expression>,
     /// Types of the state columns.
     pub(super) state: Vec<DataType>,
-    /// Types of `arguments`.
-    inputs: Vec<DataType>,
     /// The value's type as the query has it.
     output: DataType,
     kind: Kind,
@@ -88,11 +86,9 @@ impl Aggregate {
             Kind::Function(Arc::clone(&function))
         };
         let identity = identity(&function, lowered.filter.as_ref());
-        let input = |argument: &Expression| argument.physical.data_type(lowering.schema.as_arrow());
-        let inputs = arguments.iter().map(input).collect::<DataFusionResult<Vec<_>>>().map_err(failure)?;
-        let filter = lowered.filter.map(Expression::new);
-        let mut aggregate = Aggregate { identity, arguments, filter, state: Vec::new(), inputs, output: output.clone(), kind };
-        aggregate.state = aggregate.probe().map_err(failure)?;
+        let mut aggregate =
+            Aggregate { identity, arguments, filter: lowered.filter.map(Expression::new), state: Vec::new(), output: output.clone(), kind };
+        aggregate.state = aggregate.probe(lowering.schema.as_arrow()).map_err(failure)?;
         Ok(aggregate)
     }
 
@@ -108,17 +104,22 @@ impl Aggregate {
         }
     }
 
-    /// Makes group 0 of a fresh accumulator one without rows: it takes a row that a filter leaves out, because over no row at all
-    /// some accumulators would hold the group for one with values.
-    pub(super) fn open_empty_group(&self, accumulator: &mut dyn GroupsAccumulator) -> DataFusionResult<()> {
-        let row: Vec<_> = self.inputs.iter().map(|input| arrow::array::new_null_array(input, 1)).collect();
-        accumulator.update_batch(&row, &[0], Some(&BooleanArray::from(vec![false])), 1)
+    /// The value over no rows at all, one row of it. A group's accumulator does not have it: it knows groups by their rows.
+    pub(super) fn over_nothing(&self) -> DataFusionResult<ArrayRef> {
+        match &self.kind {
+            Kind::DistinctCount(_) => Ok(Arc::new(Int64Array::from(vec![0]))),
+            Kind::Function(function) => function.create_accumulator()?.evaluate()?.to_array(),
+        }
     }
 
     /// The state's types as the accumulator really makes them, from one group without rows.
-    fn probe(&self) -> DataFusionResult<Vec<DataType>> {
+    fn probe(&self, schema: &Schema) -> DataFusionResult<Vec<DataType>> {
         let mut accumulator = self.accumulator()?;
-        let arguments: Vec<_> = self.inputs.iter().map(arrow::array::new_empty_array).collect();
+        let arguments = self
+            .arguments
+            .iter()
+            .map(|argument| Ok(arrow::array::new_empty_array(&argument.physical.data_type(schema)?)))
+            .collect::<DataFusionResult<Vec<_>>>()?;
         accumulator.update_batch(&arguments, &[], None, 1)?;
         let mut types: Vec<_> = accumulator.state(EmitTo::All)?.iter().map(|array| array.data_type().clone()).collect();
         if let Kind::Function(function) = &self.kind {
