@@ -202,12 +202,12 @@ fn cast(text: &str) -> Option<Error> {
         ("verflow on abs", "22003", "value out of range"),
         ("nable to parse date from", "22008", "date field value out of range"),
         ("negative count not allowed", "22011", "negative substring length not allowed"),
-        ("decimal scale", "22003", "numeric field overflow"),
+        ("exceeds the minimum supported scale", "22003", "numeric field overflow"),
     ];
     if let Some((_, state, message)) = numeric.iter().find(|(part, ..)| text.contains(part)) {
         return Some(Error::new(SqlState(state), *message));
     }
-    if text.ends_with("timestamp out of range") {
+    if text.contains("timestamp out of range") {
         return Some(Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"));
     }
     if text.contains("Overflow happened on") || text.contains("verflowing on") || text.contains("causes overflow") {
