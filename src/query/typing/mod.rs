@@ -76,9 +76,19 @@ fn typed_values(values: Values) -> Result<LogicalPlan> {
     let rows = values
         .values
         .into_iter()
-        .map(|row| row.into_iter().map(|value| Ok(expression(value, &schema)?.data)).collect::<Result<Vec<_>>>())
+        .map(|row| row.into_iter().map(|value| Ok(expression(untyped_null(value), &schema)?.data)).collect::<Result<Vec<_>>>())
         .collect::<Result<Vec<_>>>()?;
     LogicalPlanBuilder::values(rows)?.build()
+}
+
+/// NULL among VALUES, which the planner has cast to the type that its neighbours had before they were typed.
+fn untyped_null(value: Expr) -> Expr {
+    match value {
+        Expr::Cast(cast) if matches!(&*cast.expr, Expr::Literal(ScalarValue::Null, _)) && cast.field.data_type() == &DataType::Int64 => {
+            Expr::Literal(ScalarValue::Null, None)
+        }
+        other => other,
+    }
 }
 
 /// Types one expression over rows of `schema`.
