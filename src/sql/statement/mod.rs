@@ -1,11 +1,27 @@
 //! The statements that Verus knows.
 //!
-//! *Place*: made by `sql::parse`, executed by `command`, one file each there.
+//! *Place*: made by `sql::parse`, executed by `command`, one file each there. Each submodule reads one statement or a few
+//! that belong together; this file has what they say, and the first keyword's choice.
 
+mod copy;
+mod create_table;
+mod create_view;
+mod cursor;
+mod drop;
+mod explain;
+mod insert;
+mod prepare;
+mod set;
+mod transaction;
+
+use std::fmt;
 use std::ops::Range;
 
 use sqlparser::ast;
+use sqlparser::tokenizer::Token;
 
+use super::reader::{RESERVED, Reader};
+use crate::error::{Error, Result};
 use crate::types::SqlType;
 
 /// A statement. Names are already folded to lower case unless quoted. What is not here is refused.
@@ -123,6 +139,107 @@ pub struct Name {
     pub name: String,
 }
 
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(schema) = &self.schema {
+            write!(f, "{}.", quote_identifier(schema))?;
+        }
+        f.write_str(&quote_identifier(&self.name))
+    }
+}
+
+/// A name as it has to be written: in double quotes where it would be folded or is reserved.
+pub fn quote_identifier(name: &str) -> String {
+    let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        && name.bytes().next().is_some_and(|byte| !byte.is_ascii_digit())
+        && RESERVED.binary_search(&name).is_err();
+    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
+/// Statements of PostgreSQL, or to come, that are refused by name.
+const REFUSED: [&str; 23] = [
+    "BACKTEST", "CALL", "CLUSTER", "COMMENT", "DELETE", "DO", "GRANT", "IMPORT", "LOAD", "LOCK", "MERGE", "MOVE", "NOTIFY",
+    "REASSIGN", "REINDEX", "REPLACE", "REVOKE", "SECURITY", "SILENCE", "SUBSCRIBE", "TEST", "UPDATE", "USE",
+];
+
+/// Reads one statement. The caller checks that nothing follows.
+pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
+    if reader.sees_query() {
+        return Ok(Statement::Query(reader.query()?));
+    }
+    let Some(word) = reader.word(0) else { return Err(reader.unexpected()) };
+    match word.as_str() {
+        "EXPLAIN" => explain::parse(reader),
+        "INSERT" => insert::parse(reader),
+        "COPY" => copy::parse(reader),
+        "CREATE" => create(reader),
+        "DROP" | "TRUNCATE" | "ALTER" => drop::parse(reader),
+        "REFRESH" => create_view::parse_refresh(reader),
+        "CHECK" => create_view::parse_check(reader),
+        "BEGIN" | "START" | "COMMIT" | "END" | "ROLLBACK" | "ABORT" | "SAVEPOINT" | "RELEASE" => transaction::parse(reader),
+        "SET" | "SHOW" | "RESET" | "DISCARD" => set::parse(reader),
+        "PREPARE" | "EXECUTE" | "DEALLOCATE" => prepare::parse(reader),
+        "DECLARE" | "FETCH" | "CLOSE" => cursor::parse(reader),
+        "LISTEN" | "UNLISTEN" | "CHECKPOINT" | "ANALYZE" | "ANALYSE" | "VACUUM" => no_operation(reader, &word),
+        refused if REFUSED.binary_search(&refused).is_ok() => Err(Error::unsupported(format!("{refused} is not supported"))),
+        _ => Err(reader.unexpected()),
+    }
+}
+
+/// CREATE what?
+fn create(reader: &mut Reader<'_>) -> Result<Statement> {
+    if reader.sees(&["CREATE", "TABLE"]) {
+        return create_table::parse(reader);
+    }
+    if reader.sees(&["CREATE", "MATERIALIZED"]) {
+        return create_view::parse(reader);
+    }
+    let known = [
+        "ALERT", "AGGREGATE", "CAST", "COLLATION", "DATABASE", "DOMAIN", "EXTENSION", "EXTERNAL", "FOREIGN", "FUNCTION", "GLOBAL",
+        "INDEX", "LOCAL", "NOTIFICATION", "OR", "POLICY", "PROCEDURE", "PUBLICATION", "ROLE", "RULE", "SCHEMA", "SEQUENCE", "SERVER",
+        "SOURCE", "STATISTICS", "TEMP", "TEMPORARY", "TRIGGER", "TYPE", "UNIQUE", "UNLOGGED", "USER", "VIEW",
+    ];
+    refuse_known(reader, "CREATE", &known)
+}
+
+/// 0A000 when the word after `verb` is one of `known`, else a syntax error there.
+fn refuse_known(reader: &mut Reader<'_>, verb: &str, known: &[&str]) -> Result<Statement> {
+    reader.expect(&[verb])?;
+    match reader.word(0) {
+        Some(word) if known.contains(&word.as_str()) => Err(Error::unsupported(format!("{verb} {word} is not supported"))),
+        _ => Err(reader.unexpected()),
+    }
+}
+
+/// `LISTEN channel`, `UNLISTEN {channel | *}`, CHECKPOINT, `ANALYZE ...`, `VACUUM ...`: nothing to do here, so accepted.
+fn no_operation(reader: &mut Reader<'_>, word: &str) -> Result<Statement> {
+    reader.expect(&[word])?;
+    let tag = match word {
+        "LISTEN" => {
+            reader.identifier()?;
+            "LISTEN"
+        }
+        "UNLISTEN" => {
+            if !reader.accept_token(&Token::Mul) {
+                reader.identifier()?;
+            }
+            "UNLISTEN"
+        }
+        "CHECKPOINT" => "CHECKPOINT",
+        word => {
+            if reader.sees_token(&Token::LParen) {
+                reader.options()?;
+            }
+            while reader.accept_one(&["FULL", "FREEZE", "VERBOSE", "ANALYZE", "ANALYSE"]).is_some() {}
+            if !reader.at_end() {
+                reader.separated(|reader| Ok((reader.name()?, reader.column_list()?)))?;
+            }
+            if word == "VACUUM" { "VACUUM" } else { "ANALYZE" }
+        }
+    };
+    Ok(Statement::NoOperation(tag))
+}
+
 /// See [`Statement::Explain`].
 #[derive(Clone, Debug)]
 pub struct Explain {
@@ -143,6 +260,8 @@ pub struct InsertLiterals {
     pub columns: Vec<String>,
     /// Byte range of the row list (from the first parenthesis on) in the statement's text.
     pub rows: Range<usize>,
+    /// Values of each row, the same in all.
+    pub width: usize,
 }
 
 /// See [`Statement::Insert`].

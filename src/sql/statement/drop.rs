@@ -1,0 +1,95 @@
+//! `DROP {TABLE | MATERIALIZED VIEW} [IF EXISTS] name, ... [CASCADE | RESTRICT]`, `TRUNCATE [TABLE] [ONLY] name, ...`,
+//! `ALTER TABLE t ADD [COLUMN] [IF NOT EXISTS] column`, `ALTER MATERIALIZED VIEW v SET (option = value, ...)`.
+
+use super::{AlterTable, Drop, Statement, create_table, refuse_known};
+use crate::error::{Error, Result};
+use crate::sql::reader::Reader;
+
+pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
+    if reader.accept(&["TRUNCATE"]) {
+        return truncate(reader);
+    }
+    if reader.accept(&["ALTER", "TABLE"]) {
+        return alter_table(reader);
+    }
+    if reader.accept(&["ALTER", "MATERIALIZED", "VIEW"]) {
+        return alter_view(reader);
+    }
+    if reader.accept(&["DROP", "TABLE"]) {
+        return drop(reader, false);
+    }
+    if reader.accept(&["DROP", "MATERIALIZED", "VIEW"]) {
+        return drop(reader, true);
+    }
+    let known = [
+        "AGGREGATE", "ALERT", "CAST", "COLLATION", "DATABASE", "DEFAULT", "DOMAIN", "EXTENSION", "FOREIGN", "FUNCTION", "INDEX",
+        "NOTIFICATION", "OWNED", "POLICY", "PROCEDURE", "PUBLICATION", "ROLE", "RULE", "SCHEMA", "SEQUENCE", "SERVER", "SOURCE",
+        "STATISTICS", "SYSTEM", "TRIGGER", "TYPE", "USER", "VIEW",
+    ];
+    let verb = if reader.sees(&["DROP"]) { "DROP" } else { "ALTER" };
+    refuse_known(reader, verb, &known)
+}
+
+fn drop(reader: &mut Reader<'_>, view: bool) -> Result<Statement> {
+    let if_exists = reader.accept(&["IF", "EXISTS"]);
+    let names = reader.separated(Reader::name)?;
+    let cascade = cascade(reader);
+    Ok(Statement::Drop(Drop { view, if_exists, names, cascade }))
+}
+
+fn cascade(reader: &mut Reader<'_>) -> bool {
+    reader.accept_one(&["CASCADE", "RESTRICT"]) == Some("CASCADE")
+}
+
+fn truncate(reader: &mut Reader<'_>) -> Result<Statement> {
+    reader.accept(&["TABLE"]);
+    let names = reader.separated(|reader| {
+        reader.accept(&["ONLY"]);
+        reader.name()
+    })?;
+    if reader.accept(&["RESTART", "IDENTITY"]) || reader.accept(&["CONTINUE", "IDENTITY"]) {
+        // There are no sequences to restart.
+    }
+    cascade(reader);
+    Ok(Statement::Truncate(names))
+}
+
+fn alter_table(reader: &mut Reader<'_>) -> Result<Statement> {
+    if reader.accept(&["IF", "EXISTS"]) {
+        return Err(Error::unsupported("ALTER TABLE IF EXISTS is not supported"));
+    }
+    reader.accept(&["ONLY"]);
+    let name = reader.name()?;
+    let constraint = ["CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN", "EXCLUDE"];
+    let adds_constraint = reader.sees(&["ADD"]) && reader.word(1).is_some_and(|word| constraint.contains(&word.as_str()));
+    if adds_constraint || !reader.sees(&["ADD"]) {
+        let known = ["ADD", "ALTER", "ATTACH", "CLUSTER", "DETACH", "DISABLE", "DROP", "ENABLE", "INHERIT", "OWNER", "RENAME", "RESET", "SET"];
+        return match reader.word(0) {
+            Some(word) if known.contains(&word.as_str()) => {
+                let what = if adds_constraint { "ADD of a constraint".to_owned() } else { word };
+                Err(Error::unsupported(format!("ALTER TABLE ... {what} is not supported")).hint("ALTER TABLE can add a column."))
+            }
+            _ => Err(reader.unexpected()),
+        };
+    }
+    reader.expect(&["ADD"])?;
+    reader.accept(&["COLUMN"]);
+    let if_not_exists = reader.accept(&["IF", "NOT", "EXISTS"]);
+    let (column, primary_key) = create_table::column_definition(reader)?;
+    if primary_key {
+        return Err(Error::unsupported("adding a primary key is not supported"));
+    }
+    if reader.sees_token(&sqlparser::tokenizer::Token::Comma) {
+        return Err(Error::unsupported("ALTER TABLE with several actions is not supported").hint("Add one column at a time."));
+    }
+    Ok(Statement::AlterTable(AlterTable { name, if_not_exists, column }))
+}
+
+fn alter_view(reader: &mut Reader<'_>) -> Result<Statement> {
+    let name = reader.name()?;
+    if let Some(word @ ("RENAME" | "OWNER" | "RESET" | "ALTER" | "CLUSTER" | "DEPENDS")) = reader.word(0).as_deref() {
+        return Err(Error::unsupported(format!("ALTER MATERIALIZED VIEW ... {word} is not supported")));
+    }
+    reader.expect(&["SET"])?;
+    Ok(Statement::AlterView { name, options: reader.options()? })
+}
