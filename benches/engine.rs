@@ -1,1 +1,3 @@
+//! Benchmarks of the engine's parts.
+
 fn main() {}

@@ -1,1 +1,15 @@
-fn main() {}
+//! The integration tests: one binary, because each further one would link DataFusion and RocksDB again.
+//!
+//! Every test but `tidy` starts the real server on a temporary directory and free ports and speaks to it over the wire.
+//! Environment: `VERUS_SHARED_DATA` (directory of the real data sets), `VERUS_SLT` (run only `.slt` files whose name
+//! contains it), `VERUS_TEST_KILLS`, `VERUS_PROPERTY_CASES`, `VERUS_PROPERTY_SEED`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod crash;
+mod harness;
+mod property;
+mod real_data;
+mod slt;
+mod tidy;
+mod wire;

@@ -47,6 +47,8 @@ pub enum Change {
     CreateView(Arc<View>),
     /// A view's backfill is complete.
     ViewReady(Oid),
+    /// Replaces a view's options (same OID, same query).
+    AlterView(Arc<View>),
     /// Removes a view and its state.
     DropView(Oid),
 }
@@ -298,6 +300,9 @@ impl Catalog {
             Change::ViewReady(oid) => {
                 let view = next.views.get_mut(oid).ok_or_else(|| missing(*oid))?;
                 Arc::make_mut(view).ready = true;
+            }
+            Change::AlterView(view) => {
+                next.views.insert(view.oid, Arc::clone(view)).ok_or_else(|| missing(view.oid))?;
             }
             Change::DropView(oid) => {
                 next.views.remove(oid).ok_or_else(|| missing(*oid))?;

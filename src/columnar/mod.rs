@@ -3,22 +3,69 @@
 //! *Place*: `store::flush` and `store::compact` write, `query::provider` reads. The only importer of `parquet`.
 //! Knows Arrow schemas and a [`Layout`], not the catalog.
 //!
+//! | file | what it is |
+//! |---|---|
+//! | `cluster`, `encode` | rows into file order, file order into Parquet bytes |
+//! | `physical` | which types files hold for the layout's |
+//! | `publish` | whole, durable objects |
+//! | `log` | the table log: Delta's protocol behind a trait |
+//! | `reads`, `scan` | checked reads, footers; the plan |
+//! | `compact` | what to merge |
+//!
+//! On disk, below a table's directory: `data/<uuid>.parquet` and `_delta_log/`.
+//!
 //! *Invariants*: (1) a file is immutable and exists for readers when the table log lists it; (2) file and directory are
 //! synced before the commit that names them; (3) a file's length and checksum are in its `add` action and are checked
-//! before the first read in a process.
+//! before the first read in a process; (4) a file is deleted only when no version that somebody holds lists it and no write
+//! under way made it.
+//!
+//! *On failure*: a crash leaves unlisted files, which [`ColumnTable::collect`] deletes. A commit whose outcome is unknown
+//! closes the table to further commits until it is opened again.
 
+mod cluster;
+mod compact;
+mod encode;
+mod error;
+mod log;
+mod physical;
+mod publish;
+mod reads;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
 use datafusion::execution::context::SessionState;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
-use object_store::ObjectStore;
+use futures::TryStreamExt;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as ObjectPath;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
 
+use self::encode::{Encoded, Encoder};
+use self::error::ColumnarError;
+use self::log::delta::{DeltaLog, LOG_DIR};
+use self::log::{Change, Listing, TableLog, stats};
+use self::publish::{Created, LocalPublish, Publish};
+use self::reads::Reads;
+use crate::clock::{Clock, SystemClock};
+use crate::config::limits::ColumnarLimits;
 use crate::error::Result;
+use crate::task::Spawner;
+
+/// Directory of the data files.
+const DATA_DIR: &str = "data";
 
 /// What a table's files look like.
 #[derive(Clone, Debug)]
@@ -48,9 +95,11 @@ pub struct DataFile {
     pub lsn_range: (i64, i64),
     /// Per column of the layout: least and greatest value (exact or widened bounds) and null count, where known.
     pub stats: Vec<Option<ColumnStats>>,
+    /// When it was written, milliseconds since 1970.
+    pub written_ms: i64,
 }
 
-/// Statistics of one column of one file.
+/// Statistics of one column of one file. Both bounds are NULL when they are unknown or all values are NULL.
 #[derive(Clone, Debug)]
 pub struct ColumnStats {
     /// At most the least value.
@@ -72,49 +121,270 @@ pub struct Version {
     pub flushed_lsn: u64,
 }
 
-/// A table's cold half. One writer at a time (the store's background work).
-#[derive(Debug)]
+/// A table's cold half. One writer at a time (the store's background work). A clone is another handle on the same table,
+/// with a layout of its own: old snapshots keep reading by theirs after [`ColumnTable::evolve`].
+#[derive(Clone, Debug)]
 pub struct ColumnTable {
-    store: Arc<dyn ObjectStore>,
+    shared: Arc<Shared>,
     layout: Layout,
+}
+
+#[derive(Debug)]
+struct Shared {
+    name: String,
+    /// Name of the object store in plans, which hold no local path.
+    url: ObjectStoreUrl,
+    reads: Arc<Reads>,
+    publish: Arc<dyn Publish>,
+    log: Box<dyn TableLog>,
+    current: ArcSwap<Listing>,
+    /// Held by whoever commits. True while a commit is under way and after one whose outcome is unknown.
+    unsettled: tokio::sync::Mutex<bool>,
+    /// Files that were or are being written and are not listed yet.
+    pending: Mutex<HashSet<String>>,
+    limits: ColumnarLimits,
 }
 
 impl ColumnTable {
     /// Opens or creates the table in `dir` (a local directory; everything below goes through `object_store`). Leftovers that
     /// no log entry names are removed later by [`ColumnTable::collect`].
     pub async fn open(dir: &Path, name: &str, layout: Layout) -> Result<ColumnTable> {
-        let _ = (dir, name, layout);
-        unimplemented!()
+        Self::open_with(dir, name, layout, ColumnarLimits::default()).await
+    }
+
+    /// [`ColumnTable::open`] with limits.
+    pub async fn open_with(dir: &Path, name: &str, layout: Layout, limits: ColumnarLimits) -> Result<ColumnTable> {
+        physical::file_schema(&layout.schema)
+            .map_err(|problem| ColumnarError::Incompatible { table: name.to_owned(), problem: format!("{problem} cannot be stored") })?;
+        let root = dir.to_owned();
+        let publish = Spawner::current()
+            .blocking(move || LocalPublish::open(&root, &[DATA_DIR, LOG_DIR]))
+            .await
+            .map_err(|stopped| ColumnarError::Invariant(format!("opening a table was cut off: {stopped}")))?
+            .map_err(ColumnarError::io("open", LOG_DIR))?;
+        let publish: Arc<dyn Publish> = Arc::new(publish);
+        let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(dir).map_err(ColumnarError::storage("open", LOG_DIR))?);
+        let log = DeltaLog::new(name, Arc::clone(&store), Arc::clone(&publish), limits.checkpoint_commits);
+        let listing = log.open(&layout.schema).await?;
+        let shared = Shared {
+            name: name.to_owned(),
+            url: url(name)?,
+            reads: Arc::new(Reads::new(store, limits.metadata_bytes_max)),
+            publish,
+            log: Box::new(log),
+            current: ArcSwap::from_pointee(listing),
+            unsettled: tokio::sync::Mutex::new(false),
+            pending: Mutex::default(),
+            limits,
+        };
+        Ok(ColumnTable { shared: Arc::new(shared), layout })
+    }
+
+    /// What this handle reads and writes.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// The newest version.
     pub fn version(&self) -> Arc<Version> {
-        unimplemented!("{:?} {:?}", self.store, self.layout)
+        Arc::clone(&self.shared.current.load().version)
     }
 
-    /// Clusters, cuts and writes `batches` (layout schema, any order) as one or more synced files, not yet listed.
+    /// Clusters, cuts and writes `batches` (layout schema, any order) as one or more synced files, not yet listed. They are
+    /// safe from [`ColumnTable::collect`] until they are committed or given to [`ColumnTable::abandon`].
     pub async fn write(&self, batches: Vec<RecordBatch>) -> Result<Vec<DataFile>> {
-        let _ = batches;
-        unimplemented!()
+        let mut files = Vec::new();
+        match self.write_into(batches, &mut files).await {
+            Ok(()) => Ok(files),
+            Err(error) => {
+                self.abandon(&files);
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn write_into(&self, batches: Vec<RecordBatch>, files: &mut Vec<DataFile>) -> error::Result<()> {
+        if batches.iter().all(|batch| batch.num_rows() == 0) {
+            return Ok(());
+        }
+        let schema = physical::file_schema(&self.layout.schema).map_err(ColumnarError::Invariant)?;
+        let (layout, rows_min) = (self.layout.clone(), self.shared.limits.date_rows_min);
+        let clustered = Spawner::current()
+            .blocking(move || cluster::cluster(&layout, &batches, rows_min))
+            .await
+            .map_err(|stopped| ColumnarError::Invariant(format!("clustering was cut off: {stopped}")))??;
+        let clustered = Arc::new(clustered);
+        let encoder = Encoder::new(&self.layout, Arc::clone(&schema), Arc::clone(&clustered), &self.shared.limits)?;
+        for cut in &clustered.cuts {
+            let mut from = cut.start;
+            while from < cut.end {
+                let (encoded, next) = encoder.file(cut, from).await?;
+                files.push(self.publish_file(&schema, encoded).await?);
+                from = next;
+            }
+        }
+        Ok(())
+    }
+
+    async fn publish_file(&self, schema: &SchemaRef, encoded: Encoded) -> error::Result<DataFile> {
+        let file = DataFile {
+            path: format!("{DATA_DIR}/{}.parquet", uuid::Uuid::now_v7()),
+            bytes: encoded.bytes.len() as u64,
+            rows: encoded.rows,
+            checksum: xxh3_64(&encoded.bytes),
+            lsn_range: encoded.lsn_range,
+            stats: stats::from_footer(&self.layout, schema, &encoded.footer)?,
+            written_ms: SystemClock.now() / 1000,
+        };
+        self.shared.pending.lock().insert(file.path.clone());
+        let created = self.shared.publish.create(&file.path, encoded.bytes).await;
+        match created {
+            Ok(Created::Yes) => Ok(file),
+            Ok(Created::Exists) => Err(ColumnarError::Invariant(format!("new file \"{}\" exists", file.path))),
+            Err(error) => {
+                self.abandon(std::slice::from_ref(&file));
+                Err(error)
+            }
+        }
+    }
+
+    /// Lets go of written files that will not be committed; [`ColumnTable::collect`] deletes them.
+    pub fn abandon(&self, files: &[DataFile]) {
+        let mut pending = self.shared.pending.lock();
+        for file in files {
+            pending.remove(&file.path);
+        }
     }
 
     /// Lists `adds`, unlists `removes` and moves the flushed LSN, in one commit of the table log. Returns the new version.
     pub async fn commit(&self, adds: Vec<DataFile>, removes: &[Arc<DataFile>], flushed_lsn: u64) -> Result<Arc<Version>> {
-        let _ = (adds, removes, flushed_lsn);
-        unimplemented!()
+        Ok(self.commit_change(adds, removes.to_vec(), Some(flushed_lsn), true).await?)
+    }
+
+    /// `flushed_lsn` none: as it is.
+    async fn commit_change(
+        &self,
+        adds: Vec<DataFile>,
+        removes: Vec<Arc<DataFile>>,
+        flushed_lsn: Option<u64>,
+        data_change: bool,
+    ) -> error::Result<Arc<Version>> {
+        let shared = &self.shared;
+        let mut unsettled = shared.unsettled.lock().await;
+        if *unsettled {
+            return Err(ColumnarError::Unsettled { table: shared.name.clone() });
+        }
+        let base = shared.current.load_full();
+        let flushed_lsn = flushed_lsn.unwrap_or(base.version.flushed_lsn);
+        if flushed_lsn < base.version.flushed_lsn {
+            let problem = format!("flushed LSN {flushed_lsn} of \"{}\" is behind {}", shared.name, base.version.flushed_lsn);
+            return Err(ColumnarError::Invariant(problem));
+        }
+        if adds.is_empty() && removes.is_empty() && flushed_lsn == base.version.flushed_lsn {
+            return Ok(Arc::clone(&base.version));
+        }
+        let listed: HashSet<&str> = base.version.files.iter().map(|file| file.path.as_str()).collect();
+        if let Some(gone) = removes.iter().find(|file| !listed.contains(file.path.as_str())) {
+            let problem = format!("file \"{}\" is no longer listed", gone.path);
+            return Err(ColumnarError::Conflict { table: shared.name.clone(), problem });
+        }
+        let paths: Vec<String> = adds.iter().map(|file| file.path.clone()).collect();
+        *unsettled = true;
+        let done = shared.log.commit(&base, Change { adds, removes, flushed_lsn, data_change }).await;
+        *unsettled = matches!(done, Err(ColumnarError::Unknown { .. }));
+        let listing = done?;
+        let version = Arc::clone(&listing.version);
+        // Listed first, no longer pending second: `collect` looks at them the other way round.
+        shared.current.store(Arc::new(listing));
+        let mut pending = shared.pending.lock();
+        for path in &paths {
+            pending.remove(path);
+        }
+        Ok(version)
     }
 
     /// Picks small or overlapping files of one date and merges them into better ones, and unlists files whose rows all lie
     /// before `retain_from` (microseconds of event time). None when there is nothing to do. `rows_max` bounds one round.
     pub async fn compact(&self, retain_from: Option<i64>, rows_max: u64) -> Result<Option<Arc<Version>>> {
-        let _ = (retain_from, rows_max);
-        unimplemented!()
+        let mut done = None;
+        if let Some(retain_from) = retain_from {
+            let expired = compact::expired(&self.layout, &self.version().files, retain_from);
+            if !expired.is_empty() {
+                done = Some(self.commit_change(Vec::new(), expired, None, true).await?);
+            }
+        }
+        let picked = compact::pick(&self.layout, &self.version().files, rows_max, &self.shared.limits);
+        if !picked.is_empty() {
+            done = Some(self.merge(picked).await?);
+        }
+        Ok(done)
     }
 
-    /// Deletes files that no live version lists. `live` are the versions that snapshots still hold.
+    async fn merge(&self, picked: Vec<Arc<DataFile>>) -> Result<Arc<Version>> {
+        let mut batches = Vec::new();
+        for file in &picked {
+            let bytes = self.shared.reads.whole(file).await?;
+            let (layout, file) = (self.layout.clone(), Arc::clone(file));
+            let read = Spawner::current().blocking(move || compact::rows(&layout, &file, bytes)).await;
+            batches.extend(read.map_err(|stopped| ColumnarError::Invariant(format!("reading was cut off: {stopped}")))??);
+        }
+        let adds = self.write(batches).await?;
+        let before: u64 = picked.iter().map(|file| file.rows).sum();
+        let after: u64 = adds.iter().map(|file| file.rows).sum();
+        if before != after {
+            self.abandon(&adds);
+            let problem = format!("merging {before} rows of \"{}\" made {after}", self.shared.name);
+            return Err(ColumnarError::Invariant(problem).into());
+        }
+        let unlisted = adds.clone();
+        match self.commit_change(adds, picked, None, false).await {
+            Ok(version) => Ok(version),
+            Err(error) => {
+                // After an unknown outcome they may be listed: they stay, and the next start knows.
+                if !matches!(error, ColumnarError::Unknown { .. }) {
+                    self.abandon(&unlisted);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Deletes files that no live version lists, and returns their number. `live` are the versions that snapshots still hold,
+    /// the one that new readers get among them.
     pub async fn collect(&self, live: &[Arc<Version>]) -> Result<usize> {
-        let _ = live;
-        unimplemented!()
+        let shared = &self.shared;
+        let settled = shared.unsettled.lock().await;
+        if *settled {
+            return Ok(0);
+        }
+        let directory = ObjectPath::from(DATA_DIR);
+        let found: Vec<ObjectPath> = shared
+            .reads
+            .store()
+            .list(Some(&directory))
+            .map_ok(|object| object.location)
+            .try_collect()
+            .await
+            .map_err(ColumnarError::storage("list", DATA_DIR))?;
+        // In this order: what was pending when listed is pending now, or is in the version read after.
+        let mut kept: HashSet<String> = shared.pending.lock().clone();
+        for version in live.iter().chain([&self.version()]) {
+            kept.extend(version.files.iter().map(|file| file.path.clone()));
+        }
+        // A file being written has its final name as a prefix.
+        let is_kept = |path: &ObjectPath| {
+            let path: &str = path.as_ref();
+            let end = path.find(".parquet").map_or(path.len(), |at| at + ".parquet".len());
+            kept.contains(&path[..end])
+        };
+        let gone: Vec<ObjectPath> = found.into_iter().filter(|path| !is_kept(path)).collect();
+        for path in &gone {
+            match shared.reads.store().delete(path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => shared.reads.forget(path.as_ref()),
+                Err(error) => return Err(ColumnarError::storage("delete", path.as_ref())(error).into()),
+            }
+        }
+        Ok(gone.len())
     }
 
     /// A plan that reads the files of `version`: files pruned by `filters` against their statistics, row groups, pages and
@@ -127,13 +397,40 @@ impl ColumnTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let _ = (state, version, projection, filters, limit);
-        unimplemented!()
+        let scan = scan::Scan { schema: &self.layout.schema, url: &self.shared.url, reads: &self.shared.reads, version };
+        Ok(scan.plan(state, projection, filters, limit)?)
     }
 
-    /// Widens the layout by nullable columns at the end of the declared ones (before `_lsn`).
+    /// Widens the layout by nullable columns at the end of the declared ones (before `_lsn`). Older files read as NULL there.
+    /// Other handles keep their layout.
     pub async fn evolve(&mut self, layout: Layout) -> Result<()> {
-        let _ = layout;
-        unimplemented!()
+        physical::file_schema(&layout.schema).map_err(|problem| ColumnarError::Incompatible {
+            table: self.shared.name.clone(),
+            problem: format!("{problem} cannot be stored"),
+        })?;
+        let mut unsettled = self.shared.unsettled.lock().await;
+        if *unsettled {
+            return Err(ColumnarError::Unsettled { table: self.shared.name.clone() }.into());
+        }
+        let base = self.shared.current.load_full();
+        *unsettled = true;
+        let done = self.shared.log.widen(&base, &layout.schema).await;
+        *unsettled = matches!(done, Err(ColumnarError::Unknown { .. }));
+        self.shared.current.store(Arc::new(done?));
+        drop(unsettled);
+        self.layout = layout;
+        Ok(())
     }
+}
+
+/// `columnar://name`, with what cannot stand in a host name replaced and told apart by a hash.
+fn url(name: &str) -> error::Result<ObjectStoreUrl> {
+    let plain = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || character == '-';
+    let host = if !name.is_empty() && name.chars().all(plain) {
+        format!("t-{name}")
+    } else {
+        let replaced: String = name.chars().map(|character| if plain(character) { character } else { '-' }).collect();
+        format!("t-{replaced}-{:08x}", xxh3_64(name.as_bytes()) >> 32)
+    };
+    ObjectStoreUrl::parse(format!("columnar://{host}")).map_err(ColumnarError::encoding("name"))
 }

@@ -1,17 +1,60 @@
-//! ALTER TABLE and ALTER MATERIALIZED VIEW.
-use crate::command::Response;
-use crate::error::Result;
+//! ALTER TABLE ... ADD COLUMN and ALTER MATERIALIZED VIEW ... SET.
+
+use std::sync::Arc;
+
+use crate::catalog::{Change, Table, TableKind, View};
+use crate::command::{Response, create_table, options, relation};
+use crate::error::{Error, Result, SqlState};
 use crate::session::Session;
 use crate::sql::statement::{AlterTable, Name};
+use crate::store::Transaction;
 
-/// `ALTER TABLE t ADD [COLUMN] [IF NOT EXISTS] column`.
+/// `ALTER TABLE name ADD [COLUMN] [IF NOT EXISTS] column`: a nullable column, NULL in the rows that are there.
 pub async fn table(session: &mut Session, statement: &AlterTable) -> Result<Response> {
-    let _ = (session, statement);
-    unimplemented!()
+    let done = || Ok(Response::Done("ALTER TABLE".to_owned()));
+    let catalog = Arc::clone(&session.snapshot()?.catalog);
+    let table = relation::writable(&catalog, &statement.name)?;
+    let column = create_table::column(&statement.column)?;
+    if table.column(&column.name).is_some() {
+        let message = format!("column \"{}\" of relation \"{}\" already exists", column.name, table.name);
+        if !statement.if_not_exists {
+            return Err(Error::new(SqlState::DUPLICATE_COLUMN, message));
+        }
+        session.warn(SqlState::DUPLICATE_COLUMN, format!("{message}, skipping"));
+        return done();
+    }
+    if !column.nullable && column.default.is_none() && column.generated.is_none() {
+        return Err(Error::new(
+            SqlState::NOT_NULL_VIOLATION,
+            format!("column \"{}\" of relation \"{}\" contains null values", column.name, table.name),
+        )
+        .detail("The rows that are already there hold NULL in an added column."));
+    }
+    if !column.nullable || column.default.is_some() || column.generated.is_some() || !statement.column.checks.is_empty() {
+        return Err(Error::unsupported("only a nullable column without default, generation expression and constraints can be added")
+            .detail("The rows that are already there hold NULL in it."));
+    }
+    if table.kind == TableKind::Event && create_table::LATE_COLUMNS.contains(&column.name.as_str()) {
+        return Err(Error::new(SqlState::DUPLICATE_COLUMN, format!("column \"{}\" exists in \"{}$late\"", column.name, table.name)));
+    }
+    let mut widened = Table::clone(&table);
+    widened.columns.push(column.clone());
+    let mut changes = vec![Change::AlterTable(Arc::new(widened))];
+    if let Some(late) = table.late_oid.and_then(|oid| catalog.table(oid)) {
+        let mut late = Table::clone(late);
+        late.columns.push(column);
+        changes.push(Change::AlterTable(Arc::new(late)));
+    }
+    session.submit(Transaction { changes, writes: Vec::new() }).await?;
+    done()
 }
 
-/// `ALTER MATERIALIZED VIEW v SET (ttl = ...)`.
-pub async fn view(session: &mut Session, name: &Name, options: &[(String, String)]) -> Result<Response> {
-    let _ = (session, name, options);
-    unimplemented!()
+/// `ALTER MATERIALIZED VIEW name SET (ttl = '...')`.
+pub async fn view(session: &mut Session, name: &Name, given: &[(String, String)]) -> Result<Response> {
+    let catalog = Arc::clone(&session.snapshot()?.catalog);
+    let view = relation::view(&catalog, name)?;
+    let ttl_us = options::view_ttl(given)?.or(view.ttl_us);
+    let altered = View { ttl_us, ..View::clone(&view) };
+    session.submit(Transaction { changes: vec![Change::AlterView(Arc::new(altered))], writes: Vec::new() }).await?;
+    Ok(Response::Done("ALTER MATERIALIZED VIEW".to_owned()))
 }

@@ -1,62 +1,169 @@
 //! COPY.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
+use datafusion::execution::SendableRecordBatchStream;
+use futures::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::command::Response;
-use crate::error::Result;
-use crate::session::Session;
-use crate::sql::statement::Copy;
+use crate::catalog::Table;
+use crate::command::relation::{self, Relation};
+use crate::command::{Response, insert};
+use crate::error::{Error, Result, SqlState};
+use crate::event::encode::Encoder;
+use crate::ingest::CopyLoad;
+use crate::session::{Session, engine_error};
+use crate::sql::Statement;
+use crate::sql::statement::{Copy, CopyDirection, CopyFormat, CopySource, quote_identifier};
 
 /// COPY in every direction: answers `CopyIn` or `CopyOut`, or 42501 for a file of the server.
 pub async fn execute(session: &mut Session, statement: &Copy, cancel: CancellationToken) -> Result<Response> {
-    let _ = (session, statement, cancel);
-    unimplemented!()
+    match statement.direction {
+        CopyDirection::ServerFile => {
+            Err(Error::new(SqlState::INSUFFICIENT_PRIVILEGE, "permission denied to COPY to or from a file or program of the server")
+                .hint("Use COPY ... FROM STDIN or TO STDOUT; psql's \\copy command does that for files of the client."))
+        }
+        CopyDirection::FromStdin => from_stdin(session, statement).map(|copy| Response::CopyIn(Box::new(copy))),
+        CopyDirection::ToStdout => Ok(Response::CopyOut(Box::new(to_stdout(session, statement, cancel).await?))),
+    }
 }
 
 /// A COPY FROM STDIN under way.
 #[derive(Debug)]
-pub struct CopyIn {}
+pub struct CopyIn {
+    table: Arc<Table>,
+    columns: usize,
+    binary: bool,
+    load: CopyLoad,
+}
 
 impl CopyIn {
     /// Columns, for CopyInResponse.
     pub fn columns(&self) -> usize {
-        unimplemented!()
+        self.columns
     }
+
     /// Binary format, for CopyInResponse.
     pub fn binary(&self) -> bool {
-        unimplemented!()
+        self.binary
     }
+
     /// One CopyData message.
     pub async fn push(&mut self, bytes: Bytes) -> Result<()> {
-        let _ = bytes;
-        unimplemented!()
+        self.load.push(bytes).await
     }
+
     /// CopyDone: commits; the command tag.
     pub async fn finish(self, session: &mut Session) -> Result<String> {
-        let _ = session;
-        unimplemented!()
+        let rows = self.load.finish().await?;
+        let committed = insert::commit(session, &self.table, rows).await?;
+        Ok(format!("COPY {}", committed.accepted))
     }
 }
 
+fn from_stdin(session: &mut Session, statement: &Copy) -> Result<CopyIn> {
+    let CopySource::Table(name) = &statement.source else {
+        return Err(Error::syntax("COPY query FROM is not possible"));
+    };
+    let catalog = Arc::clone(&session.snapshot()?.catalog);
+    let table = relation::writable(&catalog, name)?;
+    let columns = insert::targets(&table, &statement.columns)?;
+    let pipeline = Arc::new(insert::pipeline(session, &table, &columns)?);
+    let limits = &session.services.config.limits;
+    let zone = session.vars.time_zone().to_owned();
+    let spawner = session.services.spawner.clone();
+    let load = CopyLoad::new(pipeline, statement.options.clone(), zone, spawner, limits.wire.copy_in_flight_bytes_max)?
+        .with_bytes_max(limits.store.statement_bytes_max);
+    let binary = statement.options.format == CopyFormat::Binary;
+    Ok(CopyIn { table, columns: columns.len(), binary, load })
+}
+
 /// A COPY TO STDOUT under way.
-#[derive(Debug)]
-pub struct CopyOut {}
+pub struct CopyOut {
+    columns: usize,
+    binary: bool,
+    encoder: Encoder,
+    stream: SendableRecordBatchStream,
+    header: bool,
+    trailer: bool,
+    rows: u64,
+}
+
+impl std::fmt::Debug for CopyOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CopyOut").field("columns", &self.columns).field("rows", &self.rows).finish_non_exhaustive()
+    }
+}
 
 impl CopyOut {
     /// Columns, for CopyOutResponse.
     pub fn columns(&self) -> usize {
-        unimplemented!()
+        self.columns
     }
+
     /// Binary format, for CopyOutResponse.
     pub fn binary(&self) -> bool {
-        unimplemented!()
+        self.binary
     }
-    /// The next CopyData payload, header first; none at the end.
+
+    /// The next CopyData payload, header first, trailer last; none at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        unimplemented!()
+        let mut out = Vec::new();
+        if std::mem::take(&mut self.header) {
+            self.encoder.header(&mut out);
+        }
+        while let Some(batch) = self.stream.try_next().await.map_err(engine_error)? {
+            self.rows += batch.num_rows() as u64;
+            self.encoder.rows(&batch, &mut out)?;
+            if !out.is_empty() {
+                return Ok(Some(Bytes::from(out)));
+            }
+        }
+        if std::mem::take(&mut self.trailer) {
+            self.encoder.trailer(&mut out);
+        }
+        Ok((!out.is_empty()).then(|| Bytes::from(out)))
     }
+
     /// After the end: the command tag.
     pub fn tag(&self) -> String {
-        unimplemented!()
+        format!("COPY {}", self.rows)
     }
+}
+
+async fn to_stdout(session: &mut Session, statement: &Copy, cancel: CancellationToken) -> Result<CopyOut> {
+    let context = session.context()?;
+    let query = match &statement.source {
+        CopySource::Query(query) => (**query).clone(),
+        CopySource::Table(name) => {
+            let found = relation::find(&context.snapshot.catalog, name).ok_or_else(|| relation::missing(name))?;
+            let schema = match &found {
+                Relation::Table(table) => table.schema(),
+                Relation::View(view) => view.schema(),
+            };
+            let columns = selected(&schema, &statement.columns, &relation::shown(name))?;
+            crate::sql::parse_query(&format!("SELECT {} FROM {name}", columns.join(", ")))?
+        }
+    };
+    let engine = Arc::clone(&session.services.engine);
+    let bound = engine.bind(&context, &Statement::Query(Box::new(query)), &[])?;
+    let stream = engine.run(&context, &bound, &[], cancel).await?;
+    let schema: &SchemaRef = &bound.schema;
+    let encoder = Encoder::new(schema, statement.options.clone(), *session.vars.style())?;
+    let binary = statement.options.format == CopyFormat::Binary;
+    Ok(CopyOut { columns: schema.fields().len(), binary, encoder, stream, header: true, trailer: true, rows: 0 })
+}
+
+fn selected(schema: &Schema, names: &[String], relation: &str) -> Result<Vec<String>> {
+    if names.is_empty() {
+        return Ok(schema.fields().iter().map(|field| quote_identifier(field.name())).collect());
+    }
+    for name in names {
+        if schema.field_with_name(name).is_err() {
+            return Err(Error::new(SqlState::UNDEFINED_COLUMN, format!("column \"{name}\" of relation \"{relation}\" does not exist")));
+        }
+    }
+    Ok(names.iter().map(|name| quote_identifier(name)).collect())
 }

@@ -1,11 +1,70 @@
-//! DROP TABLE, DROP MATERIALIZED VIEW.
-use crate::command::Response;
-use crate::error::Result;
-use crate::session::Session;
-use crate::sql::statement::Drop;
+//! DROP TABLE and DROP MATERIALIZED VIEW.
 
-/// `DROP {TABLE | MATERIALIZED VIEW} [IF EXISTS] name [, ...] [CASCADE | RESTRICT]`.
+use std::sync::Arc;
+
+use crate::catalog::{Catalog, Change, TableKind};
+use crate::command::Response;
+use crate::command::relation::{self, Relation};
+use crate::error::{Error, Result, SqlState};
+use crate::session::Session;
+use crate::sql::statement::{Drop, Name};
+use crate::store::Transaction;
+
+/// `DROP {TABLE | MATERIALIZED VIEW} [IF EXISTS] name [, ...] [CASCADE | RESTRICT]`: all of the names or none.
 pub async fn execute(session: &mut Session, statement: &Drop) -> Result<Response> {
-    let _ = (session, statement);
-    unimplemented!()
+    let mut catalog = Arc::clone(&session.snapshot()?.catalog);
+    let mut changes = Vec::new();
+    for name in &statement.names {
+        let steps = match find(&catalog, statement, name)? {
+            Some(relation) => steps(&catalog, &relation, statement.cascade)?,
+            None => {
+                let what = if statement.view { "materialized view" } else { "table" };
+                session.warn(SqlState("00000"), format!("{what} \"{}\" does not exist, skipping", relation::shown(name)));
+                continue;
+            }
+        };
+        for change in steps {
+            catalog = Arc::new(catalog.with(&change)?);
+            changes.push(change);
+        }
+    }
+    if !changes.is_empty() {
+        session.submit(Transaction { changes, writes: Vec::new() }).await?;
+    }
+    Ok(Response::Done(if statement.view { "DROP MATERIALIZED VIEW" } else { "DROP TABLE" }.to_owned()))
+}
+
+fn find(catalog: &Catalog, statement: &Drop, name: &Name) -> Result<Option<Relation>> {
+    match (relation::find(catalog, name), statement.view) {
+        (Some(Relation::Table(table)), false) if table.kind == TableKind::Late => Err(Error::new(
+            SqlState::DEPENDENT_OBJECTS_STILL_EXIST,
+            format!("cannot drop table {} because its table requires it", table.name),
+        )
+        .hint("DROP the table itself instead.")),
+        (found @ (Some(Relation::Table(_)) | None), false) | (found @ (Some(Relation::View(_)) | None), true) => match found {
+            None if !statement.if_exists => Err(absent(statement, name)),
+            found => Ok(found),
+        },
+        (Some(Relation::Table(table)), true) => {
+            Err(Error::new(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" is not a materialized view", table.name))
+                .hint("Use DROP TABLE to remove a table."))
+        }
+        (Some(Relation::View(view)), false) => Err(Error::new(SqlState::WRONG_OBJECT_TYPE, format!("\"{}\" is not a table", view.name))
+            .hint("Use DROP MATERIALIZED VIEW to remove a materialized view.")),
+    }
+}
+
+fn absent(statement: &Drop, name: &Name) -> Error {
+    let what = if statement.view { "materialized view" } else { "table" };
+    Error::new(SqlState::UNDEFINED_TABLE, format!("{what} \"{}\" does not exist", relation::shown(name)))
+}
+
+fn steps(catalog: &Catalog, relation: &Relation, cascade: bool) -> Result<Vec<Change>> {
+    Ok(match relation {
+        Relation::View(view) => vec![Change::DropView(view.oid)],
+        Relation::Table(table) => {
+            let views = catalog.views_of(table.oid).filter(|_| cascade).map(|view| Change::DropView(view.oid));
+            views.chain([Change::DropTable(table.oid)]).collect()
+        }
+    })
 }

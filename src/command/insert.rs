@@ -1,20 +1,54 @@
 //! INSERT.
+//!
+//! Two ways: literal VALUES are decoded straight from the text; any other source is a query whose columns are cast to the
+//! target's types. Both end in `ingest::Pipeline` and one commit.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::ScalarValue;
+use futures::TryStreamExt;
+use sqlparser::ast;
 use tokio_util::sync::CancellationToken;
 
-use crate::command::Response;
-use crate::error::Result;
-use crate::query::Bound;
-use crate::session::Session;
-use crate::sql::statement::{Insert, InsertLiterals};
+use crate::catalog::{LateRows, Table};
+use crate::command::{Response, relation};
+use crate::error::{Error, Result, SqlState};
+use crate::ingest::Pipeline;
+use crate::query::{Bound, Context};
+use crate::session::{Session, engine_error};
+use crate::sql::Statement;
+use crate::sql::statement::{Insert, InsertLiterals, Name, quote_identifier};
+use crate::store::{Committed, HotBatch, TableState, Transaction, Write};
 use crate::types::SqlType;
+use crate::types::zone::Zone;
 
 /// Types the source of an INSERT (`$n` takes its column's type) and its RETURNING columns, for `command::prepare`:
 /// `Prepared { bound: plan, parameters: plan.parameters, schema: returning }`.
 pub fn bind(session: &mut Session, statement: &Insert, declared: &[Option<SqlType>]) -> Result<(Bound, Option<SchemaRef>)> {
-    let _ = (session, statement, declared);
-    unimplemented!()
+    let context = session.context()?;
+    let table = relation::writable(&context.snapshot.catalog, &statement.table)?;
+    if statement.on_conflict.is_some() {
+        return Err(
+            Error::unsupported("ON CONFLICT is not supported").hint("Event tables drop duplicates with WITH (dedup_key = 'column').")
+        );
+    }
+    let columns = targets(&table, &statement.columns)?;
+    let mut declared = declared.to_vec();
+    let source = source(&table, statement, &columns, &mut declared)?;
+    let bound = session.services.engine.bind(&context, &Statement::Query(Box::new(source)), &declared).map_err(mismatch)?;
+    let width = bound.schema.fields().len();
+    if statement.columns.is_empty() && width < columns.len() && statement.source.is_some() {
+        // Without a list, fewer values than columns are allowed: the rest gets its defaults.
+    } else if width != columns.len() {
+        return Err(count_mismatch(width > columns.len()));
+    }
+    let returning = match &statement.returning {
+        None => None,
+        Some(items) => Some(session.services.engine.bind(&context, &returning(&table, items)?, &[])?.schema),
+    };
+    Ok((bound, returning))
 }
 
 /// Any INSERT; `bound` is what [`bind`] gave.
@@ -25,12 +59,227 @@ pub async fn execute(
     parameters: &[ScalarValue],
     cancel: CancellationToken,
 ) -> Result<Response> {
-    let _ = (session, statement, bound, parameters, cancel);
-    unimplemented!()
+    let context = session.context()?;
+    let table = relation::writable(&context.snapshot.catalog, &statement.table)?;
+    let mut columns = targets(&table, &statement.columns)?;
+    columns.truncate(bound.schema.fields().len());
+    let pipeline = pipeline(session, &table, &columns)?;
+    let mut rows = Vec::new();
+    if statement.source.is_none() {
+        // DEFAULT VALUES: a row without a source column.
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(1));
+        let empty = RecordBatch::try_new_with_options(Arc::new(arrow::datatypes::Schema::empty()), Vec::new(), &options);
+        rows.push(pipeline.complete(empty.map_err(|error| Error::internal(error.to_string()))?)?);
+    } else {
+        let mut stream = session.services.engine.run(&context, bound, parameters, cancel.clone()).await?;
+        let bytes_max = session.services.config.limits.store.statement_bytes_max;
+        let mut bytes = 0;
+        while let Some(batch) = stream.try_next().await.map_err(engine_error)? {
+            let batch = pipeline.complete(batch)?;
+            bytes += batch.get_array_memory_size();
+            if bytes > bytes_max {
+                session.services.metrics.limit_hit("limits.store.statement_bytes_max");
+                return Err(Error::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "the statement's rows are too large")
+                    .detail(format!("A statement can insert {bytes_max} bytes of rows."))
+                    .hint("Split it into several statements."));
+            }
+            rows.push(batch);
+        }
+    }
+    let committed = commit(session, &table, rows.clone()).await?;
+    match &statement.returning {
+        None => Ok(done(&committed)),
+        Some(items) => {
+            let selection = returning(&table, items)?;
+            let context = over_rows(&context, &table, &rows)?;
+            let bound = session.services.engine.bind(&context, &selection, &[])?;
+            let stream = session.services.engine.run(&context, &bound, &[], cancel).await?;
+            Ok(Response::Rows { schema: Arc::clone(&bound.schema), stream, tag: "INSERT 0" })
+        }
+    }
 }
 
 /// `INSERT INTO t [(columns)] VALUES` with literals only; `text` is the statement's text (`Parsed::text`).
 pub async fn literals(session: &mut Session, statement: &InsertLiterals, text: &str) -> Result<Response> {
-    let _ = (session, statement, text);
-    unimplemented!()
+    let catalog = Arc::clone(&session.snapshot()?.catalog);
+    let table = relation::writable(&catalog, &statement.table)?;
+    let columns = targets(&table, &statement.columns)?;
+    let list = &text[statement.rows.clone()];
+    let pipeline = pipeline(session, &table, &columns)?;
+    let rows = pipeline.literals(list)?;
+    let committed = commit(session, &table, vec![rows]).await?;
+    Ok(done(&committed))
+}
+
+/// The target columns as indexes into the table. 42703 for an unknown one, 42701 for one named twice.
+pub fn targets(table: &Table, names: &[String]) -> Result<Vec<usize>> {
+    if names.is_empty() {
+        return Ok((0..table.columns.len()).filter(|index| table.columns[*index].generated.is_none()).collect());
+    }
+    let mut columns = Vec::with_capacity(names.len());
+    for name in names {
+        let index = table.column(name).ok_or_else(|| {
+            Error::new(SqlState::UNDEFINED_COLUMN, format!("column \"{name}\" of relation \"{}\" does not exist", table.name))
+        })?;
+        if columns.contains(&index) {
+            return Err(Error::new(SqlState::DUPLICATE_COLUMN, format!("column \"{name}\" specified more than once")));
+        }
+        columns.push(index);
+    }
+    Ok(columns)
+}
+
+/// The table's rules, as this session reads dates and times.
+pub fn pipeline(session: &mut Session, table: &Arc<Table>, columns: &[usize]) -> Result<Pipeline> {
+    let now = session.context()?.now;
+    let zone = Zone::parse(session.vars.time_zone())?;
+    Ok(Pipeline::new(&*session.services.binder, table, columns, now)?.in_zone(zone))
+}
+
+/// Submits rows and tells the client what became of those that were not accepted.
+pub async fn commit(session: &mut Session, table: &Table, rows: Vec<RecordBatch>) -> Result<Committed> {
+    let late_rows: LateRows = session.vars.late_rows().unwrap_or(table.options.late_rows);
+    let write = Write { table: table.oid, rows, late_rows };
+    let committed = session.submit(Transaction { changes: Vec::new(), writes: vec![write] }).await?;
+    notices(session, table, &committed);
+    Ok(committed)
+}
+
+fn notices(session: &mut Session, table: &Table, committed: &Committed) {
+    let rows = |count: u64| if count == 1 { "1 row".to_owned() } else { format!("{count} rows") };
+    let were = |count: u64| if count == 1 { "was" } else { "were" };
+    if committed.late > 0 {
+        let text = format!("{} behind the watermark {} diverted to {}$late", rows(committed.late), were(committed.late), table.name);
+        session.warn(SqlState("00000"), text);
+    }
+    if committed.duplicates > 0 {
+        let text = format!("{} with a known dedup_key {} dropped", rows(committed.duplicates), were(committed.duplicates));
+        session.warn(SqlState("00000"), text);
+    }
+}
+
+fn done(committed: &Committed) -> Response {
+    Response::Done(format!("INSERT 0 {}", committed.accepted))
+}
+
+/// A cast that does not exist is, in an assignment, a type that does not fit (42804).
+fn mismatch(error: Error) -> Error {
+    if error.state() != SqlState("42846") {
+        return error;
+    }
+    Error::new(SqlState::DATATYPE_MISMATCH, format!("expression does not fit its column: {error}"))
+        .hint("You will need to rewrite or cast the expression.")
+}
+
+fn count_mismatch(too_many: bool) -> Error {
+    Error::syntax(match too_many {
+        true => "INSERT has more expressions than target columns",
+        false => "INSERT has more target columns than expressions",
+    })
+}
+
+/// The source as a query whose columns have the target's types.
+fn source(table: &Table, statement: &Insert, columns: &[usize], declared: &mut Vec<Option<SqlType>>) -> Result<ast::Query> {
+    let Some(source) = &statement.source else { return crate::sql::parse_query("SELECT") };
+    let mut source = (**source).clone();
+    if let ast::SetExpr::Values(values) = source.body.as_mut() {
+        let width = values.rows.first().map_or(0, |row| row.content.len());
+        for row in &mut values.rows {
+            if row.content.len() != width {
+                return Err(Error::syntax("VALUES lists must all be the same length"));
+            }
+            if width > columns.len() {
+                return Err(count_mismatch(true));
+            }
+            for (expression, column) in row.content.iter_mut().zip(columns) {
+                let sql_type = &table.columns[*column].sql_type;
+                if is_default(expression) {
+                    *expression = default_of(table, *column)?;
+                }
+                if let Some(number) = parameter(expression) {
+                    declared.resize(declared.len().max(number), None);
+                    declared[number - 1].get_or_insert_with(|| sql_type.clone());
+                }
+                *expression = cast(expression.clone(), sql_type)?;
+            }
+        }
+        return Ok(source);
+    }
+    let width = match source.body.as_ref() {
+        ast::SetExpr::Select(select) if select.projection.iter().all(|item| !is_wildcard(item)) => select.projection.len(),
+        _ => columns.len(),
+    };
+    if width > columns.len() {
+        return Err(count_mismatch(true));
+    }
+    let names: Vec<String> = (0..width).map(|index| format!("c{index}")).collect();
+    let items: Vec<String> = names
+        .iter()
+        .zip(columns)
+        .map(|(name, column)| format!("CAST({name} AS {})", assignment_type(&table.columns[*column].sql_type)))
+        .collect();
+    crate::sql::parse_query(&format!("SELECT {} FROM ({source}) AS source ({})", items.join(", "), names.join(", ")))
+}
+
+fn is_wildcard(item: &ast::SelectItem) -> bool {
+    matches!(item, ast::SelectItem::Wildcard(_) | ast::SelectItem::QualifiedWildcard(..))
+}
+
+fn is_default(expression: &ast::Expr) -> bool {
+    matches!(expression, ast::Expr::Identifier(ident) if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default"))
+}
+
+fn default_of(table: &Table, column: usize) -> Result<ast::Expr> {
+    let column = &table.columns[column];
+    match &column.default {
+        Some(text) => crate::sql::parse_expression(text),
+        None => crate::sql::parse_expression("NULL"),
+    }
+}
+
+fn parameter(expression: &ast::Expr) -> Option<usize> {
+    match expression {
+        ast::Expr::Value(value) => match &value.value {
+            ast::Value::Placeholder(name) => name.strip_prefix('$')?.parse().ok().filter(|number| (1..=65_535).contains(number)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Strings are not cut to their column's length here: too long is an error, which the pipeline gives.
+fn assignment_type(sql_type: &SqlType) -> String {
+    match sql_type {
+        SqlType::Varchar(_) | SqlType::Char(_) | SqlType::Name => "text".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn cast(expression: ast::Expr, sql_type: &SqlType) -> Result<ast::Expr> {
+    let mut tree = crate::sql::parse_expression(&format!("CAST(NULL AS {})", assignment_type(sql_type)))?;
+    if let ast::Expr::Cast { expr, .. } = &mut tree {
+        **expr = expression;
+    }
+    Ok(tree)
+}
+
+/// `SELECT items FROM table`.
+fn returning(table: &Table, items: &[ast::SelectItem]) -> Result<Statement> {
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    let name = Name { schema: None, name: table.name.clone() };
+    let text = format!("SELECT {} FROM {}", items.join(", "), quote_identifier(&name.name));
+    Ok(Statement::Query(Box::new(crate::sql::parse_query(&text)?)))
+}
+
+/// The context in which the table holds nothing but the inserted rows.
+fn over_rows(context: &Context, table: &Arc<Table>, rows: &[RecordBatch]) -> Result<Context> {
+    let mut snapshot = (*context.snapshot).clone();
+    let mut state = TableState::empty(Arc::clone(table));
+    let mut lsn = 0;
+    for batch in rows.iter().filter(|batch| batch.num_rows() > 0) {
+        state.push(HotBatch::new(batch, lsn)?)?;
+        lsn += batch.num_rows() as u64;
+    }
+    snapshot.tables.insert(table.oid, Arc::new(state));
+    Ok(Context { snapshot: Arc::new(snapshot), ..context.clone() })
 }

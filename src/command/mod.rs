@@ -1,29 +1,47 @@
 //! One file a statement: execute(session, statement) -> response. This file only dispatches.
 //!
 //! *Place*: called by `pg::simple` and `pg::extended` for each statement.
+//!
+//! *Invariants*: (1) in a failed transaction only its end runs (25P02); (2) in a read-only one nothing that writes (25006).
 
 pub mod alter;
 pub mod check;
 pub mod copy;
 pub mod create_table;
 pub mod create_view;
+pub mod cursor;
+pub mod discard;
 pub mod drop;
 pub mod explain;
 pub mod insert;
+pub mod options;
+pub mod prepare;
 pub mod refresh;
+pub mod relation;
 pub mod select;
+pub mod set;
+pub mod show;
+pub mod show_create;
+pub mod transaction;
 pub mod truncate;
 
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use tokio_util::sync::CancellationToken;
 
-use crate::error::Result;
+use crate::error::{Error, Result, SqlState};
 use crate::query::Bound;
+pub use crate::session::Prepared;
 use crate::session::Session;
+use crate::session::transaction::{Status, aborted};
 use crate::sql::Parsed;
+use crate::sql::statement::{CopyDirection, Statement};
+use crate::types::SqlType;
 
 /// What a statement answers.
 pub enum Response {
@@ -36,6 +54,13 @@ pub enum Response {
         /// The command tag's word; the row count is added for SELECT, FETCH, INSERT ... RETURNING.
         tag: &'static str,
     },
+    /// The next rows of a cursor, which keeps its stream: `FETCH n`.
+    Fetch {
+        /// The cursor, one of the session's portals.
+        cursor: String,
+        /// Rows at most.
+        rows_max: usize,
+    },
     /// No rows; the whole command tag (`INSERT 0 3`, `CREATE TABLE`).
     Done(String),
     /// COPY FROM STDIN: `pg::copy` feeds the load and calls its finish.
@@ -46,23 +71,103 @@ pub enum Response {
     Empty,
 }
 
-/// A statement prepared for execution: parsed, and typed where it is a query.
-#[derive(Clone, Debug)]
-pub struct Prepared {
-    /// The statement.
-    pub parsed: Parsed,
-    /// Its plan, for statements that DataFusion plans.
-    pub bound: Option<Arc<Bound>>,
-    /// Parameter types.
-    pub parameters: Vec<crate::types::SqlType>,
-    /// Output columns, or none when it returns no rows.
-    pub schema: Option<SchemaRef>,
+impl Response {
+    /// Rows that are there already.
+    pub fn of_batch(batch: RecordBatch, tag: &'static str) -> Response {
+        let schema = batch.schema();
+        let stream = Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), futures::stream::iter([Ok(batch)])));
+        Response::Rows { schema, stream, tag }
+    }
 }
 
-/// Types a statement: parameters and output columns, for Parse and Describe.
-pub fn prepare(session: &mut Session, parsed: Parsed, declared: &[Option<crate::types::SqlType>]) -> Result<Prepared> {
-    let _ = (session, parsed, declared);
-    unimplemented!()
+/// Types a statement: parameters and output columns, for Parse and Describe. None is an empty text.
+pub fn prepare(session: &mut Session, parsed: Option<Parsed>, declared: &[Option<SqlType>]) -> Result<Prepared> {
+    let Some(parsed) = parsed else {
+        return untyped(session, None, None, declared);
+    };
+    admit(session, &parsed.statement)?;
+    let statement = Arc::clone(&parsed.statement);
+    match &*statement {
+        Statement::Query(_) | Statement::Explain(_) => {
+            let context = session.context()?;
+            let bound = session.services.engine.bind(&context, &statement, declared)?;
+            let schema = Some(Arc::clone(&bound.schema));
+            Ok(typed(session, parsed, bound, schema, declared, &context))
+        }
+        Statement::Insert(insert) => {
+            let context = session.context()?;
+            let (bound, schema) = insert::bind(session, insert, declared)?;
+            Ok(typed(session, parsed, bound, schema, declared, &context))
+        }
+        Statement::CheckView(_) => untyped(session, Some(parsed), Some(check::schema()), declared),
+        Statement::Show(name) => {
+            let schema = show::schema(session, name)?;
+            untyped(session, Some(parsed), Some(schema), declared)
+        }
+        Statement::ShowCreate(_) => untyped(session, Some(parsed), Some(show_create::schema()), declared),
+        Statement::Fetch { name, .. } => {
+            let schema = cursor::schema(session, name)?;
+            untyped(session, Some(parsed), schema, declared)
+        }
+        Statement::Execute { name, .. } => {
+            let schema = session.statement(name)?.schema.clone();
+            untyped(session, Some(parsed), schema, declared)
+        }
+        _ => untyped(session, Some(parsed), None, declared),
+    }
+}
+
+fn typed(
+    session: &Session,
+    parsed: Parsed,
+    bound: Bound,
+    schema: Option<SchemaRef>,
+    declared: &[Option<SqlType>],
+    context: &crate::query::Context,
+) -> Prepared {
+    Prepared {
+        parsed: Some(parsed),
+        parameters: bound.parameters.clone(),
+        bound: Some(Arc::new(bound)),
+        schema,
+        declared: declared.to_vec(),
+        catalog: Arc::clone(&context.snapshot.catalog),
+        settings: Arc::clone(session.vars.values()),
+    }
+}
+
+/// A statement that has no plan takes no parameters.
+fn untyped(session: &mut Session, parsed: Option<Parsed>, schema: Option<SchemaRef>, declared: &[Option<SqlType>]) -> Result<Prepared> {
+    Ok(Prepared {
+        parsed,
+        bound: None,
+        parameters: Vec::new(),
+        schema,
+        declared: declared.to_vec(),
+        // Not compared for a statement without a plan; the transaction may have failed, so no overlay is made for it.
+        catalog: Arc::clone(&session.services.store.snapshot().catalog),
+        settings: Arc::clone(session.vars.values()),
+    })
+}
+
+/// The same statement under the present catalog and settings: itself while they have not changed. 0A000 when its columns would
+/// change under the client's feet.
+pub fn revalidate(session: &mut Session, prepared: &Arc<Prepared>) -> Result<Arc<Prepared>> {
+    if let Some(parsed) = &prepared.parsed {
+        admit(session, &parsed.statement)?;
+    }
+    if prepared.bound.is_none() {
+        return Ok(Arc::clone(prepared));
+    }
+    let snapshot = session.snapshot()?;
+    if prepared.fits(&snapshot.catalog, session.vars.values()) {
+        return Ok(Arc::clone(prepared));
+    }
+    let fresh = prepare(session, prepared.parsed.clone(), &prepared.declared)?;
+    if fresh.schema != prepared.schema || fresh.parameters != prepared.parameters {
+        return Err(Error::unsupported("cached plan must not change result type"));
+    }
+    Ok(Arc::new(fresh))
 }
 
 /// Executes a prepared statement with parameter values. `cancel` stops it.
@@ -70,8 +175,73 @@ pub async fn execute(
     session: &mut Session,
     prepared: &Prepared,
     parameters: &[ScalarValue],
-    cancel: tokio_util::sync::CancellationToken,
+    cancel: CancellationToken,
 ) -> Result<Response> {
-    let _ = (session, prepared, parameters, cancel);
-    unimplemented!()
+    let Some(parsed) = &prepared.parsed else { return Ok(Response::Empty) };
+    admit(session, &parsed.statement)?;
+    let bound = prepared.bound.as_ref().ok_or_else(|| Error::internal("statement has no plan"));
+    match &*parsed.statement {
+        Statement::Query(_) => select::execute(session, bound?, parameters, cancel).await,
+        Statement::Explain(_) => explain::execute(session, bound?, parameters, cancel).await,
+        Statement::InsertLiterals(statement) => insert::literals(session, statement, &parsed.text).await,
+        Statement::Insert(statement) => insert::execute(session, statement, bound?, parameters, cancel).await,
+        Statement::Copy(statement) => copy::execute(session, statement, cancel).await,
+        Statement::CreateTable(statement) => create_table::execute(session, statement).await,
+        Statement::CreateView(statement) => create_view::execute(session, statement).await,
+        Statement::Drop(statement) => drop::execute(session, statement).await,
+        Statement::Truncate(names) => truncate::execute(session, names).await,
+        Statement::AlterTable(statement) => alter::table(session, statement).await,
+        Statement::AlterView { name, options } => alter::view(session, name, options).await,
+        Statement::RefreshView(name) => refresh::execute(session, name).await,
+        Statement::CheckView(name) => check::execute(session, name, cancel).await,
+        Statement::Begin { read_only } => transaction::begin(session, *read_only),
+        Statement::Commit => transaction::commit(session).await,
+        Statement::Rollback => transaction::rollback(session),
+        Statement::Savepoint(name) => session.savepoint(name).map(|()| Response::Done("SAVEPOINT".to_owned())),
+        Statement::Release(name) => session.release(name).map(|()| Response::Done("RELEASE".to_owned())),
+        Statement::RollbackTo(name) => session.rollback_to(name).map(|()| Response::Done("ROLLBACK".to_owned())),
+        Statement::Set { name, value, local } => set::execute(session, name, value.as_deref(), *local),
+        Statement::Show(name) => show::execute(session, name),
+        Statement::ShowCreate(name) => show_create::execute(session, name),
+        Statement::Reset(name) => set::reset(session, name),
+        Statement::Discard(what) => discard::execute(session, what),
+        Statement::Prepare { name, types, text } => prepare::prepare(session, name, types, text),
+        Statement::Execute { name, arguments } => prepare::execute(session, name, arguments, cancel).await,
+        Statement::Deallocate(name) => prepare::deallocate(session, name.as_deref()),
+        Statement::Declare { name, text, hold } => cursor::declare(session, name, text, *hold, cancel).await,
+        Statement::Fetch { name, count } => cursor::fetch(session, name, *count),
+        Statement::Close(name) => cursor::close(session, name.as_deref()),
+        Statement::NoOperation(tag) => Ok(Response::Done((*tag).to_owned())),
+    }
+}
+
+/// Refuses what the transaction's state forbids: 25P02 in a failed one, 25006 in a read-only one.
+fn admit(session: &Session, statement: &Statement) -> Result<()> {
+    let ends = matches!(statement, Statement::Commit | Statement::Rollback | Statement::RollbackTo(_));
+    if session.transaction.status() == Status::Failed && !ends {
+        return Err(aborted());
+    }
+    match writes(statement) {
+        Some(command) if session.vars.read_only() => {
+            Err(Error::new(SqlState::READ_ONLY_SQL_TRANSACTION, format!("cannot execute {command} in a read-only transaction")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The command's name, for statements that change something.
+fn writes(statement: &Statement) -> Option<&'static str> {
+    match statement {
+        Statement::InsertLiterals(_) | Statement::Insert(_) => Some("INSERT"),
+        Statement::Copy(copy) if copy.direction != CopyDirection::ToStdout => Some("COPY FROM"),
+        Statement::CreateTable(_) => Some("CREATE TABLE"),
+        Statement::CreateView(_) => Some("CREATE MATERIALIZED VIEW"),
+        Statement::Drop(drop) if drop.view => Some("DROP MATERIALIZED VIEW"),
+        Statement::Drop(_) => Some("DROP TABLE"),
+        Statement::Truncate(_) => Some("TRUNCATE TABLE"),
+        Statement::AlterTable(_) => Some("ALTER TABLE"),
+        Statement::AlterView { .. } => Some("ALTER MATERIALIZED VIEW"),
+        Statement::RefreshView(_) => Some("REFRESH MATERIALIZED VIEW"),
+        _ => None,
+    }
 }

@@ -1,10 +1,17 @@
 //! Named maxima of every queue, batch, buffer and pool. One memory budget, divided here.
+//!
+//! *Place*: each component takes its section. A field is at once a key of `verus.toml` (`[limits.store] flush_rows = N`) and a
+//! variable (`VERUS_LIMITS_STORE_FLUSH_ROWS`): the names come from serde.
+
+use serde::{Deserialize, Serialize};
 
 /// The limits of one server. Each component takes its section.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Limits {
     /// The log.
     pub wal: WalLimits,
+    /// Parquet files and their table log.
+    pub columnar: ColumnarLimits,
     /// Commit, hot rows, flush.
     pub store: StoreLimits,
     /// View state.
@@ -16,14 +23,39 @@ pub struct Limits {
 }
 
 /// Limits of the log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WalLimits {
     /// A segment is closed past this size.
     pub segment_bytes_max: u64,
 }
 
+/// Limits of Parquet files and their table log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ColumnarLimits {
+    /// A file is closed at the first row group past this size.
+    pub file_bytes_max: usize,
+    /// Rows of a row group; one is encoded in memory at a time.
+    pub row_group_rows: usize,
+    /// Rows of a data page.
+    pub page_rows: usize,
+    /// A date with fewer rows shares a file with the dates after it.
+    pub date_rows_min: usize,
+    /// Tasks that encode the columns of one row group.
+    pub encode_tasks: usize,
+    /// Distinct partition values for which a row group's bloom filter is sized at most.
+    pub bloom_distinct_max: u64,
+    /// Decoded footers and page indexes kept of one table, bytes.
+    pub metadata_bytes_max: usize,
+    /// Commits between two checkpoints of the table log.
+    pub checkpoint_commits: u64,
+    /// Files of one size and date from which compaction merges them.
+    pub merge_files_min: usize,
+    /// Files of one date that may cover the same (partition, time).
+    pub overlap_max: usize,
+}
+
 /// Limits of commit and flush.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StoreLimits {
     /// Transactions waiting for the sequencer.
     pub commit_queue_max: usize,
@@ -42,7 +74,7 @@ pub struct StoreLimits {
 }
 
 /// Limits of view state.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ViewLimits {
     /// Decoded blocks kept in memory, bytes.
     pub block_cache_bytes: usize,
@@ -53,7 +85,7 @@ pub struct ViewLimits {
 }
 
 /// Limits of query execution.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct QueryLimits {
     /// Memory of all running queries, bytes; beyond it they spill.
     pub memory_bytes: usize,
@@ -64,7 +96,7 @@ pub struct QueryLimits {
 }
 
 /// Limits of connections and statements.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WireLimits {
     /// Connections; the next is refused with 53300.
     pub connections_max: usize,
@@ -82,13 +114,53 @@ pub struct WireLimits {
     pub prepared_max: usize,
     /// Seconds for a login.
     pub login_seconds_max: u64,
+    /// HTTP connections; the next wait to be accepted.
+    pub http_connections_max: usize,
 }
 
 const MIB: usize = 1024 * 1024;
 
+/// The memory budget of a server that is told nothing, bytes.
+pub const MEMORY_BYTES_DEFAULT: usize = 2048 * MIB;
+
+/// The least budget: below it the shares are too small to work with.
+pub const MEMORY_BYTES_MIN: usize = 256 * MIB;
+
+impl Limits {
+    /// Divides a memory budget. In sixteenths: three for hot rows, one and a half for decoded view blocks, half a one for
+    /// RocksDB, five for running queries, five for the rows of one statement; the last is left to connections and the
+    /// allocator. What is not memory keeps its default.
+    pub fn divide(memory_bytes: usize) -> Limits {
+        let share = memory_bytes / 32;
+        Limits {
+            store: StoreLimits { hot_bytes_max: 6 * share, statement_bytes_max: 10 * share, ..StoreLimits::default() },
+            view: ViewLimits { block_cache_bytes: 3 * share, rocksdb_bytes: share, ..ViewLimits::default() },
+            query: QueryLimits { memory_bytes: 10 * share, ..QueryLimits::default() },
+            ..Limits::default()
+        }
+    }
+}
+
 impl Default for WalLimits {
     fn default() -> Self {
         Self { segment_bytes_max: 64 * MIB as u64 }
+    }
+}
+
+impl Default for ColumnarLimits {
+    fn default() -> Self {
+        Self {
+            file_bytes_max: 64 * MIB,
+            row_group_rows: 131_072,
+            page_rows: 20_000,
+            date_rows_min: 16_384,
+            encode_tasks: 2,
+            bloom_distinct_max: 65_536,
+            metadata_bytes_max: 64 * MIB,
+            checkpoint_commits: 32,
+            merge_files_min: 4,
+            overlap_max: 4,
+        }
     }
 }
 
@@ -101,7 +173,7 @@ impl Default for StoreLimits {
             hot_bytes_max: 384 * MIB,
             flush_age_ms: 10_000,
             checkpoint_ms: 1_000,
-            statement_bytes_max: 1024 * MIB,
+            statement_bytes_max: 640 * MIB,
         }
     }
 }
@@ -114,7 +186,7 @@ impl Default for ViewLimits {
 
 impl Default for QueryLimits {
     fn default() -> Self {
-        Self { memory_bytes: 1024 * MIB, spill_bytes_max: 32 * 1024 * MIB as u64, plan_cache_max: 256 }
+        Self { memory_bytes: 640 * MIB, spill_bytes_max: 32 * 1024 * MIB as u64, plan_cache_max: 256 }
     }
 }
 
@@ -129,6 +201,17 @@ impl Default for WireLimits {
             copy_in_flight_bytes_max: 32 * MIB,
             prepared_max: 1024,
             login_seconds_max: 60,
+            http_connections_max: 64,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_limits_are_the_default_budget_divided() {
+        assert_eq!(format!("{:?}", Limits::default()), format!("{:?}", Limits::divide(MEMORY_BYTES_DEFAULT)));
     }
 }

@@ -32,8 +32,11 @@ states! {
     NUMERIC_VALUE_OUT_OF_RANGE = "22003";
     INVALID_DATETIME_FORMAT = "22007";
     DATETIME_FIELD_OVERFLOW = "22008";
+    INVALID_TIME_ZONE_DISPLACEMENT = "22009";
     DIVISION_BY_ZERO = "22012";
+    INTERVAL_FIELD_OVERFLOW = "22015";
     CHARACTER_NOT_IN_REPERTOIRE = "22021";
+    UNTRANSLATABLE_CHARACTER = "22P05";
     INVALID_PARAMETER_VALUE = "22023";
     INVALID_TEXT_REPRESENTATION = "22P02";
     INVALID_BINARY_REPRESENTATION = "22P03";
@@ -65,6 +68,7 @@ states! {
     GROUPING_ERROR = "42803";
     DATATYPE_MISMATCH = "42804";
     WRONG_OBJECT_TYPE = "42809";
+    GENERATED_ALWAYS = "428C9";
     INVALID_COLUMN_REFERENCE = "42P10";
     UNDEFINED_FUNCTION = "42883";
     UNDEFINED_TABLE = "42P01";
@@ -116,6 +120,8 @@ pub struct Report {
     pub detail: Option<String>,
     /// What the user should type instead, or none.
     pub hint: Option<String>,
+    /// Where in the input it happened (`COPY events, line 3, column revenue: "abc"`), or none.
+    pub context: Option<String>,
     /// 1-based character position in the statement text, or none.
     pub position: Option<u32>,
 }
@@ -123,7 +129,7 @@ pub struct Report {
 impl Error {
     /// An error with a state and a message.
     pub fn new(state: SqlState, message: impl Into<String>) -> Self {
-        Error(Box::new(Report { state, message: message.into(), detail: None, hint: None, position: None }))
+        Error(Box::new(Report { state, message: message.into(), detail: None, hint: None, context: None, position: None }))
     }
 
     /// A broken invariant of Verus itself (XX000).
@@ -152,6 +158,13 @@ impl Error {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the place in the input.
+    #[must_use]
+    pub fn context(mut self, context: impl Into<String>) -> Self {
+        self.0.context = Some(context.into());
         self
     }
 

@@ -2,20 +2,41 @@
 //!
 //! *Place*: `command` calls it; it implements `catalog::bind::Binder` for the layers below.
 //!
-//! A query's way: `ast::Query` -> [`Engine::bind`] -> [`Bound`] -> [`Engine::run`] -> stream of batches.
+//! A query's way: `ast::Query` -> [`rewrite`] -> DataFusion's SQL planner over a [`scope`] -> [`typing`] -> type coercion ->
+//! [`Bound`] -> [`resolve`] (parameters, NOW(), snapshot) -> DataFusion's optimizer -> [`stream`] of batches.
+//!
+//! *Invariants*: (1) a [`Bound`] holds no snapshot, no time and no session; (2) everything runs on the cpu runtime; (3) an
+//! error leaves through [`error::from_datafusion`]; (4) arithmetic is checked.
+
+pub mod bind;
+pub mod catalogs;
+pub mod engine;
+pub mod error;
+pub mod explain;
+pub mod functions;
+pub mod names;
+pub mod provider;
+pub mod resolve;
+pub mod rewrite;
+pub mod scope;
+pub mod stream;
+pub mod system;
+pub mod typing;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use datafusion::common::ScalarValue;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
 
 use crate::clock::Micros;
-use crate::error::Result;
-use crate::sql::Statement;
 use crate::store::Snapshot;
 use crate::types::SqlType;
+pub use engine::Engine;
+pub use explain::ExplainOptions;
+pub use system::SystemTables;
 
 /// What a statement may know about its session.
 #[derive(Clone, Debug)]
@@ -34,37 +55,15 @@ pub struct Context {
     pub settings: Arc<std::collections::BTreeMap<String, String>>,
 }
 
-/// A typed plan, reusable with other parameter values and on later snapshots of the same catalog.
+/// A typed plan, reusable with other parameter values, in other sessions and on later snapshots of the same catalog.
 #[derive(Clone, Debug)]
 pub struct Bound {
-    /// Analyzed, not optimized: NOW() and parameters are still in it.
+    /// Analyzed, not optimized: NOW(), the time zone and parameters are still in it.
     pub plan: LogicalPlan,
     /// Output columns, with [`crate::types::TYPE_KEY`] metadata.
     pub schema: SchemaRef,
     /// Types of $1, $2, ...
     pub parameters: Vec<SqlType>,
-}
-
-/// The query engine: DataFusion with Verus's types, functions, providers and limits.
-#[derive(Debug)]
-pub struct Engine {}
-
-impl Engine {
-    /// Types a query (or EXPLAIN of one). `declared` are parameter types that the client gave (none where it left them open).
-    pub fn bind(&self, context: &Context, statement: &Statement, declared: &[Option<SqlType>]) -> Result<Bound> {
-        let _ = (context, statement, declared);
-        unimplemented!()
-    }
-
-    /// Optimizes and starts a plan. The stream ends with an error when `cancel` fires; dropping it stops the plan.
-    pub async fn run(
-        &self,
-        context: &Context,
-        bound: &Bound,
-        parameters: &[ScalarValue],
-        cancel: tokio_util::sync::CancellationToken,
-    ) -> Result<SendableRecordBatchStream> {
-        let _ = (context, bound, parameters, cancel);
-        unimplemented!()
-    }
+    /// Set when the plan is to be explained; `schema` is then the one column `QUERY PLAN`.
+    pub explain: Option<ExplainOptions>,
 }

@@ -1,4 +1,356 @@
-//! The open transaction: its status, catalog changes and rows.
+//! The open transaction: its status, its catalog changes and rows, its savepoints.
+//!
+//! *Place*: `command` submits changes, `command::transaction` begins and ends blocks, `pg` wraps every message in an implicit
+//! transaction.
+//!
+//! *Invariants*: (1) nothing of an open transaction is in the store: COMMIT sends all of it as one [`store::Transaction`], ROLLBACK
+//! forgets it; (2) a statement reads one snapshot, with the transaction's own changes on top; under REPEATABLE READ every statement
+//! reads the first one's; (3) a failed transaction submits nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::catalog::{Change, LateRows, Oid};
+use crate::clock::Micros;
+use crate::error::{Error, Result, SqlState};
+use crate::session::Session;
+use crate::session::vars::Saved;
+use crate::store::{self, Committed, Snapshot, Write};
+
+/// Savepoints of one transaction.
+const SAVEPOINTS_MAX: usize = 1024;
+
+/// Where a transaction stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Status {
+    /// None is open.
+    #[default]
+    Idle,
+    /// The one around a message. `deferred`: around several statements, so that changes wait for its end.
+    Implicit {
+        /// Changes wait for the end.
+        deferred: bool,
+    },
+    /// BEGIN was said.
+    Block,
+    /// A statement of the block failed: only its end is accepted.
+    Failed,
+}
+
 /// An open transaction, or none.
 #[derive(Debug, Default)]
-pub struct State {}
+pub struct State {
+    status: Status,
+    now: Micros,
+    changes: Vec<Change>,
+    writes: Vec<Write>,
+    write_bytes: usize,
+    savepoints: Vec<Savepoint>,
+    base: Option<Arc<Snapshot>>,
+    overlay: Option<Overlay>,
+    /// Counts the changes of `changes` and `writes`.
+    version: u64,
+    /// A statement has read or written: the isolation level stands.
+    used: bool,
+}
+
+#[derive(Debug)]
+struct Savepoint {
+    name: String,
+    changes: Vec<Change>,
+    writes: Vec<Write>,
+    write_bytes: usize,
+    vars: Saved,
+}
+
+/// The last overlay and what it was made of.
+#[derive(Debug)]
+struct Overlay {
+    base: Arc<Snapshot>,
+    version: u64,
+    snapshot: Arc<Snapshot>,
+}
+
+impl State {
+    /// Where it stands.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// True between BEGIN and its end.
+    pub fn in_block(&self) -> bool {
+        matches!(self.status, Status::Block | Status::Failed)
+    }
+
+    /// True when its end will send something to the store.
+    pub fn is_dirty(&self) -> bool {
+        !self.changes.is_empty() || !self.writes.is_empty()
+    }
+
+    /// True once a statement has read or written.
+    pub fn is_used(&self) -> bool {
+        self.used
+    }
+
+    /// When it started: NOW().
+    pub fn now(&self) -> Micros {
+        self.now
+    }
+
+    fn clear(&mut self) {
+        *self = State::default();
+    }
+}
+
+impl Session {
+    /// Opens an implicit transaction unless one is open. Of one around several statements the changes wait for its end.
+    pub fn enter(&mut self, deferred: bool) {
+        match &mut self.transaction.status {
+            Status::Idle => {
+                self.transaction.clear();
+                self.transaction.status = Status::Implicit { deferred };
+                self.transaction.now = self.services.clock.now();
+                self.vars.begin();
+            }
+            Status::Implicit { deferred: waits } => *waits |= deferred,
+            Status::Block | Status::Failed => {}
+        }
+    }
+
+    /// BEGIN. False when a block is open already (25001 is a warning there).
+    pub fn begin(&mut self) -> bool {
+        self.enter(true);
+        let fresh = matches!(self.transaction.status, Status::Implicit { .. });
+        if fresh {
+            self.transaction.status = Status::Block;
+        }
+        fresh
+    }
+
+    /// Ends the transaction well: durable and visible when it returns. After an error nothing of it is.
+    pub async fn commit(&mut self) -> Result<Committed> {
+        if self.transaction.status == Status::Failed {
+            self.rollback();
+            return Ok(Committed::default());
+        }
+        let changes = std::mem::take(&mut self.transaction.changes);
+        let writes = std::mem::take(&mut self.transaction.writes);
+        if changes.is_empty() && writes.is_empty() {
+            self.end(true);
+            return Ok(Committed::default());
+        }
+        let outcome = self.send(store::Transaction { changes, writes }).await;
+        self.end(outcome.is_ok());
+        let committed = outcome?;
+        if committed.late > 0 {
+            self.notice_late(&committed);
+        }
+        Ok(committed)
+    }
+
+    /// Ends the transaction without a trace.
+    pub fn rollback(&mut self) {
+        self.end(false);
+    }
+
+    /// Ends an implicit transaction as its statements went; a block stays, and fails when they did.
+    pub async fn leave(&mut self, well: bool) -> Result<()> {
+        match (self.transaction.status, well) {
+            (Status::Implicit { .. }, true) => self.commit().await.map(|_| ()),
+            (Status::Implicit { .. }, false) => {
+                self.rollback();
+                Ok(())
+            }
+            (Status::Block, false) => {
+                self.transaction.status = Status::Failed;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn end(&mut self, well: bool) {
+        self.transaction.clear();
+        if well {
+            self.vars.commit();
+        } else {
+            self.vars.rollback();
+        }
+        self.portals.retain(|_, portal| portal.hold && well);
+    }
+
+    /// SAVEPOINT. 25P01 outside a block.
+    pub fn savepoint(&mut self, name: &str) -> Result<()> {
+        self.only_in_block("SAVEPOINT")?;
+        if self.transaction.savepoints.len() >= SAVEPOINTS_MAX {
+            return Err(Error::new(
+                SqlState::PROGRAM_LIMIT_EXCEEDED,
+                format!("a transaction can have at most {SAVEPOINTS_MAX} savepoints"),
+            ));
+        }
+        let state = &mut self.transaction;
+        state.savepoints.push(Savepoint {
+            name: name.to_owned(),
+            changes: state.changes.clone(),
+            writes: state.writes.clone(),
+            write_bytes: state.write_bytes,
+            vars: self.vars.save(),
+        });
+        Ok(())
+    }
+
+    /// RELEASE: the savepoint and those after it are forgotten, their changes stay. 3B001 when there is none.
+    pub fn release(&mut self, name: &str) -> Result<()> {
+        self.only_in_block("RELEASE SAVEPOINT")?;
+        let at = self.find_savepoint(name)?;
+        self.transaction.savepoints.truncate(at);
+        Ok(())
+    }
+
+    /// ROLLBACK TO: what came after the savepoint is forgotten, the savepoint stays, a failed block lives again.
+    pub fn rollback_to(&mut self, name: &str) -> Result<()> {
+        self.only_in_block("ROLLBACK TO SAVEPOINT")?;
+        let at = self.find_savepoint(name)?;
+        let state = &mut self.transaction;
+        state.savepoints.truncate(at + 1);
+        if let Some(savepoint) = state.savepoints.last() {
+            state.changes = savepoint.changes.clone();
+            state.writes = savepoint.writes.clone();
+            state.write_bytes = savepoint.write_bytes;
+            self.vars.restore(&savepoint.vars);
+        }
+        state.version += 1;
+        state.status = Status::Block;
+        Ok(())
+    }
+
+    fn find_savepoint(&self, name: &str) -> Result<usize> {
+        self.transaction
+            .savepoints
+            .iter()
+            .rposition(|savepoint| savepoint.name == name)
+            .ok_or_else(|| Error::new(SqlState("3B001"), format!("savepoint \"{name}\" does not exist")))
+    }
+
+    fn only_in_block(&self, command: &str) -> Result<()> {
+        if self.transaction.in_block() {
+            return Ok(());
+        }
+        Err(Error::new(SqlState::NO_ACTIVE_SQL_TRANSACTION, format!("{command} can only be used in transaction blocks")))
+    }
+
+    /// What the statement sees: the newest snapshot (under REPEATABLE READ the transaction's first one) with the transaction's own
+    /// changes on top. Take it once a statement.
+    pub fn snapshot(&mut self) -> Result<Arc<Snapshot>> {
+        self.transaction.used = true;
+        let base = match &self.transaction.base {
+            Some(base) => Arc::clone(base),
+            None => {
+                let newest = self.services.store.snapshot();
+                if self.vars.repeatable_read() {
+                    self.transaction.base = Some(Arc::clone(&newest));
+                }
+                newest
+            }
+        };
+        let state = &mut self.transaction;
+        if state.changes.is_empty() && state.writes.is_empty() {
+            return Ok(base);
+        }
+        if let Some(overlay) = &state.overlay
+            && overlay.version == state.version
+            && Arc::ptr_eq(&overlay.base, &base)
+        {
+            return Ok(Arc::clone(&overlay.snapshot));
+        }
+        let snapshot = self.services.store.overlay(&base, &state.changes, &state.writes)?;
+        state.overlay = Some(Overlay { base, version: state.version, snapshot: Arc::clone(&snapshot) });
+        Ok(snapshot)
+    }
+
+    /// Makes changes: at once and durably outside a block; inside one they are checked, kept, and sent by COMMIT. Inside, all rows
+    /// count as accepted: which of them are late or duplicates is decided at COMMIT.
+    pub async fn submit(&mut self, transaction: store::Transaction) -> Result<Committed> {
+        if self.vars.read_only() {
+            return Err(Error::new(SqlState::READ_ONLY_SQL_TRANSACTION, "cannot change data in a read-only transaction"));
+        }
+        self.transaction.used = true;
+        match self.transaction.status {
+            Status::Idle | Status::Implicit { deferred: false } => self.send(transaction).await,
+            Status::Implicit { deferred: true } | Status::Block => self.buffer(transaction),
+            Status::Failed => Err(aborted()),
+        }
+    }
+
+    /// The one way to the store. Marked, so that whoever stops the statement waits for the outcome.
+    async fn send(&mut self, transaction: store::Transaction) -> Result<Committed> {
+        struct Mark(Arc<AtomicBool>);
+        impl Drop for Mark {
+            fn drop(&mut self) {
+                self.0.store(false, Ordering::Release);
+            }
+        }
+        let mark = Mark(self.committing());
+        mark.0.store(true, Ordering::Release);
+        self.services.store.commit(transaction).await
+    }
+
+    /// Keeps changes until COMMIT. On an error the transaction is as before.
+    fn buffer(&mut self, transaction: store::Transaction) -> Result<Committed> {
+        let bytes_max = self.services.config.limits.store.statement_bytes_max;
+        let rows_of = |writes: &[Write]| writes.iter().flat_map(|write| &write.rows).map(|rows| rows.num_rows() as u64).sum::<u64>();
+        let bytes: usize = transaction.writes.iter().flat_map(|write| &write.rows).map(|rows| rows.get_array_memory_size()).sum();
+        let write_bytes = self.transaction.write_bytes.saturating_add(bytes);
+        if write_bytes > bytes_max {
+            return Err(Error::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, "the transaction's rows are too large")
+                .detail(format!("A transaction can hold {bytes_max} bytes of rows."))
+                .hint("COMMIT more often."));
+        }
+        let must_check = !transaction.changes.is_empty() || transaction.writes.iter().any(|write| write.late_rows == LateRows::Error);
+        let accepted = rows_of(&transaction.writes);
+        let before = (self.transaction.changes.clone(), self.transaction.writes.clone(), self.transaction.write_bytes);
+        for change in &transaction.changes {
+            match change {
+                // Changes go before rows at COMMIT, so rows that this one removes must not be sent at all.
+                Change::DropTable(oid) | Change::Truncate(oid) => self.transaction.writes.retain(|write| write.table != *oid),
+                Change::AlterTable(table) if self.has_rows_for(table.oid) => {
+                    return Err(Error::unsupported(format!(
+                        "cannot alter table {} after adding rows to it in the same transaction",
+                        table.name
+                    ))
+                    .hint("COMMIT first."));
+                }
+                _ => {}
+            }
+        }
+        let state = &mut self.transaction;
+        state.changes.extend(transaction.changes);
+        state.writes.extend(transaction.writes);
+        state.write_bytes = write_bytes;
+        state.version += 1;
+        if must_check && let Err(error) = self.snapshot() {
+            let state = &mut self.transaction;
+            (state.changes, state.writes, state.write_bytes) = before;
+            state.version += 1;
+            return Err(error);
+        }
+        Ok(Committed { accepted, ..Committed::default() })
+    }
+
+    fn has_rows_for(&self, table: Oid) -> bool {
+        self.transaction.writes.iter().any(|write| write.table == table)
+    }
+
+    fn notice_late(&mut self, committed: &Committed) {
+        let rows = if committed.late == 1 { "1 row was".to_owned() } else { format!("{} rows were", committed.late) };
+        self.notices.push(
+            Error::new(SqlState("00000"), format!("{rows} too late for the watermark and went to the late table"))
+                .hint("SET verus.late_rows = 'apply' accepts late rows."),
+        );
+    }
+}
+
+/// What every statement but the block's end gets in a failed one.
+pub fn aborted() -> Error {
+    Error::new(SqlState::IN_FAILED_SQL_TRANSACTION, "current transaction is aborted, commands ignored until end of transaction block")
+}

@@ -128,7 +128,6 @@ fn keyword(levels: &mut [Level], keyword: Keyword) {
         | Keyword::COLLATE
         | Keyword::AT
         | Keyword::OPERATOR
-        | Keyword::ISNULL
         | Keyword::NOTNULL => level.operators += 1,
         Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::JOIN => {
             level.relations += 1;

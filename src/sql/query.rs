@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 
 use sqlparser::ast::{self, SelectFlavor, SetExpr, TableFactor, VisitMut, VisitorMut};
 
+use super::reader::RESERVED;
 use crate::error::{Error, Result};
 
 /// Refuses foreign clauses, and writes FETCH FIRST as LIMIT.
@@ -45,6 +46,16 @@ impl VisitorMut for Check {
                 refuse("a data-modifying statement inside a query")
             }
             SetExpr::Table(_) => refuse("TABLE inside a query"),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_relation(&mut self, relation: &mut ast::ObjectName) -> ControlFlow<Error> {
+        let word = relation.0.last().and_then(ast::ObjectNamePart::as_ident).filter(|ident| ident.quote_style.is_none());
+        match word {
+            Some(word) if RESERVED.binary_search(&word.value.to_ascii_lowercase().as_str()).is_ok() => {
+                ControlFlow::Break(Error::syntax(format!("syntax error at or near \"{}\"", word.value)))
+            }
             _ => ControlFlow::Continue(()),
         }
     }

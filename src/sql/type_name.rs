@@ -134,10 +134,8 @@ fn numeric(limits: &ExactNumberInfo) -> Result<SqlType> {
         (Ok(narrow), Ok(scale)) if precision <= PRECISION_MAX && scale >= 0 && scale.cast_unsigned() <= narrow => {
             Ok(SqlType::Numeric(Some((narrow, scale))))
         }
-        _ if precision > PRECISION_MAX => {
-            Err(Error::unsupported(format!("NUMERIC precision {precision} is not supported"))
-                .hint(format!("The greatest precision is {PRECISION_MAX}.")))
-        }
+        _ if precision > PRECISION_MAX => Err(Error::unsupported(format!("NUMERIC precision {precision} is not supported"))
+            .hint(format!("The greatest precision is {PRECISION_MAX}."))),
         _ => Err(Error::unsupported(format!("NUMERIC scale {scale} is not supported"))
             .hint(format!("The scale may be between 0 and the precision {precision}."))),
     }

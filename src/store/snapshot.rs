@@ -1,11 +1,17 @@
-//! The database as of one LSN.
+//! The database as of one LSN, and the one place where a new one is published.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::record_batch::RecordBatch;
+use arc_swap::ArcSwap;
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use parking_lot::Mutex;
 
 use crate::catalog::{Catalog, Oid, Table};
+use crate::error::{Error, Result};
+use crate::types::LSN_COLUMN;
 use crate::{columnar, view};
 
 /// Immutable; a query holds one from planning to its last row.
@@ -17,7 +23,7 @@ pub struct Snapshot {
     pub catalog: Arc<Catalog>,
     /// Rows of every table.
     pub tables: HashMap<Oid, Arc<TableState>>,
-    /// State of every view.
+    /// State of every view, those still building among them.
     pub views: HashMap<Oid, Arc<view::Version>>,
 }
 
@@ -28,10 +34,21 @@ pub struct TableState {
     pub table: Arc<Table>,
     /// Rows not yet in Parquet, in LSN order.
     pub hot: Vec<Arc<HotBatch>>,
-    /// Rows in Parquet.
-    pub cold: Arc<columnar::Version>,
-    /// How to read them.
+    /// Rows in Parquet: nothing before the first flush.
+    pub cold: Option<ColdRows>,
+    /// Rows below this LSN were truncated away, wherever they are still stored.
+    pub truncated_lsn: u64,
+    /// A flush of the batches below this LSN is under way: they must not be coalesced with later ones.
+    pub flushing_lsn: u64,
+}
+
+/// The cold half of a table.
+#[derive(Clone, Debug)]
+pub struct ColdRows {
+    /// How to read the files.
     pub columns: Arc<columnar::ColumnTable>,
+    /// Which files.
+    pub version: Arc<columnar::Version>,
 }
 
 /// Rows of one commit (or several coalesced ones).
@@ -43,4 +60,183 @@ pub struct HotBatch {
     pub first_lsn: u64,
     /// One past the last LSN.
     pub next_lsn: u64,
+    /// Memory that the batch keeps alive.
+    pub bytes: usize,
+}
+
+/// Batches larger than this are not coalesced further.
+const COALESCED_ROWS_MAX: usize = 65_536;
+
+impl HotBatch {
+    /// Rows of the table's schema that start at an LSN and follow without gaps.
+    pub fn new(rows: &RecordBatch, first_lsn: u64) -> Result<HotBatch> {
+        let next_lsn = first_lsn + rows.num_rows() as u64;
+        let lsns = Int64Array::from_iter_values(first_lsn as i64..next_lsn as i64);
+        let mut columns = rows.columns().to_vec();
+        columns.push(Arc::new(lsns));
+        let rows = RecordBatch::try_new(with_lsn(&rows.schema()), columns).map_err(|error| Error::internal(error.to_string()))?;
+        let bytes = rows.get_array_memory_size();
+        Ok(HotBatch { rows, first_lsn, next_lsn, bytes })
+    }
+
+    fn concat(batches: &[&HotBatch]) -> Result<HotBatch> {
+        let schema = batches[0].rows.schema();
+        let rows = concat_batches(&schema, batches.iter().map(|batch| &batch.rows)).map_err(|error| Error::internal(error.to_string()))?;
+        let rows = compact_strings(&rows)?;
+        let bytes = rows.get_array_memory_size();
+        Ok(HotBatch { rows, first_lsn: batches[0].first_lsn, next_lsn: batches[batches.len() - 1].next_lsn, bytes })
+    }
+}
+
+/// A table's schema with the hidden LSN last.
+pub fn with_lsn(schema: &SchemaRef) -> SchemaRef {
+    let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new(LSN_COLUMN, DataType::Int64, false)));
+    Arc::new(Schema::new(fields))
+}
+
+/// Copies string views whose buffers hold much more than the batch needs: after a filter or a concatenation.
+pub fn compact_strings(rows: &RecordBatch) -> Result<RecordBatch> {
+    let columns: Vec<ArrayRef> = rows
+        .columns()
+        .iter()
+        .map(|column| match column.data_type() {
+            DataType::Utf8View if column.as_string_view().data_buffers().len() > 1 || column.len() < 1024 => {
+                Arc::new(column.as_string_view().gc()) as ArrayRef
+            }
+            _ => Arc::clone(column),
+        })
+        .collect();
+    RecordBatch::try_new(rows.schema(), columns).map_err(|error| Error::internal(error.to_string()))
+}
+
+impl TableState {
+    /// A table without rows.
+    pub fn empty(table: Arc<Table>) -> TableState {
+        TableState { table, hot: Vec::new(), cold: None, truncated_lsn: 0, flushing_lsn: 0 }
+    }
+
+    /// Adds a batch and coalesces small neighbours, so that the list stays logarithmic in the number of commits.
+    pub fn push(&mut self, batch: HotBatch) -> Result<()> {
+        self.hot.push(Arc::new(batch));
+        let mut run = 1;
+        let mut rows = self.hot[self.hot.len() - 1].rows.num_rows();
+        while run < self.hot.len() {
+            let earlier = &self.hot[self.hot.len() - run - 1];
+            let earlier_rows = earlier.rows.num_rows();
+            if earlier.first_lsn < self.flushing_lsn || earlier_rows >= 2 * rows || rows + earlier_rows > COALESCED_ROWS_MAX {
+                break;
+            }
+            rows += earlier_rows;
+            run += 1;
+        }
+        if run > 1 {
+            let tail = self.hot.split_off(self.hot.len() - run);
+            let batches: Vec<&HotBatch> = tail.iter().map(AsRef::as_ref).collect();
+            self.hot.push(Arc::new(HotBatch::concat(&batches)?));
+        }
+        Ok(())
+    }
+
+    /// Rows in memory.
+    pub fn hot_rows(&self) -> usize {
+        self.hot.iter().map(|batch| batch.rows.num_rows()).sum()
+    }
+
+    /// Bytes in memory.
+    pub fn hot_bytes(&self) -> usize {
+        self.hot.iter().map(|batch| batch.bytes).sum()
+    }
+
+    /// The live files.
+    pub fn files(&self) -> &[Arc<columnar::DataFile>] {
+        self.cold.as_ref().map_or(&[], |cold| &cold.version.files)
+    }
+
+    /// Sets the cold half, without files that were truncated away.
+    pub fn set_cold(&mut self, columns: Arc<columnar::ColumnTable>, version: Arc<columnar::Version>) {
+        let truncated = self.truncated_lsn as i64;
+        let version = if version.files.iter().any(|file| file.lsn_range.1 < truncated) {
+            let files = version.files.iter().filter(|file| file.lsn_range.1 >= truncated).cloned().collect();
+            Arc::new(columnar::Version { files, ..(*version).clone() })
+        } else {
+            version
+        };
+        self.cold = Some(ColdRows { columns, version });
+    }
+
+    /// Forgets every row below an LSN.
+    pub fn truncate(&mut self, lsn: u64) {
+        self.truncated_lsn = lsn;
+        self.hot.retain(|batch| batch.first_lsn >= lsn);
+        if let Some(ColdRows { columns, version }) = self.cold.take() {
+            self.set_cold(columns, version);
+        }
+    }
+
+    /// Takes over a wider definition: rows in memory get NULLs (or the constant `fills`) for the new columns.
+    pub fn widen(&mut self, table: Arc<Table>) -> Result<()> {
+        let schema = with_lsn(&table.schema());
+        self.hot = self
+            .hot
+            .iter()
+            .map(|batch| {
+                let mut columns = batch.rows.columns().to_vec();
+                let lsns = columns.pop().expect("every hot batch ends with its LSNs");
+                for field in &schema.fields()[columns.len()..schema.fields().len() - 1] {
+                    columns.push(arrow::array::new_null_array(field.data_type(), batch.rows.num_rows()));
+                }
+                columns.push(lsns);
+                let rows = RecordBatch::try_new(schema.clone(), columns).map_err(|error| Error::internal(error.to_string()))?;
+                Ok(Arc::new(HotBatch { rows, ..(**batch).clone() }))
+            })
+            .collect::<Result<_>>()?;
+        self.table = table;
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    /// A database without objects.
+    pub fn empty() -> Snapshot {
+        Snapshot { next_lsn: 1, catalog: Arc::new(Catalog::default()), tables: HashMap::new(), views: HashMap::new() }
+    }
+
+    /// The table's state, to be changed.
+    pub fn table_mut(&mut self, oid: Oid) -> Option<&mut TableState> {
+        self.tables.get_mut(&oid).map(Arc::make_mut)
+    }
+
+    /// Bytes of all hot rows.
+    pub fn hot_bytes(&self) -> usize {
+        self.tables.values().map(|table| table.hot_bytes()).sum()
+    }
+}
+
+/// The newest snapshot. Readers load it without waiting; those that change it take turns.
+#[derive(Debug)]
+pub struct Published {
+    current: ArcSwap<Snapshot>,
+    turn: Mutex<()>,
+}
+
+impl Published {
+    /// Starts from a recovered snapshot.
+    pub fn new(snapshot: Snapshot) -> Published {
+        Published { current: ArcSwap::from_pointee(snapshot), turn: Mutex::new(()) }
+    }
+
+    /// The newest snapshot.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Derives the next snapshot from the newest one. Nothing changes when `derive` fails.
+    pub fn update<T>(&self, derive: impl FnOnce(&mut Snapshot) -> Result<T>) -> Result<T> {
+        let _turn = self.turn.lock();
+        let mut next = (*self.current.load_full()).clone();
+        let outcome = derive(&mut next)?;
+        self.current.store(Arc::new(next));
+        Ok(outcome)
+    }
 }

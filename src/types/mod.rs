@@ -6,7 +6,10 @@
 //! and hashes of Utf8 and Utf8View differ; (2) a field that stands for a type which Arrow cannot tell apart (uuid, json,
 //! varchar(40)) carries its name in the metadata under [`TYPE_KEY`].
 
+pub mod binary;
+pub mod copy;
 pub mod text;
+pub mod zone;
 
 use std::collections::HashMap;
 use std::fmt;

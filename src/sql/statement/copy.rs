@@ -122,7 +122,8 @@ impl Given {
         }
         let mut options = 0;
         while let Some(word) = reader.word(0) {
-            if !["BINARY", "CSV", "HEADER", "DELIMITER", "NULL", "QUOTE", "ESCAPE", "ENCODING", "FORCE", "FREEZE"].contains(&word.as_str()) {
+            if !["BINARY", "CSV", "HEADER", "DELIMITER", "NULL", "QUOTE", "ESCAPE", "ENCODING", "FORCE", "FREEZE"].contains(&word.as_str())
+            {
                 break;
             }
             reader.expect(&[&word])?;
@@ -190,7 +191,8 @@ impl Given {
         if let Some((_, message)) = direction_only.iter().find(|(given, _)| *given) {
             return Err(Error::unsupported(*message));
         }
-        let delimiter = one_byte(self.delimiter.as_deref(), if csv { b',' } else { b'\t' }, "COPY delimiter must be a single one-byte character")?;
+        let delimiter =
+            one_byte(self.delimiter.as_deref(), if csv { b',' } else { b'\t' }, "COPY delimiter must be a single one-byte character")?;
         let quote = one_byte(self.quote.as_deref(), b'"', "COPY quote must be a single one-byte character")?;
         let escape = one_byte(self.escape.as_deref(), quote, "COPY escape must be a single one-byte character")?;
         let null = self.null.unwrap_or_else(|| if csv { String::new() } else { "\\N".to_owned() });

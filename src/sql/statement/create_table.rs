@@ -167,9 +167,7 @@ pub(super) fn column_definition(reader: &mut Reader<'_>) -> Result<(ColumnDefini
 
 fn set_nullable(nullable: &mut Option<bool>, wanted: bool, column: &str) -> Result<()> {
     match nullable.replace(wanted) {
-        Some(before) if before != wanted => {
-            Err(Error::syntax(format!("conflicting NULL/NOT NULL declarations for column \"{column}\"")))
-        }
+        Some(before) if before != wanted => Err(Error::syntax(format!("conflicting NULL/NOT NULL declarations for column \"{column}\""))),
         _ => Ok(()),
     }
 }

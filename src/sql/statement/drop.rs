@@ -22,9 +22,34 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
         return drop(reader, true);
     }
     let known = [
-        "AGGREGATE", "ALERT", "CAST", "COLLATION", "DATABASE", "DEFAULT", "DOMAIN", "EXTENSION", "FOREIGN", "FUNCTION", "INDEX",
-        "NOTIFICATION", "OWNED", "POLICY", "PROCEDURE", "PUBLICATION", "ROLE", "RULE", "SCHEMA", "SEQUENCE", "SERVER", "SOURCE",
-        "STATISTICS", "SYSTEM", "TRIGGER", "TYPE", "USER", "VIEW",
+        "AGGREGATE",
+        "ALERT",
+        "CAST",
+        "COLLATION",
+        "DATABASE",
+        "DEFAULT",
+        "DOMAIN",
+        "EXTENSION",
+        "FOREIGN",
+        "FUNCTION",
+        "INDEX",
+        "NOTIFICATION",
+        "OWNED",
+        "POLICY",
+        "PROCEDURE",
+        "PUBLICATION",
+        "ROLE",
+        "RULE",
+        "SCHEMA",
+        "SEQUENCE",
+        "SERVER",
+        "SOURCE",
+        "STATISTICS",
+        "SYSTEM",
+        "TRIGGER",
+        "TYPE",
+        "USER",
+        "VIEW",
     ];
     let verb = if reader.sees(&["DROP"]) { "DROP" } else { "ALTER" };
     refuse_known(reader, verb, &known)
@@ -63,7 +88,8 @@ fn alter_table(reader: &mut Reader<'_>) -> Result<Statement> {
     let constraint = ["CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN", "EXCLUDE"];
     let adds_constraint = reader.sees(&["ADD"]) && reader.word(1).is_some_and(|word| constraint.contains(&word.as_str()));
     if adds_constraint || !reader.sees(&["ADD"]) {
-        let known = ["ADD", "ALTER", "ATTACH", "CLUSTER", "DETACH", "DISABLE", "DROP", "ENABLE", "INHERIT", "OWNER", "RENAME", "RESET", "SET"];
+        let known =
+            ["ADD", "ALTER", "ATTACH", "CLUSTER", "DETACH", "DISABLE", "DROP", "ENABLE", "INHERIT", "OWNER", "RENAME", "RESET", "SET"];
         return match reader.word(0) {
             Some(word) if known.contains(&word.as_str()) => {
                 let what = if adds_constraint { "ADD of a constraint".to_owned() } else { word };

@@ -5,8 +5,8 @@ use sqlparser::parser::Parser;
 
 use super::{Insert, Statement};
 use crate::error::{Error, Result};
-use crate::sql::reader::{Reader, fold, name_of};
 use crate::sql::query;
+use crate::sql::reader::{Reader, fold, name_of};
 
 pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
     let column_defaults = default_values(reader)?;

@@ -23,6 +23,7 @@ use sqlparser::tokenizer::Token;
 use super::reader::{RESERVED, Reader};
 use crate::error::{Error, Result};
 use crate::types::SqlType;
+pub use crate::types::copy::{CopyFormat, CopyOptions, Header};
 
 /// A statement. Names are already folded to lower case unless quoted. What is not here is refused.
 #[derive(Clone, Debug)]
@@ -158,8 +159,29 @@ pub fn quote_identifier(name: &str) -> String {
 
 /// Statements of PostgreSQL, or to come, that are refused by name.
 const REFUSED: [&str; 23] = [
-    "BACKTEST", "CALL", "CLUSTER", "COMMENT", "DELETE", "DO", "GRANT", "IMPORT", "LOAD", "LOCK", "MERGE", "MOVE", "NOTIFY",
-    "REASSIGN", "REINDEX", "REPLACE", "REVOKE", "SECURITY", "SILENCE", "SUBSCRIBE", "TEST", "UPDATE", "USE",
+    "BACKTEST",
+    "CALL",
+    "CLUSTER",
+    "COMMENT",
+    "DELETE",
+    "DO",
+    "GRANT",
+    "IMPORT",
+    "LOAD",
+    "LOCK",
+    "MERGE",
+    "MOVE",
+    "NOTIFY",
+    "REASSIGN",
+    "REINDEX",
+    "REPLACE",
+    "REVOKE",
+    "SECURITY",
+    "SILENCE",
+    "SUBSCRIBE",
+    "TEST",
+    "UPDATE",
+    "USE",
 ];
 
 /// Reads one statement. The caller checks that nothing follows.
@@ -195,9 +217,39 @@ fn create(reader: &mut Reader<'_>) -> Result<Statement> {
         return create_view::parse(reader);
     }
     let known = [
-        "ALERT", "AGGREGATE", "CAST", "COLLATION", "DATABASE", "DOMAIN", "EXTENSION", "EXTERNAL", "FOREIGN", "FUNCTION", "GLOBAL",
-        "INDEX", "LOCAL", "NOTIFICATION", "OR", "POLICY", "PROCEDURE", "PUBLICATION", "ROLE", "RULE", "SCHEMA", "SEQUENCE", "SERVER",
-        "SOURCE", "STATISTICS", "TEMP", "TEMPORARY", "TRIGGER", "TYPE", "UNIQUE", "UNLOGGED", "USER", "VIEW",
+        "ALERT",
+        "AGGREGATE",
+        "CAST",
+        "COLLATION",
+        "DATABASE",
+        "DOMAIN",
+        "EXTENSION",
+        "EXTERNAL",
+        "FOREIGN",
+        "FUNCTION",
+        "GLOBAL",
+        "INDEX",
+        "LOCAL",
+        "NOTIFICATION",
+        "OR",
+        "POLICY",
+        "PROCEDURE",
+        "PUBLICATION",
+        "ROLE",
+        "RULE",
+        "SCHEMA",
+        "SEQUENCE",
+        "SERVER",
+        "SOURCE",
+        "STATISTICS",
+        "TEMP",
+        "TEMPORARY",
+        "TRIGGER",
+        "TYPE",
+        "UNIQUE",
+        "UNLOGGED",
+        "USER",
+        "VIEW",
     ];
     refuse_known(reader, "CREATE", &known)
 }
@@ -310,47 +362,6 @@ pub enum CopyDirection {
     ToStdout,
     /// From or to a file or program of the server: refused (42501).
     ServerFile,
-}
-
-/// COPY's format options, defaults filled in by format.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CopyOptions {
-    /// Text, csv or binary.
-    pub format: CopyFormat,
-    /// One byte.
-    pub delimiter: u8,
-    /// Text that stands for NULL.
-    pub null: String,
-    /// The first line names the columns (HEADER MATCH checks them).
-    pub header: Header,
-    /// csv only.
-    pub quote: u8,
-    /// csv only.
-    pub escape: u8,
-    /// csv TO only: columns always quoted; `["*"]` for all.
-    pub force_quote: Vec<String>,
-    /// csv FROM only: columns never matched against the null text.
-    pub force_not_null: Vec<String>,
-    /// csv FROM only: quoted values match the null text too.
-    pub force_null: Vec<String>,
-}
-
-/// HEADER option.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the variants are the option's own values")]
-pub enum Header {
-    Off,
-    On,
-    Match,
-}
-
-/// FORMAT option.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the variants are the option's own values")]
-pub enum CopyFormat {
-    Text,
-    Csv,
-    Binary,
 }
 
 /// See [`Statement::CreateTable`].

@@ -1,0 +1,198 @@
+//! Schema `verus`: what an operator wants to know.
+
+use datafusion::common::ScalarValue;
+
+use super::World;
+use super::objects::{self, cold};
+use super::rows::{Rows, Value};
+use crate::catalog::{Table, TableKind};
+use crate::clock::Micros;
+
+/// Fills a relation of `verus`.
+pub fn fill(name: &str, world: &World, rows: &mut Rows) {
+    match name {
+        "tables" => tables(world, rows),
+        "views" => views(world, rows),
+        "files" => files(world, rows),
+        "late_events" => late_events(world, rows),
+        "sessions" => sessions(world, rows),
+        "jobs" => jobs(world, rows),
+        "metrics" => metrics(&world.activity.metrics(), rows),
+        _ => {}
+    }
+}
+
+fn tables(world: &World, rows: &mut Rows) {
+    for table in world.context.snapshot.catalog.tables() {
+        let name = |column: usize| table.columns.get(column).map(|column| column.name.as_str());
+        let (memory_rows, file_rows) = world.row_counts(table.oid);
+        let (memory_bytes, file_bytes) = world.byte_counts(table.oid);
+        let version = world.context.snapshot.tables.get(&table.oid).and_then(|state| cold(state));
+        let watermark = world.activity.watermark(table.oid);
+        let kind = match table.kind {
+            TableKind::Event => "event",
+            TableKind::Late => "late",
+            TableKind::Plain => "plain",
+        };
+        rows.add([
+            ("table_name", table.name.as_str().into()),
+            ("kind", kind.into()),
+            ("oid", table.oid.into()),
+            ("partition_by", table.options.partition_by.and_then(name).into()),
+            ("event_time", table.watermark.and_then(|watermark| name(watermark.column)).into()),
+            ("lateness", table.watermark.map_or(Value::Null, |watermark| Value::Span(watermark.lateness_us))),
+            ("watermark_min", watermark.map_or(Value::Null, |(least, _, _)| Value::Time(least))),
+            ("watermark_max", watermark.map_or(Value::Null, |(_, greatest, _)| Value::Time(greatest))),
+            ("partitions", watermark.map(|(_, _, partitions)| partitions).into()),
+            ("dedup_key", table.options.dedup_key.and_then(name).into()),
+            ("dedup_window", table.options.dedup_key.map_or(Value::Null, |_| Value::Span(table.options.dedup_window_us))),
+            ("retention", table.options.retention_us.map_or(Value::Null, Value::Span)),
+            ("late_rows", objects::late_rows(table).into()),
+            ("compression", objects::compression(table).into()),
+            ("rows", (memory_rows + file_rows).into()),
+            ("hot_rows", memory_rows.into()),
+            ("hot_bytes", memory_bytes.into()),
+            ("files", version.map_or(0, |version| version.files.len()).into()),
+            ("file_rows", file_rows.into()),
+            ("file_bytes", file_bytes.into()),
+            ("flushed_lsn", version.map_or(0, |version| version.flushed_lsn).into()),
+            ("version", version.map_or(0, |version| version.version).into()),
+        ]);
+    }
+}
+
+fn views(world: &World, rows: &mut Rows) {
+    let snapshot = &world.context.snapshot;
+    for view in snapshot.catalog.views() {
+        let table = snapshot.catalog.table(view.table).map(|table| table.name.as_str());
+        let watermark = world.activity.watermark(view.table);
+        let version = snapshot.views.get(&view.oid);
+        let size = version.map(|version| version.size()).unwrap_or_default();
+        rows.add([
+            ("view_name", view.name.as_str().into()),
+            ("table_name", table.unwrap_or_default().into()),
+            ("oid", view.oid.into()),
+            ("ready", view.ready.into()),
+            ("maintenance", "incremental".into()),
+            ("watermark_min", watermark.map_or(Value::Null, |(least, _, _)| Value::Time(least))),
+            ("watermark_max", watermark.map_or(Value::Null, |(_, greatest, _)| Value::Time(greatest))),
+            ("snapshot_lsn", snapshot.next_lsn.into()),
+            ("checkpointed_lsn", version.map_or(0, |version| version.applied_lsn()).into()),
+            ("state_rows", size.block_rows.into()),
+            ("state_bytes", size.block_bytes.into()),
+            ("memory_rows", size.delta_rows.into()),
+            ("memory_bytes", size.delta_bytes.into()),
+            ("blocks", size.blocks.into()),
+            ("ttl", view.ttl_us.map_or(Value::Null, Value::Span)),
+            ("definition", view.query.as_str().into()),
+        ]);
+    }
+}
+
+fn files(world: &World, rows: &mut Rows) {
+    for (oid, state) in &world.context.snapshot.tables {
+        let Some(table) = world.context.snapshot.catalog.table(*oid) else { continue };
+        for file in cold(state).map(|version| version.files.iter()).into_iter().flatten() {
+            let times = event_times(table, file);
+            rows.add([
+                ("table_name", table.name.as_str().into()),
+                ("path", file.path.as_str().into()),
+                ("rows", file.rows.into()),
+                ("bytes", file.bytes.into()),
+                ("min_lsn", file.lsn_range.0.into()),
+                ("max_lsn", file.lsn_range.1.into()),
+                ("min_event_time", times.0),
+                ("max_event_time", times.1),
+                ("checksum", format!("{:016x}", file.checksum).into()),
+            ]);
+        }
+    }
+}
+
+fn event_times(table: &Table, file: &crate::columnar::DataFile) -> (Value, Value) {
+    let time = |value: &ScalarValue| match value {
+        ScalarValue::TimestampMicrosecond(Some(micros), _) => Value::Time(*micros),
+        _ => Value::Null,
+    };
+    let stats = table.watermark.and_then(|watermark| file.stats.get(watermark.column)).and_then(Option::as_ref);
+    stats.map_or((Value::Null, Value::Null), |stats| (time(&stats.min), time(&stats.max)))
+}
+
+fn late_events(world: &World, rows: &mut Rows) {
+    for table in world.context.snapshot.catalog.tables() {
+        let Some(late) = table.late_oid.and_then(|oid| world.context.snapshot.catalog.table(oid)) else { continue };
+        let (memory, files) = world.row_counts(late.oid);
+        rows.add([
+            ("table_name", table.name.as_str().into()),
+            ("late_table", late.name.as_str().into()),
+            ("rows", (memory + files).into()),
+            ("hot_rows", memory.into()),
+            ("file_rows", files.into()),
+        ]);
+    }
+}
+
+fn sessions(world: &World, rows: &mut Rows) {
+    let time = |time: Option<Micros>| time.map_or(Value::Null, Value::Time);
+    for session in world.activity.sessions() {
+        rows.add([
+            ("pid", session.backend.into()),
+            ("user_name", session.user.into()),
+            ("database_name", session.database.into()),
+            ("application_name", session.application.into()),
+            ("client_addr", session.client.map(|client| client.ip().to_string()).into()),
+            ("client_port", session.client.map(|client| i64::from(client.port())).into()),
+            ("backend_start", Value::Time(session.connected)),
+            ("transaction_start", time(session.transaction_start)),
+            ("query_start", time(session.query_start)),
+            ("state", session.state.into()),
+            ("query", session.query.as_ref().into()),
+        ]);
+    }
+}
+
+/// Work under way as the snapshot shows it: views that are being built, and how many rows they are built from.
+fn jobs(world: &World, rows: &mut Rows) {
+    for view in world.context.snapshot.catalog.views().filter(|view| !view.ready) {
+        let (memory, files) = world.row_counts(view.table);
+        rows.add([
+            ("kind", "backfill".into()),
+            ("object_name", view.name.as_str().into()),
+            ("state", "running".into()),
+            ("rows", (memory + files).into()),
+        ]);
+    }
+}
+
+/// One row a sample of Prometheus's text format: `name{labels} value`, after its `# HELP`, `# TYPE` and `# UNIT`.
+fn metrics(text: &str, rows: &mut Rows) {
+    let (mut help, mut kind, mut unit) = ("", "", "");
+    let mut family = "";
+    for line in text.lines() {
+        if let Some(comment) = line.strip_prefix("# ") {
+            let mut words = comment.splitn(3, ' ');
+            let (what, name, value) = (words.next().unwrap_or(""), words.next().unwrap_or(""), words.next().unwrap_or(""));
+            if name != family {
+                (family, help, kind, unit) = (name, "", "", "");
+            }
+            match what {
+                "HELP" => help = value,
+                "TYPE" => kind = value,
+                "UNIT" => unit = value,
+                _ => {}
+            }
+            continue;
+        }
+        let Some((sample, value)) = line.rsplit_once(' ') else { continue };
+        let Ok(value) = value.parse::<f64>() else { continue };
+        let (name, labels) = sample.split_once('{').map_or((sample, ""), |(name, labels)| (name, labels.trim_end_matches('}')));
+        rows.add([
+            ("name", name.into()),
+            ("labels", labels.into()),
+            ("unit", unit.into()),
+            ("kind", kind.into()),
+            ("value", Value::Float(value)),
+            ("help", help.into()),
+        ]);
+    }
+}

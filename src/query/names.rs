@@ -1,0 +1,84 @@
+//! The names of output columns that were not given one, as PostgreSQL's FigureColname chooses them.
+
+use sqlparser::ast::{Expr, SelectItem, SetExpr, Value};
+
+use crate::types::SqlType;
+
+const UNNAMED: &str = "?column?";
+
+/// The name of an expression's column.
+pub fn of(expression: &Expr) -> String {
+    strong(expression).or_else(|| weak(expression)).unwrap_or_else(|| UNNAMED.to_owned())
+}
+
+fn folded(ident: &sqlparser::ast::Ident) -> String {
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+}
+
+/// Names that come from a column or a function.
+fn strong(expression: &Expr) -> Option<String> {
+    Some(match expression {
+        Expr::Identifier(ident) => folded(ident),
+        Expr::CompoundIdentifier(idents) => folded(idents.last()?),
+        Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => return strong(inner),
+        Expr::CompoundFieldAccess { root, .. } => return strong(root),
+        Expr::Function(function) => folded(function.name.0.last()?.as_ident()?),
+        Expr::Cast { expr, .. } => return strong(expr),
+        Expr::AtTimeZone { .. } => "timezone".to_owned(),
+        Expr::Extract { .. } => "extract".to_owned(),
+        Expr::Position { .. } => "position".to_owned(),
+        Expr::Substring { .. } => "substring".to_owned(),
+        Expr::Overlay { .. } => "overlay".to_owned(),
+        Expr::Trim { .. } => "btrim".to_owned(),
+        Expr::Ceil { .. } => "ceil".to_owned(),
+        Expr::Floor { .. } => "floor".to_owned(),
+        Expr::Exists { .. } => "exists".to_owned(),
+        Expr::Array(_) => "array".to_owned(),
+        Expr::Subquery(query) => match query.body.as_ref() {
+            SetExpr::Select(select) => match select.projection.first()? {
+                SelectItem::UnnamedExpr(inner) => of(inner),
+                SelectItem::ExprWithAlias { alias, .. } => folded(alias),
+                _ => return None,
+            },
+            _ => return None,
+        },
+        Expr::Case { else_result: Some(result), .. } => return strong(result),
+        _ => return None,
+    })
+}
+
+/// Names that come from the form of the expression.
+fn weak(expression: &Expr) -> Option<String> {
+    Some(match expression {
+        Expr::Nested(inner) => return weak(inner),
+        Expr::Case { .. } => "case".to_owned(),
+        Expr::Cast { expr, data_type, .. } => return weak(expr).or_else(|| type_name(data_type)),
+        Expr::TypedString(typed) => return type_name(&typed.data_type),
+        Expr::Interval(_) => "interval".to_owned(),
+        Expr::Value(value) if matches!(value.value, Value::Boolean(_)) => "bool".to_owned(),
+        _ => return None,
+    })
+}
+
+/// `pg_type.typname`.
+fn type_name(data_type: &sqlparser::ast::DataType) -> Option<String> {
+    let sql_type = crate::sql::sql_type(data_type).ok()?;
+    Some(
+        match sql_type {
+            SqlType::Boolean => "bool",
+            SqlType::SmallInt => "int2",
+            SqlType::Integer => "int4",
+            SqlType::BigInt => "int8",
+            SqlType::Real => "float4",
+            SqlType::Double => "float8",
+            SqlType::Numeric(_) => "numeric",
+            SqlType::Varchar(_) => "varchar",
+            SqlType::Char(_) => "bpchar",
+            SqlType::Time => "time",
+            SqlType::Timestamp => "timestamp",
+            SqlType::Timestamptz => "timestamptz",
+            other => return Some(other.to_string()),
+        }
+        .to_owned(),
+    )
+}

@@ -1,0 +1,380 @@
+//! What is put in DataFusion's words before planning: column names, HAVING over windows, AT TIME ZONE, series.
+//!
+//! *Place*: first step of `query::bind`, on the syntax tree.
+//!
+//! *Invariant*: a name that is made unique here gets a suffix that begins with [`SUFFIX`], which no client sees.
+
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{
+    self, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
+    ObjectName, ObjectNamePart, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor,
+    VisitMut, VisitorMut,
+};
+
+use super::names;
+use crate::error::{Error, Result};
+
+/// Begins the part of a name that only makes it unique.
+pub const SUFFIX: char = '\u{1}';
+
+/// Rewrites a query in place.
+pub fn query(query: &mut Query) -> Result<()> {
+    finish(query.visit(&mut Rewrite))
+}
+
+/// Rewrites an expression in place.
+pub fn expression(expression: &mut Expr) -> Result<()> {
+    finish(expression.visit(&mut Rewrite))
+}
+
+/// The name that a client sees.
+pub fn shown(name: &str) -> &str {
+    name.split(SUFFIX).next().unwrap_or(name)
+}
+
+fn finish(flow: ControlFlow<Error>) -> Result<()> {
+    match flow {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+struct Rewrite;
+
+impl VisitorMut for Rewrite {
+    type Break = Error;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        order_by_position(query);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        having_to_qualify(select);
+        series_in_list(select);
+        exists_in_list(select);
+        name_columns(select);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        name_series(factor);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<Error> {
+        match rewritten(expression) {
+            Ok(Some(other)) => {
+                *expression = other;
+                ControlFlow::Continue(())
+            }
+            Ok(None) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        }
+    }
+}
+
+fn rewritten(expression: &Expr) -> Result<Option<Expr>> {
+    Ok(match expression {
+        Expr::AtTimeZone { timestamp, time_zone } => Some(call("timezone", vec![(**time_zone).clone(), (**timestamp).clone()])),
+        // Collation is bytewise whatever its name.
+        Expr::Collate { expr, .. } => Some((**expr).clone()),
+        Expr::Cast { expr, data_type, .. } => registered(data_type).map(|function| call(function, vec![(**expr).clone()])),
+        Expr::Function(function) => {
+            if let Some(name) = last_name(&function.name)
+                && matches!(name.as_str(), "hop" | "hop_end" | "session" | "session_end")
+            {
+                return Err(Error::unsupported(format!("{} windows are not supported yet", name.trim_end_matches("_end").to_uppercase()))
+                    .hint("Use TUMBLE."));
+            }
+            unqualified(function)
+        }
+        Expr::Identifier(ident) if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("current_schema") => {
+            Some(call("current_schema", Vec::new()))
+        }
+        _ => None,
+    })
+}
+
+/// `pg_catalog.f(x)` is `f(x)`.
+fn unqualified(function: &Function) -> Option<Expr> {
+    let [schema, name] = function.name.0.as_slice() else { return None };
+    let schema = schema.as_ident()?;
+    if !schema.value.eq_ignore_ascii_case("pg_catalog") {
+        return None;
+    }
+    Some(Expr::Function(Function { name: ObjectName(vec![name.clone()]), ..function.clone() }))
+}
+
+/// Types whose values are looked up in the catalogs: `'events'::regclass` is `regclass('events')`.
+fn registered(data_type: &ast::DataType) -> Option<&'static str> {
+    const TYPES: [&str; 7] = ["regclass", "regtype", "regproc", "regprocedure", "regnamespace", "regrole", "regoper"];
+    let name = match data_type {
+        ast::DataType::Regclass => "regclass".to_owned(),
+        ast::DataType::Custom(name, _) => last_name(name)?,
+        _ => return None,
+    };
+    TYPES.iter().find(|known| **known == name).copied()
+}
+
+fn last_name(name: &ObjectName) -> Option<String> {
+    let ident = name.0.last()?.as_ident()?;
+    Some(if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() })
+}
+
+fn call(name: &str, arguments: Vec<Expr>) -> Expr {
+    let args = arguments.into_iter().map(|argument| FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))).collect();
+    Expr::Function(Function {
+        name: ObjectName(vec![ObjectNamePart::Identifier(Ident::new(name))]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+/// Conjuncts of HAVING that need a window function become QUALIFY: they are applied after the windows.
+fn having_to_qualify(select: &mut Select) {
+    let Some(having) = select.having.take() else { return };
+    let over: Vec<(String, Expr)> = select
+        .projection
+        .iter()
+        .filter_map(|item| match item {
+            SelectItem::ExprWithAlias { expr, alias } if has_window(expr) => Some((folded(alias), expr.clone())),
+            _ => None,
+        })
+        .collect();
+    let (mut grouped, mut windowed) = (Vec::new(), Vec::new());
+    for conjunct in conjuncts(having) {
+        let mut expanded = conjunct.clone();
+        // The visitor of this closure cannot fail.
+        let _ = expanded.visit(&mut Expand(&over));
+        if has_window(&expanded) { windowed.push(expanded) } else { grouped.push(conjunct) }
+    }
+    select.having = conjunction(grouped);
+    let qualify = select.qualify.take().into_iter().chain(windowed).collect();
+    select.qualify = conjunction(qualify);
+}
+
+struct Expand<'a>(&'a [(String, Expr)]);
+
+impl VisitorMut for Expand<'_> {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Identifier(ident) = expression
+            && let Some((_, expanded)) = self.0.iter().find(|(alias, _)| *alias == folded(ident))
+        {
+            *expression = Expr::Nested(Box::new(expanded.clone()));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn folded(ident: &Ident) -> String {
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+}
+
+fn conjuncts(expression: Expr) -> Vec<Expr> {
+    match expression {
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+            let mut all = conjuncts(*left);
+            all.extend(conjuncts(*right));
+            all
+        }
+        Expr::Nested(inner) if matches!(*inner, Expr::BinaryOp { op: BinaryOperator::And, .. }) => conjuncts(*inner),
+        other => vec![other],
+    }
+}
+
+fn conjunction(conjuncts: Vec<Expr>) -> Option<Expr> {
+    conjuncts.into_iter().reduce(|left, right| Expr::BinaryOp { left: Box::new(left), op: BinaryOperator::And, right: Box::new(right) })
+}
+
+fn has_window(expression: &Expr) -> bool {
+    struct Find(bool);
+    impl ast::Visitor for Find {
+        type Break = ();
+        fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
+            match expression {
+                Expr::Function(function) if function.over.is_some() => {
+                    self.0 = true;
+                    ControlFlow::Break(())
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    let mut find = Find(false);
+    let _ = ast::Visit::visit(expression, &mut find);
+    find.0
+}
+
+/// Gives each column of the select list PostgreSQL's name, and makes repeated ones unique.
+fn name_columns(select: &mut Select) {
+    let has_wildcard = select.projection.iter().any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
+    let mut seen: Vec<(Option<String>, String)> = Vec::new();
+    for (index, item) in select.projection.iter_mut().enumerate() {
+        let (qualifier, name, plain) = match item {
+            SelectItem::UnnamedExpr(Expr::Identifier(ident)) => (None, folded(ident), true),
+            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(idents)) => {
+                let qualifier = idents.len().checked_sub(2).and_then(|index| idents.get(index)).map(folded);
+                (qualifier, idents.last().map(folded).unwrap_or_default(), true)
+            }
+            SelectItem::UnnamedExpr(expression) => (None, names::of(expression), false),
+            SelectItem::ExprWithAlias { alias, .. } => (None, folded(alias), false),
+            _ => continue,
+        };
+        let repeated = seen.iter().any(|known| known.1 == name && (known.0 == qualifier || known.0.is_none() || qualifier.is_none()));
+        let unique = if repeated || (has_wildcard && plain) { format!("{name}{SUFFIX}{index}") } else { name.clone() };
+        seen.push((qualifier, name.clone()));
+        if plain && unique == name {
+            continue;
+        }
+        let alias = Ident::with_quote('"', unique);
+        *item = match std::mem::replace(item, SelectItem::UnnamedExpr(Expr::Identifier(Ident::new("")))) {
+            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => SelectItem::ExprWithAlias { expr, alias },
+            other => other,
+        };
+    }
+}
+
+/// `SELECT DISTINCT f(x) ... ORDER BY f(x)` sorts by the column of the select list.
+fn order_by_position(query: &mut Query) {
+    let SetExpr::Select(select) = query.body.as_ref() else { return };
+    let (Some(Distinct::Distinct), Some(OrderBy { kind: OrderByKind::Expressions(keys), .. })) = (&select.distinct, &mut query.order_by)
+    else {
+        return;
+    };
+    for key in keys {
+        let position = select.projection.iter().position(|item| match item {
+            SelectItem::UnnamedExpr(expression) | SelectItem::ExprWithAlias { expr: expression, .. } => *expression == key.expr,
+            _ => false,
+        });
+        if let Some(position) = position
+            && !matches!(key.expr, Expr::Value(_) | Expr::Identifier(_))
+        {
+            key.expr = Expr::value(ast::Value::Number((position + 1).to_string(), false));
+        }
+    }
+}
+
+/// EXISTS as a value is a count: DataFusion knows it in conditions only.
+fn exists_in_list(select: &mut Select) {
+    struct Count;
+    impl VisitorMut for Count {
+        type Break = ();
+        fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<()> {
+            if let Expr::Exists { subquery, negated } = expression {
+                let op = if *negated { BinaryOperator::Eq } else { BinaryOperator::Gt };
+                let zero = Expr::value(ast::Value::Number("0".to_owned(), false));
+                *expression = Expr::Nested(Box::new(Expr::BinaryOp { left: Box::new(count_of(subquery)), op, right: Box::new(zero) }));
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    for item in &mut select.projection {
+        match item {
+            SelectItem::UnnamedExpr(Expr::Exists { .. }) => {
+                let alias = Ident::with_quote('"', "exists");
+                if let SelectItem::UnnamedExpr(mut expr) =
+                    std::mem::replace(item, SelectItem::UnnamedExpr(Expr::Identifier(Ident::new(""))))
+                {
+                    let _ = expr.visit(&mut Count);
+                    *item = SelectItem::ExprWithAlias { expr, alias };
+                }
+            }
+            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
+                let _ = expr.visit(&mut Count);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// `(SELECT count(*) FROM ... WHERE ...)`, or around the query where it is more than that.
+fn count_of(query: &Query) -> Expr {
+    let plain = query.limit_clause.is_none() && query.with.is_none() && query.fetch.is_none();
+    if let SetExpr::Select(select) = query.body.as_ref()
+        && plain
+        && select.distinct.is_none()
+        && select.having.is_none()
+        && matches!(&select.group_by, ast::GroupByExpr::Expressions(keys, _) if keys.is_empty())
+        && !select
+            .projection
+            .iter()
+            .any(|item| matches!(item, SelectItem::UnnamedExpr(Expr::Function(_)) | SelectItem::ExprWithAlias { .. }))
+    {
+        let star = FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: vec![FunctionArg::Unnamed(FunctionArgExpr::Wildcard)],
+            clauses: Vec::new(),
+        });
+        if let Expr::Function(count) = call("count", Vec::new()) {
+            let mut counting = query.clone();
+            counting.order_by = None;
+            let count = Expr::Function(Function { args: star, ..count });
+            if let SetExpr::Select(select) = counting.body.as_mut() {
+                select.projection = vec![SelectItem::UnnamedExpr(count)];
+            }
+            return Expr::Subquery(Box::new(counting));
+        }
+    }
+    let text = "SELECT count(*) FROM (SELECT 1) AS counted";
+    // The text is a constant of this module.
+    let Ok(mut counting) = crate::sql::parse_query(text) else { return Expr::Subquery(Box::new(query.clone())) };
+    if let SetExpr::Select(select) = counting.body.as_mut()
+        && let Some(table) = select.from.first_mut()
+        && let TableFactor::Derived { subquery, .. } = &mut table.relation
+    {
+        **subquery = query.clone();
+    }
+    Expr::Subquery(Box::new(counting))
+}
+
+/// `SELECT generate_series(1, 3)` is one row a value.
+fn series_in_list(select: &mut Select) {
+    for item in &mut select.projection {
+        let expression = match item {
+            SelectItem::UnnamedExpr(expression) | SelectItem::ExprWithAlias { expr: expression, .. } => expression,
+            _ => continue,
+        };
+        if let Expr::Function(function) = expression
+            && last_name(&function.name).as_deref() == Some("generate_series")
+        {
+            let alias = Ident::with_quote('"', "generate_series");
+            let series = expression.clone();
+            *item = match item {
+                SelectItem::ExprWithAlias { alias, .. } => {
+                    SelectItem::ExprWithAlias { expr: call("unnest", vec![series]), alias: alias.clone() }
+                }
+                _ => SelectItem::ExprWithAlias { expr: call("unnest", vec![series]), alias },
+            };
+        }
+    }
+}
+
+/// The column of `FROM generate_series(...) AS n` is called `n`.
+fn name_series(factor: &mut TableFactor) {
+    let (TableFactor::Table { name, alias, args: Some(_), .. } | TableFactor::Function { name, alias, .. }) = factor else { return };
+    let Some(function) = last_name(name) else { return };
+    if function != "generate_series" {
+        return;
+    }
+    match alias {
+        Some(alias) if alias.columns.is_empty() => alias.columns = vec![column(&alias.name)],
+        Some(_) => {}
+        None => {
+            let name = Ident::with_quote('"', function);
+            *alias = Some(TableAlias { explicit: true, columns: vec![column(&name)], name, at: None });
+        }
+    }
+}
+
+fn column(name: &Ident) -> TableAliasColumnDef {
+    TableAliasColumnDef { name: name.clone(), data_type: None }
+}

@@ -1,0 +1,99 @@
+//! Aggregates: `sum(bigint)` and `avg(integer)` are numeric, sums are exact.
+//!
+//! The arguments are cast, the aggregates are DataFusion's own, so whatever merges their states goes on working.
+
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, WindowFunctionParams};
+use datafusion::logical_expr::{AggregateUDF, Expr, ExprSchemable, WindowFunctionDefinition};
+
+use super::casts::to;
+use crate::query::functions::sum::checked_sum;
+
+/// Digits before the point from which a sum of numeric could leave 128 bits.
+const UNCHECKED_PRECISION_MAX: u8 = 28;
+/// DataFusion's average has four digits more than its argument: together PostgreSQL's sixteen.
+const AVERAGE_SCALE: i8 = 12;
+const AVERAGE_PRECISION_MAX: u8 = 34;
+
+/// Types an aggregate's argument.
+pub fn aggregate(func: Arc<AggregateUDF>, params: AggregateFunctionParams, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let AggregateFunctionParams { args, distinct, filter, order_by, null_treatment } = params;
+    let (func, args, changed) = arguments(func, args, schema)?;
+    let function = AggregateFunction::new_udf(func, args, distinct, filter, order_by, null_treatment);
+    let expression = Expr::AggregateFunction(function);
+    Ok(if changed { Transformed::yes(expression) } else { Transformed::no(expression) })
+}
+
+/// The same for an aggregate over a window.
+pub fn window_arguments(
+    fun: &WindowFunctionDefinition,
+    mut params: WindowFunctionParams,
+    schema: &DFSchema,
+) -> Result<(WindowFunctionParams, bool)> {
+    let WindowFunctionDefinition::AggregateUDF(func) = fun else {
+        return Ok((params, false));
+    };
+    if func.name() == "sum" || func.name() == "avg" || func.name() == "count" {
+        let (_, args, changed) = cast_arguments(func, params.args, schema)?;
+        params.args = args;
+        return Ok((params, changed));
+    }
+    Ok((params, false))
+}
+
+type Typed = (Arc<AggregateUDF>, Vec<Expr>, bool);
+
+fn arguments(func: Arc<AggregateUDF>, args: Vec<Expr>, schema: &DFSchema) -> Result<Typed> {
+    let (data_type, args, changed) = cast_arguments(&func, args, schema)?;
+    match (func.name(), &data_type) {
+        ("sum", Some(DataType::Decimal128(precision, _))) if *precision > UNCHECKED_PRECISION_MAX => Ok((checked_sum(), args, true)),
+        _ => Ok((func, args, changed)),
+    }
+}
+
+fn cast_arguments(func: &AggregateUDF, mut args: Vec<Expr>, schema: &DFSchema) -> Result<(Option<DataType>, Vec<Expr>, bool)> {
+    match (func.name(), args.as_slice()) {
+        // COUNT(*) is count(1), which later stages recognise by the literal's type.
+        ("count", [Expr::Literal(ScalarValue::Int32(Some(1)), metadata)]) => {
+            args[0] = Expr::Literal(ScalarValue::Int64(Some(1)), metadata.clone());
+            Ok((None, args, true))
+        }
+        ("sum" | "avg" | "mean", [argument]) => {
+            let data_type = argument.get_type(schema)?;
+            let target = if func.name() == "sum" { sum_type(&data_type) } else { average_type(&data_type) };
+            match target {
+                Some(target) if target != data_type => {
+                    let argument = args.remove(0);
+                    Ok((Some(target.clone()), vec![to(argument, target)], true))
+                }
+                _ => Ok((Some(data_type), args, false)),
+            }
+        }
+        _ => Ok((None, args, false)),
+    }
+}
+
+fn sum_type(data_type: &DataType) -> Option<DataType> {
+    match data_type {
+        DataType::Int64 => Some(DataType::Decimal128(19, 0)),
+        DataType::UInt64 => Some(DataType::Decimal128(20, 0)),
+        _ => None,
+    }
+}
+
+fn average_type(data_type: &DataType) -> Option<DataType> {
+    match data_type {
+        integer if integer.is_integer() => Some(DataType::Decimal128(AVERAGE_PRECISION_MAX, AVERAGE_SCALE)),
+        DataType::Decimal128(precision, scale) if *scale < AVERAGE_SCALE => {
+            let whole = i16::from(*precision) - i16::from(*scale);
+            let scale = i16::from(AVERAGE_SCALE).min(i16::from(AVERAGE_PRECISION_MAX) - whole).max(i16::from(*scale));
+            let precision = u8::try_from(whole + scale).ok()?;
+            Some(DataType::Decimal128(precision, i8::try_from(scale).ok()?))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,320 @@
+//! Operators: literals of unknown type, dates and intervals, uuid, json, checked arithmetic.
+
+use arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
+
+use super::casts::{constant, to};
+use super::sql_type;
+use crate::error::{Error, SqlState};
+use crate::query::functions::{arithmetic, decimal, is_text, json, session, time, type_name, zone};
+use crate::types::SqlType;
+
+/// What became of an operator.
+pub enum Outcome {
+    /// It is this expression now.
+    Changed(Expr),
+    /// DataFusion's own typing is right.
+    Same(Expr, Expr),
+}
+
+/// `operator does not exist: text = integer`.
+pub fn undefined(operator: &str, left: &DataType, right: &DataType) -> Error {
+    Error::new(SqlState::UNDEFINED_FUNCTION, format!("operator does not exist: {} {operator} {}", type_name(left), type_name(right)))
+        .hint("No operator matches the given name and argument types. You might need to add explicit type casts.")
+}
+
+/// Types an operator whose operands DataFusion would refuse or read differently.
+pub fn typed(left: Expr, operator: Operator, right: Expr, schema: &DFSchema) -> Result<Outcome> {
+    if matches!(operator, Operator::And | Operator::Or) {
+        return Ok(Outcome::Same(left, right));
+    }
+    let (left, right) = (super::narrowed(left), super::narrowed(right));
+    if open(&left) || open(&right) {
+        return Ok(Outcome::Same(left, right));
+    }
+    let (left_type, right_type) = (left.get_type(schema)?, right.get_type(schema)?);
+    if json::operator(&operator).is_some() && (is_text(&left_type) || matches!(left_type, DataType::Null)) {
+        return Ok(match json::operator(&operator) {
+            Some(function) => Outcome::Changed(function.call(vec![left, right])),
+            None => Outcome::Same(left, right),
+        });
+    }
+    if compares(operator) {
+        return comparison(left, operator, right, schema, &left_type, &right_type);
+    }
+    temporal(left, operator, right, &left_type, &right_type)
+}
+
+/// A value compared with `subject` (of BETWEEN, IN): a string literal is read as the subject's type.
+pub fn operand(value: Expr, subject: &Expr, schema: &DFSchema) -> Result<Expr> {
+    match typed(subject.clone(), Operator::Eq, value.clone(), schema)? {
+        Outcome::Changed(Expr::BinaryExpr(BinaryExpr { right, .. })) => Ok(*right),
+        _ => Ok(value),
+    }
+}
+
+fn open(expression: &Expr) -> bool {
+    matches!(expression, Expr::Placeholder(placeholder) if placeholder.field.is_none())
+}
+
+fn compares(operator: Operator) -> bool {
+    matches!(
+        operator,
+        Operator::Eq
+            | Operator::NotEq
+            | Operator::Lt
+            | Operator::LtEq
+            | Operator::Gt
+            | Operator::GtEq
+            | Operator::IsDistinctFrom
+            | Operator::IsNotDistinctFrom
+    )
+}
+
+/// The text of a string literal, whose type PostgreSQL leaves open.
+fn unknown(expression: &Expr) -> Option<&str> {
+    match expression {
+        Expr::Literal(value, metadata) if metadata.as_ref().is_none_or(|metadata| metadata.is_empty()) => value.try_as_str().flatten(),
+        _ => None,
+    }
+}
+
+fn comparison(
+    left: Expr,
+    operator: Operator,
+    right: Expr,
+    schema: &DFSchema,
+    left_type: &DataType,
+    right_type: &DataType,
+) -> Result<Outcome> {
+    let rebuilt = |left: Expr, right: Expr| Outcome::Changed(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), operator, Box::new(right))));
+    if matches!(left_type, DataType::Null) || matches!(right_type, DataType::Null) {
+        return Ok(Outcome::Same(left, right));
+    }
+    match (is_text(left_type), is_text(right_type)) {
+        (true, true) => Ok(Outcome::Same(left, right)),
+        (false, true) => match unknown(&right) {
+            Some(text) => {
+                let right = compared(text, sql_type(&left, schema)?)?;
+                Ok(rebuilt(left, right))
+            }
+            None if strict(left_type) => Err(undefined(&operator.to_string(), left_type, right_type).into()),
+            None => Ok(Outcome::Same(left, right)),
+        },
+        (true, false) => match unknown(&left) {
+            Some(text) => {
+                let left = compared(text, sql_type(&right, schema)?)?;
+                Ok(rebuilt(left, right))
+            }
+            None if strict(right_type) => Err(undefined(&operator.to_string(), left_type, right_type).into()),
+            None => Ok(Outcome::Same(left, right)),
+        },
+        (false, false) => match (left_type, right_type) {
+            (DataType::Timestamp(_, Some(_)), DataType::Timestamp(_, None) | DataType::Date32) => {
+                let right = instant(right, right_type);
+                Ok(rebuilt(left, right))
+            }
+            (DataType::Timestamp(_, None) | DataType::Date32, DataType::Timestamp(_, Some(_))) => {
+                let left = instant(left, left_type);
+                Ok(rebuilt(left, right))
+            }
+            (a, b) if family(a) != family(b) => Err(undefined(&operator.to_string(), left_type, right_type).into()),
+            _ => Ok(Outcome::Same(left, right)),
+        },
+    }
+}
+
+/// The constant that a string literal is when compared with a value of a type. A number that the type cannot hold can
+/// still be compared with it; what is no number is refused in the type's own name.
+fn compared(text: &str, sql_type: SqlType) -> Result<Expr> {
+    let wide = comparable(sql_type.clone());
+    match constant(text, &wide) {
+        Err(error) if wide != sql_type => Err(match crate::query::error::from_datafusion(error) {
+            error if error.state() == SqlState::INVALID_TEXT_REPRESENTATION => reworded(text, &sql_type).into(),
+            error => error.into(),
+        }),
+        other => other,
+    }
+}
+
+fn reworded(text: &str, sql_type: &SqlType) -> Error {
+    let name = type_name(&sql_type.arrow());
+    Error::new(SqlState::INVALID_TEXT_REPRESENTATION, format!("invalid input syntax for type {name}: \"{text}\""))
+}
+
+/// A numeric column of few digits is compared with a literal of any; widths do not matter to the comparison.
+fn comparable(sql_type: SqlType) -> SqlType {
+    match sql_type {
+        SqlType::SmallInt | SqlType::Integer => SqlType::BigInt,
+        SqlType::Numeric(Some((_, scale))) => SqlType::Numeric(Some((38, scale.max(6)))),
+        SqlType::Real => SqlType::Double,
+        other => other,
+    }
+}
+
+fn strict(data_type: &DataType) -> bool {
+    family(data_type) != Family::Other
+}
+
+#[derive(PartialEq, Eq)]
+enum Family {
+    Number,
+    Boolean,
+    Time,
+    Interval,
+    TimeOfDay,
+    Uuid,
+    Other,
+}
+
+fn family(data_type: &DataType) -> Family {
+    match data_type {
+        DataType::Boolean => Family::Boolean,
+        DataType::Timestamp(_, _) | DataType::Date32 => Family::Time,
+        DataType::Interval(_) => Family::Interval,
+        DataType::Time64(_) => Family::TimeOfDay,
+        DataType::FixedSizeBinary(16) => Family::Uuid,
+        number if number.is_numeric() => Family::Number,
+        _ => Family::Other,
+    }
+}
+
+fn wall_clock() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, None)
+}
+
+/// The instant of a timestamp or date in the session's zone.
+fn instant(expression: Expr, data_type: &DataType) -> Expr {
+    let wall = if matches!(data_type, DataType::Date32) { to(expression, wall_clock()) } else { expression };
+    zone::to_instant(session::time_zone(), wall)
+}
+
+/// `+ - * /` on dates, timestamps and intervals.
+fn temporal(left: Expr, operator: Operator, right: Expr, left_type: &DataType, right_type: &DataType) -> Result<Outcome> {
+    use DataType::{Date32, Interval, Timestamp};
+    use Operator::{Divide, Minus, Multiply, Plus};
+    let add_days = |date: Expr, days: Expr| time::add_days().call(vec![date, to(days, DataType::Int64)]);
+    let midnight = |date: Expr| to(date, wall_clock());
+    let plain = |left: Expr, right: Expr| Expr::BinaryExpr(BinaryExpr::new(Box::new(left), operator, Box::new(right)));
+    Ok(Outcome::Changed(match (left_type, operator, right_type) {
+        (Date32, Plus, days) if days.is_integer() => add_days(left, right),
+        (days, Plus, Date32) if days.is_integer() => add_days(right, left),
+        (Date32, Minus, days) if days.is_integer() => add_days(left, Expr::Negative(Box::new(to(right, DataType::Int64)))),
+        (Date32, Minus, Date32) => time::subtract_dates().call(vec![left, right]),
+        (Date32, Minus, text) if is_text(text) && unknown(&right).is_some() => {
+            let right = constant(unknown(&right).unwrap_or_default(), &SqlType::Date)?;
+            time::subtract_dates().call(vec![left, right])
+        }
+        (Date32, Plus | Minus, Interval(_)) => plain(midnight(left), right),
+        (Interval(_), Plus, Date32) => plain(left, midnight(right)),
+        (Timestamp(_, None), Minus, Timestamp(_, None)) | (Timestamp(_, Some(_)), Minus, Timestamp(_, Some(_))) => {
+            time::subtract().call(vec![left, right])
+        }
+        (Timestamp(_, Some(_)), Minus, Timestamp(_, None) | Date32) => {
+            let right = instant(right, right_type);
+            time::subtract().call(vec![left, right])
+        }
+        (Timestamp(_, None) | Date32, Minus, Timestamp(_, Some(_))) => {
+            let left = instant(left, left_type);
+            time::subtract().call(vec![left, right])
+        }
+        (Timestamp(_, None), Minus, Date32) => time::subtract().call(vec![left, midnight(right)]),
+        (Date32, Minus, Timestamp(_, None)) => time::subtract().call(vec![midnight(left), right]),
+        (Timestamp(_, _) | Date32, Plus | Minus, text) if is_text(text) && unknown(&right).is_some() => {
+            let right = constant(unknown(&right).unwrap_or_default(), &SqlType::Interval)?;
+            let left = if matches!(left_type, Date32) { midnight(left) } else { left };
+            plain(left, right)
+        }
+        (Interval(_), Multiply, number) if number.is_numeric() => time::scale().call(vec![left, to(right, DataType::Float64)]),
+        (number, Multiply, Interval(_)) if number.is_numeric() => time::scale().call(vec![right, to(left, DataType::Float64)]),
+        (Interval(_), Divide, number) if number.is_numeric() => {
+            let one = Expr::Literal(ScalarValue::Float64(Some(1.0)), None);
+            let inverse = match arithmetic::checked(&Divide) {
+                Some(function) => function.call(vec![one, to(right, DataType::Float64)]),
+                None => return Err(Error::internal("no checked division").into()),
+            };
+            time::scale().call(vec![left, inverse])
+        }
+        (text, Plus | Minus | Multiply | Divide | Operator::Modulo, number) if is_text(text) && number.is_numeric() => match unknown(&left)
+        {
+            Some(literal) => plain(number_constant(literal, number)?, right),
+            None => return Err(undefined(&operator.to_string(), left_type, right_type).into()),
+        },
+        (number, Plus | Minus | Multiply | Divide | Operator::Modulo, text) if is_text(text) && number.is_numeric() => {
+            match unknown(&right) {
+                Some(literal) => plain(left, number_constant(literal, number)?),
+                None => return Err(undefined(&operator.to_string(), left_type, right_type).into()),
+            }
+        }
+        (Timestamp(_, _) | Date32, Plus | Minus | Multiply | Divide, number) if number.is_numeric() => {
+            return Err(undefined(&operator.to_string(), left_type, right_type).into());
+        }
+        (number, Plus | Minus | Multiply | Divide, Timestamp(_, _) | Date32) if number.is_numeric() => {
+            return Err(undefined(&operator.to_string(), left_type, right_type).into());
+        }
+        _ => return Ok(Outcome::Same(left, right)),
+    }))
+}
+
+fn number_constant(text: &str, data_type: &DataType) -> Result<Expr> {
+    constant(text, &SqlType::of_arrow(data_type))
+}
+
+/// Integer and float arithmetic checked, numeric division with PostgreSQL's digits.
+pub fn arithmetic(left: Expr, operator: Operator, right: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let plain = |left: Expr, right: Expr| Transformed::no(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), operator, Box::new(right))));
+    let Some(function) = arithmetic::checked(&operator) else {
+        return Ok(plain(left, right));
+    };
+    let (left_type, right_type) = (left.get_type(schema)?, right.get_type(schema)?);
+    let cast =
+        |expression: Expr, from: &DataType, target: &DataType| if from == target { expression } else { to(expression, target.clone()) };
+    if let Some(common) = common_type(&left_type, &right_type) {
+        return Ok(Transformed::yes(function.call(vec![cast(left, &left_type, &common), cast(right, &right_type, &common)])));
+    }
+    if operator == Operator::Divide
+        && let (Some(left_target), Some(right_target)) = (as_decimal(&left_type), as_decimal(&right_type))
+    {
+        let arguments = vec![cast(left, &left_type, &left_target), cast(right, &right_type, &right_target)];
+        return Ok(Transformed::yes(decimal::divide().call(arguments)));
+    }
+    Ok(plain(left, right))
+}
+
+/// The type in which two integers, or a float and a number, are calculated.
+fn common_type(left: &DataType, right: &DataType) -> Option<DataType> {
+    let rank = |data_type: &DataType| {
+        Some(match data_type {
+            DataType::Int8 | DataType::UInt8 | DataType::Int16 => 1,
+            DataType::UInt16 | DataType::Int32 => 2,
+            DataType::UInt32 | DataType::Int64 | DataType::UInt64 => 3,
+            _ => return None,
+        })
+    };
+    if left.is_floating() || right.is_floating() {
+        let number = |data_type: &DataType| data_type.is_numeric();
+        return match (left, right) {
+            (DataType::Float32, DataType::Float32) => Some(DataType::Float32),
+            _ if number(left) && number(right) => Some(DataType::Float64),
+            _ => None,
+        };
+    }
+    Some(match rank(left)?.max(rank(right)?) {
+        1 => DataType::Int16,
+        2 => DataType::Int32,
+        _ => DataType::Int64,
+    })
+}
+
+/// The numeric type of an operand of a division with at least one numeric.
+fn as_decimal(data_type: &DataType) -> Option<DataType> {
+    Some(match data_type {
+        DataType::Decimal128(_, _) => data_type.clone(),
+        DataType::Int16 => DataType::Decimal128(5, 0),
+        DataType::Int32 => DataType::Decimal128(10, 0),
+        DataType::Int64 => DataType::Decimal128(19, 0),
+        _ => return None,
+    })
+}

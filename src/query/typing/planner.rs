@@ -1,0 +1,101 @@
+//! What DataFusion's SQL planner asks for: operators, type names, EXTRACT, ranks.
+//!
+//! *Place*: first in the list of expression planners of `query::context`.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::logical_expr::expr::{AggregateFunction, ScalarFunction, WindowFunction, WindowFunctionParams};
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawAggregateExpr, RawBinaryExpr, RawWindowExpr, TypePlanner};
+use datafusion::logical_expr::{Expr, Operator};
+use sqlparser::ast::{self, BinaryOperator};
+
+use super::casts::to;
+use super::operators::{Outcome, typed};
+use crate::query::functions::time;
+
+/// Plans expressions as PostgreSQL types them.
+#[derive(Debug)]
+pub struct Postgres;
+
+impl ExprPlanner for Postgres {
+    fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
+        let RawBinaryExpr { op, left, right } = expr;
+        let Some(operator) = operator(&op) else {
+            return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }));
+        };
+        Ok(match typed(left, operator, right, schema)? {
+            Outcome::Changed(expression) => PlannerResult::Planned(expression),
+            Outcome::Same(left, right) => PlannerResult::Original(RawBinaryExpr { op, left, right }),
+        })
+    }
+
+    fn plan_extract(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
+        let fraction = match args.first() {
+            Some(Expr::Literal(value, _)) => time::has_fraction(value.try_as_str().flatten().unwrap_or_default()),
+            _ => false,
+        };
+        let function = if fraction { time::extract_seconds() } else { time::extract() };
+        let args = args.into_iter().map(lower_field).collect();
+        Ok(PlannerResult::Planned(Expr::ScalarFunction(ScalarFunction::new_udf(function.udf(), args))))
+    }
+
+    /// Counts that DataFusion gives as unsigned are bigint.
+    fn plan_aggregate(&self, expr: RawAggregateExpr) -> Result<PlannerResult<RawAggregateExpr>> {
+        if !matches!(expr.func.name(), "approx_distinct" | "regr_count") {
+            return Ok(PlannerResult::Original(expr));
+        }
+        let RawAggregateExpr { func, args, distinct, filter, order_by, null_treatment } = expr;
+        let function = AggregateFunction::new_udf(func, args, distinct, filter, order_by, null_treatment);
+        Ok(PlannerResult::Planned(to(Expr::AggregateFunction(function), DataType::Int64)))
+    }
+
+    fn plan_window(&self, expr: RawWindowExpr) -> Result<PlannerResult<RawWindowExpr>> {
+        if !matches!(expr.func_def.name(), "row_number" | "rank" | "dense_rank" | "ntile") {
+            return Ok(PlannerResult::Original(expr));
+        }
+        let RawWindowExpr { func_def, args, partition_by, order_by, window_frame, filter, null_treatment, distinct } = expr;
+        let params = WindowFunctionParams { args, partition_by, order_by, window_frame, filter, null_treatment, distinct };
+        let function = Expr::WindowFunction(Box::new(WindowFunction { fun: func_def, params }));
+        Ok(PlannerResult::Planned(to(function, DataType::Int64)))
+    }
+}
+
+impl TypePlanner for Postgres {
+    fn plan_type_field(&self, sql_type: &ast::DataType) -> Result<Option<FieldRef>> {
+        Ok(Some(Arc::new(crate::sql::sql_type(sql_type)?.field("", true))))
+    }
+}
+
+fn lower_field(argument: Expr) -> Expr {
+    match argument {
+        Expr::Literal(ScalarValue::Utf8(Some(field)), metadata) => {
+            Expr::Literal(ScalarValue::Utf8View(Some(field.to_ascii_lowercase())), metadata)
+        }
+        other => other,
+    }
+}
+
+fn operator(operator: &BinaryOperator) -> Option<Operator> {
+    Some(match operator {
+        BinaryOperator::Eq => Operator::Eq,
+        BinaryOperator::NotEq => Operator::NotEq,
+        BinaryOperator::Lt => Operator::Lt,
+        BinaryOperator::LtEq => Operator::LtEq,
+        BinaryOperator::Gt => Operator::Gt,
+        BinaryOperator::GtEq => Operator::GtEq,
+        BinaryOperator::Plus => Operator::Plus,
+        BinaryOperator::Minus => Operator::Minus,
+        BinaryOperator::Multiply => Operator::Multiply,
+        BinaryOperator::Divide => Operator::Divide,
+        BinaryOperator::Modulo => Operator::Modulo,
+        BinaryOperator::Arrow => Operator::Arrow,
+        BinaryOperator::LongArrow => Operator::LongArrow,
+        BinaryOperator::HashArrow => Operator::HashArrow,
+        BinaryOperator::HashLongArrow => Operator::HashLongArrow,
+        BinaryOperator::AtArrow => Operator::AtArrow,
+        BinaryOperator::Question => Operator::Question,
+        _ => return None,
+    })
+}

@@ -1,0 +1,51 @@
+//! What the system schemas show of the running server: sessions, watermarks, metrics.
+//!
+//! *Place*: given to `query::catalogs` by [`super::build`].
+
+use std::sync::{Arc, Weak};
+
+use crate::catalog::Oid;
+use crate::clock::Micros;
+use crate::query::catalogs::{Activity, SessionRow};
+use crate::session::Registry;
+use crate::store::Store;
+use crate::telemetry::Metrics;
+
+/// The joined components.
+#[derive(Debug)]
+pub struct Running {
+    /// Who is connected.
+    pub registry: Arc<Registry>,
+    /// Weak, because the store holds the engine, which holds this.
+    pub store: Weak<Store>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Activity for Running {
+    fn sessions(&self) -> Vec<SessionRow> {
+        let row = |row: crate::session::registry::Row| SessionRow {
+            backend: row.backend,
+            user: row.user,
+            database: row.database,
+            application: row.application,
+            client: row.client,
+            connected: row.connected,
+            transaction_start: row.transaction_start,
+            query_start: row.query_start,
+            state: row.state.name(),
+            query: row.query,
+        };
+        self.registry.rows().into_iter().map(row).collect()
+    }
+
+    fn watermark(&self, table: Oid) -> Option<(Micros, Micros, usize)> {
+        let range = self.store.upgrade()?.watermark(table)?;
+        Some((range.least, range.greatest, range.partitions))
+    }
+
+    fn metrics(&self) -> String {
+        // Formatting into memory fails only where there is no memory.
+        self.metrics.encode().unwrap_or_default()
+    }
+}

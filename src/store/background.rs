@@ -1,0 +1,353 @@
+//! The background work: view checkpoints, flushes, merges, compaction, retention, deletion, truncation of the log.
+//!
+//! *Place*: one thread, started by `Store::open`. Everything that rewrites stored data happens here, one thing at a time, so
+//! that no two of them meet.
+//!
+//! *Order of a round*: what is out of use is deleted first, so that nothing stored later is deleted with it; checkpoints; flushes;
+//! then, when there is no flush to do, at most one merge per view and one compaction per table; then the log is cut.
+//!
+//! *On failure*: a round that fails is logged and tried again in the next one; nothing is lost, the log keeps what is not stored.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::catalog::Oid;
+use crate::clock::Micros;
+use crate::columnar;
+use crate::error::{Error, Result, SqlState};
+use crate::state::{Batch, Family};
+use crate::store::commit::Message;
+use crate::store::flush::{flush, table_dir};
+use crate::store::positions::Saved;
+use crate::store::{Shared, TableState, apply::Retired};
+
+enum Signal {
+    Wake,
+    Stop,
+}
+
+/// The running background work.
+#[derive(Debug)]
+pub struct Handle {
+    signals: SyncSender<Signal>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Signal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Signal::Wake => "Wake",
+            Signal::Stop => "Stop",
+        })
+    }
+}
+
+impl Handle {
+    /// Starts the thread.
+    pub fn start(shared: Arc<Shared>, log: mpsc::Sender<Message>) -> Result<Handle> {
+        let (signals, inbox) = sync_channel(8);
+        let spawner = shared.parts.spawner.clone();
+        let mut work = Background { shared, log, held: Vec::new(), leaving: Vec::new(), flushed: Instant::now(), log_cut: 0 };
+        let thread = spawner
+            .thread("background", move || work.run(&inbox))
+            .map_err(|error| Error::new(SqlState::SYSTEM_ERROR, format!("cannot start the background work: {error}")))?;
+        Ok(Handle { signals, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Asks for a round now. A full channel means that one is coming anyway.
+    pub fn wake(&self) {
+        drop(self.signals.try_send(Signal::Wake));
+    }
+
+    /// Asks the thread to end after the present step.
+    pub fn stop(&self) {
+        drop(self.signals.send(Signal::Stop));
+    }
+
+    /// The thread, to be joined; once.
+    pub fn take_thread(&self) -> Option<std::thread::JoinHandle<()>> {
+        self.thread.lock().take()
+    }
+}
+
+struct Background {
+    shared: Arc<Shared>,
+    log: mpsc::Sender<Message>,
+    /// Versions of table logs that snapshots may still hold, by table.
+    held: Vec<(Oid, Arc<columnar::Version>)>,
+    /// Dropped tables whose files are deleted once no snapshot holds them.
+    leaving: Vec<Arc<TableState>>,
+    flushed: Instant,
+    log_cut: u64,
+}
+
+/// Rows that one round of compaction rewrites at most.
+const COMPACTED_ROWS_MAX: u64 = 2_000_000;
+
+impl Background {
+    fn run(&mut self, inbox: &Receiver<Signal>) {
+        let pause = Duration::from_millis(self.shared.parts.limits.store.checkpoint_ms.max(1));
+        loop {
+            let quiet = match inbox.recv_timeout(pause) {
+                Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(Signal::Wake) => false,
+                Err(RecvTimeoutError::Timeout) => true,
+            };
+            if let Err(error) = self.round(quiet) {
+                tracing::error!(%error, "background work failed and will be tried again");
+            }
+        }
+        // So that the next start replays little. A failure here costs only that.
+        if let Err(error) = self.checkpoint() {
+            tracing::warn!(%error, "the last checkpoint failed");
+        }
+    }
+
+    fn round(&mut self, quiet: bool) -> Result<()> {
+        self.delete_retired()?;
+        if quiet {
+            self.checkpoint()?;
+        }
+        let flushed = self.flush_due()?;
+        if !flushed && quiet {
+            self.merge_views()?;
+            self.compact()?;
+        }
+        self.collect()?;
+        self.shared.tools.blocks.sweep()?;
+        if flushed || self.log_cut < self.shared.published.load().next_lsn {
+            self.cut_log()?;
+        }
+        self.measure();
+        Ok(())
+    }
+
+    /// Deletes the state of views and the files of tables that were dropped or emptied.
+    fn delete_retired(&mut self) -> Result<()> {
+        let Retired { views, tables } = std::mem::take(&mut *self.shared.retired.lock());
+        for version in views {
+            let mut batch = Batch::default();
+            version.drop_state(&mut batch);
+            self.shared.state.write(batch)?;
+            version.dropped();
+        }
+        for table in tables {
+            if self.shared.published.load().tables.contains_key(&table.table.oid) {
+                self.unlist_truncated(table.table.oid)?;
+            } else {
+                self.leaving.push(table);
+            }
+        }
+        self.leaving.retain(|table| {
+            if Arc::strong_count(table) > 1 {
+                return true;
+            }
+            let dir = table_dir(&self.shared.parts.dir, &table.table);
+            match std::fs::remove_dir_all(&dir) {
+                Ok(()) => false,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+                Err(error) => {
+                    tracing::warn!(%error, dir = %dir.display(), "the files of a dropped table could not be deleted yet");
+                    true
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Takes the files of truncated rows out of the table log, for other readers of it.
+    fn unlist_truncated(&self, oid: Oid) -> Result<()> {
+        let snapshot = self.shared.published.load();
+        let Some((table, cold)) = snapshot.tables.get(&oid).and_then(|table| Some((table, table.cold.as_ref()?))) else { return Ok(()) };
+        let listed = cold.columns.version();
+        let gone: Vec<_> = listed.files.iter().filter(|file| (file.lsn_range.1 as u64) < table.truncated_lsn).cloned().collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let flushed_lsn = listed.flushed_lsn.max(table.truncated_lsn);
+        let version = self.block_on(cold.columns.commit(Vec::new(), &gone, flushed_lsn))?;
+        self.publish_cold(oid, version)
+    }
+
+    fn publish_cold(&self, oid: Oid, version: Arc<columnar::Version>) -> Result<()> {
+        self.shared.published.update(|snapshot| {
+            if let Some(table) = snapshot.table_mut(oid)
+                && let Some(cold) = table.cold.take()
+            {
+                table.set_cold(cold.columns, version);
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes the views' deltas as blocks, with the applied LSN.
+    fn checkpoint(&mut self) -> Result<()> {
+        let started = Instant::now();
+        let snapshot = self.shared.published.load();
+        for (oid, version) in &snapshot.views {
+            // A view under construction gets its blocks and its position from the backfill.
+            let ready = snapshot.catalog.view(*oid).is_some_and(|view| view.ready) && !version.must_rebuild();
+            if !ready || (version.size().deltas == 0 && version.applied_lsn() > 0) {
+                continue;
+            }
+            let mut batch = Batch::default();
+            let checkpoint = version.checkpoint(snapshot.next_lsn, &mut batch)?;
+            self.shared.state.write(batch)?;
+            let published = self.shared.published.update(|newest| {
+                Ok(match newest.views.get_mut(oid) {
+                    Some(present) if Arc::ptr_eq(&present.spec, &version.spec) => {
+                        *present = Arc::new(present.checkpointed(&checkpoint));
+                        true
+                    }
+                    _ => false,
+                })
+            })?;
+            if !published {
+                // The view was dropped or emptied meanwhile: what was just written goes as well.
+                self.shared.retire(Retired { views: vec![Arc::new(version.checkpointed(&checkpoint))], tables: Vec::new() });
+            }
+        }
+        self.shared.parts.metrics.checkpoint.observe(started.elapsed());
+        Ok(())
+    }
+
+    /// Flushes the tables whose hot rows are many or old, or all when memory is short.
+    fn flush_due(&mut self) -> Result<bool> {
+        let limits = &self.shared.parts.limits.store;
+        let short = self.shared.hot_bytes.load(std::sync::atomic::Ordering::Acquire) >= limits.hot_bytes_max / 2;
+        let old = self.flushed.elapsed() >= Duration::from_millis(limits.flush_age_ms);
+        let snapshot = self.shared.published.load();
+        let mut flushed = false;
+        for (oid, table) in &snapshot.tables {
+            let rows = table.hot_rows();
+            if rows > 0 && (rows >= limits.flush_rows || short || old) {
+                flushed |= self.block_on(flush(&self.shared, *oid))?;
+            }
+        }
+        if old {
+            self.flushed = Instant::now();
+        }
+        Ok(flushed)
+    }
+
+    fn merge_views(&self) -> Result<()> {
+        let snapshot = self.shared.published.load();
+        for (oid, version) in &snapshot.views {
+            let mut batch = Batch::default();
+            let Some(merged) = version.merge(&mut batch)? else { continue };
+            self.shared.state.write(batch)?;
+            self.shared.published.update(|newest| {
+                if let Some(present) = newest.views.get_mut(oid)
+                    && Arc::ptr_eq(&present.spec, &version.spec)
+                {
+                    *present = Arc::new(present.merged(&merged));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn compact(&mut self) -> Result<()> {
+        let snapshot = self.shared.published.load();
+        for (oid, table) in &snapshot.tables {
+            let Some(cold) = &table.cold else { continue };
+            let started = Instant::now();
+            let retain_from = self.retain_from(table);
+            if let Some(version) = self.block_on(cold.columns.compact(retain_from, COMPACTED_ROWS_MAX))? {
+                self.publish_cold(*oid, version)?;
+                self.shared.parts.metrics.compaction.observe(started.elapsed());
+            }
+        }
+        Ok(())
+    }
+
+    fn retain_from(&self, table: &TableState) -> Option<Micros> {
+        let retention_us = table.table.options.retention_us?;
+        let positions = self.shared.positions.lock();
+        let (_, newest) = positions.watermarks.get(&table.table.oid)?.range()?;
+        Some(newest.saturating_sub(retention_us))
+    }
+
+    /// Deletes files that neither the table log nor any snapshot lists any more.
+    fn collect(&mut self) -> Result<()> {
+        let snapshot = self.shared.published.load();
+        for (oid, table) in &snapshot.tables {
+            if let Some(cold) = &table.cold {
+                let known = self.held.iter().any(|(held, version)| held == oid && Arc::ptr_eq(version, &cold.version));
+                if !known {
+                    self.held.push((*oid, Arc::clone(&cold.version)));
+                }
+            }
+        }
+        let count = self.held.len();
+        let current = |version: &Arc<columnar::Version>| {
+            snapshot.tables.values().any(|table| table.cold.as_ref().is_some_and(|cold| Arc::ptr_eq(&cold.version, version)))
+        };
+        // One reference is this list's own.
+        self.held.retain(|(_, version)| current(version) || Arc::strong_count(version) > 1);
+        if self.held.len() == count {
+            return Ok(());
+        }
+        for (oid, table) in &snapshot.tables {
+            let Some(cold) = &table.cold else { continue };
+            let live: Vec<_> = self.held.iter().filter(|(held, _)| held == oid).map(|(_, version)| Arc::clone(version)).collect();
+            self.block_on(cold.columns.collect(&live))?;
+        }
+        Ok(())
+    }
+
+    /// Saves catalog and watermarks, makes the state store durable, and gives the log below every position free.
+    fn cut_log(&mut self) -> Result<()> {
+        let saved = Saved::of(&self.shared.positions.lock());
+        // Positions run ahead of the sync of the log: wait until what they include is published.
+        while self.shared.published.load().next_lsn < saved.next_lsn {
+            if self.shared.fatal.lock().is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let snapshot = self.shared.published.load();
+        let hot = snapshot.tables.values().filter_map(|table| Some(table.hot.first()?.first_lsn));
+        let views = snapshot.views.values().filter_map(|version| version.first_delta_lsn());
+        let needed = hot.chain(views).min().unwrap_or(saved.next_lsn).min(saved.next_lsn);
+        // A view that has no position yet lives from the log alone, from its creation on.
+        let building = snapshot.catalog.views().any(|view| !view.ready);
+        let unplaced = snapshot.views.values().any(|version| version.applied_lsn() == 0);
+        if building || unplaced || needed <= self.log_cut {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        batch.put(Family::Meta, Saved::KEY, saved.with_catalog(&snapshot).encode()?);
+        self.shared.state.write(batch)?;
+        self.shared.state.sync()?;
+        self.log_cut = needed;
+        // A full queue means load: the next round asks again.
+        if self.log.try_send(Message::TruncateLog(needed)).is_err() {
+            self.log_cut = 0;
+        }
+        Ok(())
+    }
+
+    fn measure(&self) {
+        let snapshot = self.shared.published.load();
+        let metrics = &self.shared.parts.metrics;
+        metrics.hot_rows.set(snapshot.tables.values().map(|table| table.hot_rows() as i64).sum());
+        metrics.hot_size.set(snapshot.hot_bytes() as i64);
+        let files = || snapshot.tables.values().flat_map(|table| table.files());
+        metrics.files.set(files().count() as i64);
+        metrics.files_size.set(files().map(|file| file.bytes as i64).sum());
+        let sizes: Vec<_> = snapshot.views.values().map(|version| version.size()).collect();
+        metrics.view_blocks.set(sizes.iter().map(|size| size.blocks as i64).sum());
+        metrics.view_deltas.set(sizes.iter().map(|size| size.deltas as i64).sum());
+        metrics.view_state_size.set(sizes.iter().map(|size| size.block_bytes as i64).sum());
+    }
+
+    fn block_on<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.shared.parts.spawner.cpu_handle().block_on(work)
+    }
+}

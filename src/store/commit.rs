@@ -1,0 +1,372 @@
+//! The sequencer: the only thread that assigns LSNs and writes the log.
+//!
+//! *Place*: fed by `Store::commit` through a bounded queue.
+//!
+//! *Way of a group*: take what has queued; judge each transaction's rows against the watermarks, give them LSNs and append
+//! its record; then sync the log once while the views' deltas are computed on the other cores; publish one snapshot; answer.
+//! Throughput grows with load because the sync is paid once a group.
+//!
+//! *On failure*: a transaction that is refused (late rows, a name that is taken) leaves nothing behind. A failed append or sync
+//! stops the store for good: what was promised durable may not be, and only a restart can tell.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrow::array::{ArrayRef, IntervalMonthDayNanoArray, RecordBatch, StringViewArray, TimestampMicrosecondArray};
+use arrow::buffer::Buffer;
+use arrow::datatypes::IntervalMonthDayNano;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::catalog::{Catalog, Change, Oid, Table};
+use crate::columnar::ColumnTable;
+use crate::error::{Error, Result, SqlState};
+use crate::store::apply::{self, Accepted};
+use crate::store::dedupe::Staged;
+use crate::store::flush::layout;
+use crate::store::positions::Judged;
+use crate::store::record::{Encoder, Header, RowsHeader, encode_header};
+use crate::store::snapshot::Snapshot;
+use crate::store::{Committed, Shared, Transaction, dropped};
+use crate::types::UTC;
+use crate::wal::Wal;
+
+/// What the sequencer is asked to do.
+#[derive(Debug)]
+pub enum Message {
+    /// Commit a transaction and answer.
+    Commit(Request),
+    /// Everything below the LSN is durable elsewhere.
+    TruncateLog(u64),
+    /// Finish and end.
+    Stop,
+}
+
+/// A transaction and where its answer goes.
+#[derive(Debug)]
+pub struct Request {
+    /// What to commit.
+    pub transaction: Transaction,
+    /// Hears the outcome.
+    pub reply: oneshot::Sender<Result<Committed>>,
+}
+
+/// State of the sequencer's thread.
+#[derive(Debug)]
+pub struct Sequencer {
+    shared: Arc<Shared>,
+    wal: Wal,
+    next_lsn: u64,
+    encoder: Encoder,
+}
+
+/// A transaction whose record is appended but not yet synced.
+struct Waiting {
+    reply: oneshot::Sender<Result<Committed>>,
+    committed: Committed,
+}
+
+/// What a group adds to the snapshot.
+#[derive(Default)]
+struct Group {
+    waiting: Vec<Waiting>,
+    accepted: Vec<Accepted>,
+    changes: Vec<Change>,
+    changes_lsn: u64,
+}
+
+impl Sequencer {
+    /// Continues the log at `next_lsn`.
+    pub fn new(shared: Arc<Shared>, wal: Wal, next_lsn: u64) -> Sequencer {
+        Sequencer { shared, wal, next_lsn, encoder: Encoder::default() }
+    }
+
+    /// Serves the queue until it is closed, told to stop, or the log fails.
+    pub fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+        let mut held = None;
+        loop {
+            let Some(message) = held.take().or_else(|| queue.blocking_recv()) else { return };
+            match message {
+                Message::Stop => {
+                    queue.close();
+                    while let Some(message) = queue.blocking_recv() {
+                        if let Message::Commit(request) = message {
+                            self.group(vec![request]);
+                        }
+                    }
+                    return;
+                }
+                Message::TruncateLog(lsn) => {
+                    if let Err(error) = self.wal.truncate_before(lsn) {
+                        tracing::warn!(%error, "old log segments could not be deleted; the next attempt follows");
+                    }
+                    self.shared.parts.metrics.log_size.set(self.wal.bytes() as i64);
+                }
+                Message::Commit(request) => {
+                    let (requests, next) = gather(request, &mut queue, self.shared.parts.limits.store.group_rows_max);
+                    held = next;
+                    self.group(requests);
+                }
+            }
+        }
+    }
+
+    /// Commits a group of transactions with one sync and one snapshot.
+    fn group(&mut self, requests: Vec<Request>) {
+        let started = std::time::Instant::now();
+        let mut group = Group::default();
+        for Request { transaction, reply } in requests {
+            let fatal = self.shared.fatal.lock().clone();
+            let outcome = match fatal {
+                Some(fatal) => Err(fatal),
+                None => self.stage(transaction, &mut group),
+            };
+            match outcome {
+                Ok(committed) => group.waiting.push(Waiting { reply, committed }),
+                // The client may have gone: nobody is left to hear it.
+                Err(error) => drop(reply.send(Err(error))),
+            }
+        }
+        if group.waiting.is_empty() {
+            return;
+        }
+        let outcome = self.make_durable_and_visible(&mut group);
+        self.shared.parts.metrics.commit.observe(started.elapsed());
+        match outcome {
+            Ok(()) => {
+                for Waiting { reply, committed } in group.waiting {
+                    self.count(&committed);
+                    drop(reply.send(Ok(committed)));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the log or the snapshot failed; no further commits are taken");
+                *self.shared.fatal.lock() = Some(error.clone());
+                group.waiting.into_iter().for_each(|staged| drop(staged.reply.send(Err(error.clone()))));
+            }
+        }
+    }
+
+    fn count(&self, committed: &Committed) {
+        let metrics = &self.shared.parts.metrics;
+        metrics.commits.inc();
+        metrics.rows_accepted.inc_by(committed.accepted);
+        metrics.rows_late.inc_by(committed.late);
+        metrics.rows_duplicate.inc_by(committed.duplicates);
+    }
+
+    /// Judges a transaction's rows, assigns LSNs and appends its record. On error nothing has changed.
+    fn stage(&mut self, transaction: Transaction, group: &mut Group) -> Result<Committed> {
+        let Transaction { changes, writes } = transaction;
+        let snapshot = self.shared.published.load();
+        let mut catalog = Arc::clone(&snapshot.catalog);
+        for change in &changes {
+            catalog = Arc::new(catalog.with(change)?);
+        }
+        if !changes.is_empty() {
+            // Compiles new views once more at publication; here it proves that they can be.
+            apply::changes(&mut (*snapshot).clone(), &changes, self.next_lsn, &self.shared.tools)?;
+        }
+        let mut committed = Committed::default();
+        let mut accepted = Vec::new();
+        let mut lsn = self.next_lsn;
+        let now = self.shared.parts.clock.now();
+        let judged = self.judge(&catalog, writes, &mut committed)?;
+        for (table, judged) in judged {
+            let Judged { accepted: rows, late, .. } = judged;
+            for (table, rows) in [Some((table.oid, rows)), late_rows(&catalog, &table, late, now)?].into_iter().flatten() {
+                if rows.num_rows() > 0 {
+                    accepted.push(Accepted { table, first_lsn: lsn, rows });
+                    lsn = accepted[accepted.len() - 1].next_lsn();
+                }
+            }
+        }
+        if accepted.is_empty() && changes.is_empty() {
+            committed.next_lsn = self.next_lsn;
+            return Ok(committed);
+        }
+        let next_lsn = lsn.max(self.next_lsn + 1);
+        self.append(&changes, &accepted, next_lsn, now)?;
+        self.advance(&catalog, &changes, &accepted, next_lsn)?;
+        committed.first_lsn = self.next_lsn;
+        committed.next_lsn = next_lsn;
+        group.changes_lsn = self.next_lsn;
+        group.changes.extend(changes);
+        group.accepted.extend(accepted);
+        self.next_lsn = next_lsn;
+        Ok(committed)
+    }
+
+    fn judge(&self, catalog: &Catalog, writes: Vec<crate::store::Write>, committed: &mut Committed) -> Result<Vec<(Arc<Table>, Judged)>> {
+        let positions = self.shared.positions.lock();
+        let mut staged: HashMap<Oid, Staged> = HashMap::new();
+        let mut sorted = Vec::new();
+        for write in writes {
+            let table = catalog.table(write.table).ok_or_else(|| dropped(write.table))?;
+            let schema = table.schema();
+            for rows in write.rows {
+                if rows.schema().fields().len() != schema.fields().len() {
+                    return Err(Error::new(SqlState::SERIALIZATION_FAILURE, format!("table \"{}\" was altered meanwhile", table.name))
+                        .hint("Run the statement again."));
+                }
+                let judged = positions.judge(table, &rows, write.late_rows, staged.entry(table.oid).or_default())?;
+                committed.accepted += judged.accepted.num_rows() as u64;
+                committed.late += judged.late.as_ref().map_or(0, |(rows, _)| rows.num_rows() as u64);
+                committed.duplicates += judged.duplicates;
+                sorted.push((Arc::clone(table), judged));
+            }
+        }
+        Ok(sorted)
+    }
+
+    fn append(&mut self, changes: &[Change], accepted: &[Accepted], next_lsn: u64, now: i64) -> Result<()> {
+        let mut header = Header { changes: changes.to_vec(), rows: Vec::with_capacity(accepted.len()), committed_at: now };
+        let mut buffers: Vec<Buffer> = Vec::new();
+        for Accepted { table, rows, first_lsn } in accepted {
+            let message = self.encoder.encode(*table, rows)?;
+            let bytes = message.iter().map(|buffer| buffer.len() as u64).sum();
+            header.rows.push(RowsHeader { table: *table, first_lsn: *first_lsn, columns: rows.num_columns(), bytes });
+            buffers.extend(message);
+        }
+        let head = encode_header(&header)?;
+        let mut parts: Vec<&[u8]> = Vec::with_capacity(buffers.len() + 1);
+        parts.push(&head);
+        parts.extend(buffers.iter().map(Buffer::as_slice));
+        self.wal.append(self.next_lsn, next_lsn, &parts)?;
+        Ok(())
+    }
+
+    fn advance(&self, catalog: &Catalog, changes: &[Change], accepted: &[Accepted], next_lsn: u64) -> Result<()> {
+        let mut positions = self.shared.positions.lock();
+        for change in changes {
+            if let Change::DropTable(oid) | Change::Truncate(oid) = change {
+                positions.forget(*oid);
+            }
+        }
+        for rows in accepted {
+            if let Some(table) = catalog.table(rows.table) {
+                positions.advance(table, &rows.rows)?;
+                positions.remember(table, &rows.rows)?;
+            }
+        }
+        positions.next_lsn = next_lsn;
+        Ok(())
+    }
+
+    /// Syncs the log while the deltas are computed, then publishes.
+    fn make_durable_and_visible(&mut self, group: &mut Group) -> Result<()> {
+        let base = self.with_changes(group)?;
+        let accepted = &group.accepted;
+        let threads = usize::from(accepted.iter().map(|rows| rows.rows.num_rows()).sum::<usize>() > PARALLEL_ROWS_MIN) + 1;
+        let wal = &mut self.wal;
+        let metrics = &self.shared.parts.metrics;
+        let (synced, deltas) = std::thread::scope(|scope| {
+            let sync = scope.spawn(|| {
+                let started = std::time::Instant::now();
+                let outcome = wal.sync();
+                metrics.log_sync.observe(started.elapsed());
+                outcome
+            });
+            let deltas = apply::deltas(&base, accepted, threads);
+            (sync.join().unwrap_or_else(|_| Err(Error::internal("the thread that syncs the log panicked"))), deltas)
+        });
+        synced?;
+        let (hot, deltas) = (apply::hot(accepted)?, deltas?);
+        let next_lsn = self.next_lsn;
+        let widened = self.widen_files(&base, &group.changes)?;
+        let retired = self.shared.published.update(|snapshot| {
+            let retired = apply::changes(snapshot, &group.changes, group.changes_lsn, &self.shared.tools)?;
+            for (table, columns) in widened {
+                if let Some(table) = snapshot.table_mut(table) {
+                    let version = columns.version();
+                    table.set_cold(columns, version);
+                }
+            }
+            apply::rows(snapshot, hot, deltas)?;
+            snapshot.next_lsn = next_lsn;
+            self.shared.hot_bytes.store(snapshot.hot_bytes(), Ordering::Release);
+            Ok(retired)
+        })?;
+        self.shared.retire(retired);
+        Ok(())
+    }
+
+    /// The files of altered tables, to be read with their new columns.
+    fn widen_files(&self, changed: &Snapshot, changes: &[Change]) -> Result<Vec<(Oid, Arc<ColumnTable>)>> {
+        let mut widened = Vec::new();
+        for change in changes {
+            if let Change::AlterTable(table) = change
+                && let Some(cold) = changed.tables.get(&table.oid).and_then(|state| state.cold.as_ref())
+            {
+                let mut columns = (*cold.columns).clone();
+                self.shared.parts.spawner.cpu_handle().block_on(columns.evolve(layout(table)))?;
+                widened.push((table.oid, Arc::new(columns)));
+            }
+        }
+        Ok(widened)
+    }
+
+    /// The snapshot that the group's rows are applied to: the newest one with the group's catalog changes.
+    fn with_changes(&self, group: &Group) -> Result<Arc<Snapshot>> {
+        let base = self.shared.published.load();
+        if group.changes.is_empty() {
+            return Ok(base);
+        }
+        let mut changed = (*base).clone();
+        apply::changes(&mut changed, &group.changes, group.changes_lsn, &self.shared.tools)?;
+        Ok(Arc::new(changed))
+    }
+}
+
+/// Below this many rows a second thread costs more than it saves.
+const PARALLEL_ROWS_MIN: usize = 4_096;
+
+/// Takes what has queued, up to a number of rows. Catalog changes make a group of their own, so that every transaction
+/// is staged against the catalog that it will meet.
+fn gather(first: Request, queue: &mut mpsc::Receiver<Message>, rows_max: usize) -> (Vec<Request>, Option<Message>) {
+    let mut rows = row_count(&first.transaction);
+    let alone = !first.transaction.changes.is_empty();
+    let mut group = vec![first];
+    while !alone && rows < rows_max {
+        match queue.try_recv() {
+            Ok(Message::Commit(request)) if request.transaction.changes.is_empty() => {
+                rows += row_count(&request.transaction);
+                group.push(request);
+            }
+            Ok(other) => return (group, Some(other)),
+            Err(_) => break,
+        }
+    }
+    (group, None)
+}
+
+fn row_count(transaction: &Transaction) -> usize {
+    transaction.writes.iter().flat_map(|write| &write.rows).map(RecordBatch::num_rows).sum()
+}
+
+/// The very late rows as rows of the table's `$late` companion: its columns, then lateness, arrival time and disposition.
+fn late_rows(catalog: &Catalog, table: &Table, late: Option<(RecordBatch, Vec<i64>)>, now: i64) -> Result<Option<(Oid, RecordBatch)>> {
+    let (Some((rows, lateness)), Some(companion)) = (late, table.late_oid.and_then(|oid| catalog.table(oid))) else { return Ok(None) };
+    let count = rows.num_rows();
+    let lateness: IntervalMonthDayNanoArray =
+        lateness.into_iter().map(|us| Some(IntervalMonthDayNano::new(0, 0, us.saturating_mul(1_000)))).collect();
+    let arrived: ArrayRef = Arc::new(TimestampMicrosecondArray::from_value(now, count).with_timezone(UTC));
+    let disposition: ArrayRef = Arc::new(StringViewArray::from_iter_values(std::iter::repeat_n("diverted", count)));
+    let added: [(&str, ArrayRef); 3] = [("lateness", Arc::new(lateness)), ("arrived_at", arrived), ("disposition", disposition)];
+    // By name: columns that the table got later stand behind the added ones.
+    let columns = companion
+        .columns
+        .iter()
+        .map(|column| match table.column(&column.name) {
+            Some(index) => Ok(Arc::clone(rows.column(index))),
+            None => added
+                .iter()
+                .find(|(name, _)| *name == column.name)
+                .map(|(_, array)| Arc::clone(array))
+                .ok_or_else(|| Error::internal(format!("column {} of {} has no source", column.name, companion.name))),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let rows =
+        RecordBatch::try_new(companion.schema(), columns).map_err(|error| Error::internal(format!("late rows do not fit: {error}")))?;
+    Ok(Some((companion.oid, rows)))
+}

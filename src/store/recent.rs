@@ -1,0 +1,37 @@
+//! The keys of recent rows, read back from Parquet when the store opens.
+//!
+//! *Place*: `store::recover`, for tables with a `dedup_key`.
+
+use arrow::record_batch::RecordBatch;
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{Expr, col, lit};
+use datafusion::physical_plan::execute_stream;
+use futures::TryStreamExt;
+
+use crate::clock::Micros;
+use crate::error::{Error, Result};
+use crate::store::Parts;
+use crate::store::backfill::unreadable;
+use crate::store::snapshot::TableState;
+use crate::types::{SqlType, UTC};
+
+/// Key and event time of the rows in Parquet that are not older than `since` (others may be among them).
+pub async fn recent_keys(parts: &Parts, state: &TableState, since: Micros) -> Result<Vec<RecordBatch>> {
+    let table = &state.table;
+    let (Some(cold), Some(key), Some(watermark)) = (&state.cold, table.options.dedup_key, table.watermark) else { return Ok(Vec::new()) };
+    if cold.version.files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let time = &table.columns[watermark.column];
+    let zone = (time.sql_type == SqlType::Timestamptz).then(|| UTC.into());
+    let recent: Expr =
+        col(datafusion::common::Column::from_name(&time.name)).gt_eq(lit(ScalarValue::TimestampMicrosecond(Some(since), zone)));
+    let session = parts.binder.session_state();
+    let plan = cold.columns.scan(&session, &cold.version, Some(&vec![key, watermark.column]), &[recent], None)?;
+    let stream = execute_stream(plan, session.task_ctx()).map_err(unreadable)?;
+    let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(unreadable)?;
+    if batches.iter().any(|batch| batch.num_columns() != 2) {
+        return Err(Error::internal("a scan of two columns gave others"));
+    }
+    Ok(batches)
+}

@@ -1,0 +1,167 @@
+//! The payload of a log record: catalog changes and rows, one commit.
+//!
+//! *Place*: written by `store::commit`, read by `store::recover`.
+//!
+//! Bytes: `header length u32 LE | header JSON | Arrow IPC messages, one a batch, in header order`. The header names each
+//! batch's table, LSN range and length. A message carries no schema: the catalog as of the record has it, and replay applies
+//! changes and rows in the same order as the commit did.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::new_null_array;
+use arrow::buffer::Buffer;
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::reader::StreamDecoder;
+use arrow::ipc::writer::StreamEncoder;
+use arrow::record_batch::RecordBatch;
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::{Change, Oid};
+use crate::error::{Error, Result, SqlState};
+
+/// The JSON part of a record.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Header {
+    /// Catalog changes, applied before the rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
+    /// The batches that follow.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<RowsHeader>,
+    /// The server's clock at the commit, microseconds: arrival time of the rows.
+    pub committed_at: i64,
+}
+
+/// One batch of a record.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RowsHeader {
+    /// The table (an event table or its `$late` companion).
+    pub table: Oid,
+    /// LSN of the first row; the others follow.
+    pub first_lsn: u64,
+    /// Columns of the batch: the first ones of the table, which may have grown since.
+    pub columns: usize,
+    /// Bytes of the IPC message.
+    pub bytes: u64,
+}
+
+/// Encodes batches without repeating the schema in each record.
+#[derive(Default)]
+pub struct Encoder {
+    streams: HashMap<Oid, (SchemaRef, StreamEncoder)>,
+}
+
+impl std::fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoder").field("tables", &self.streams.len()).finish()
+    }
+}
+
+impl Encoder {
+    /// The IPC message of a batch as buffers to be written one after the other; columns are shared, not copied.
+    pub fn encode(&mut self, table: Oid, rows: &RecordBatch) -> Result<Vec<Buffer>> {
+        let schema = rows.schema();
+        let fits = self.streams.get(&table).is_some_and(|(known, _)| *known == schema);
+        if !fits {
+            self.streams.insert(table, (schema.clone(), primed(&schema)?));
+        }
+        let (_, stream) = self.streams.get_mut(&table).expect("inserted above when missing");
+        stream.encode(rows).map_err(|error| Error::internal(format!("cannot encode a log record: {error}")))
+    }
+}
+
+/// A stream encoder that has written its schema already.
+fn primed(schema: &SchemaRef) -> Result<StreamEncoder> {
+    let failed = |error: arrow::error::ArrowError| Error::internal(format!("cannot encode a table's schema: {error}"));
+    let mut stream = StreamEncoder::try_new(schema).map_err(failed)?;
+    stream.encode(&RecordBatch::new_empty(schema.clone())).map_err(failed)?;
+    Ok(stream)
+}
+
+/// The head of a record's payload, before the IPC messages.
+pub fn encode_header(header: &Header) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; 4];
+    serde_json::to_writer(&mut bytes, header).map_err(|error| Error::internal(format!("cannot encode a log record: {error}")))?;
+    let length =
+        u32::try_from(bytes.len() - 4).map_err(|_| Error::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "too many changes in one transaction"))?;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    Ok(bytes)
+}
+
+/// Splits a payload into its header and the bytes of each batch.
+pub fn decode(payload: Vec<u8>) -> Result<(Header, Vec<Buffer>)> {
+    let damaged = |what: &str| Error::new(SqlState::DATA_CORRUPTED, format!("log record cannot be read: {what}"));
+    let length = payload.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes) as usize).ok_or_else(|| damaged("no header"))?;
+    let json = payload.get(4..4 + length).ok_or_else(|| damaged("short header"))?;
+    let header: Header = serde_json::from_slice(json).map_err(|error| damaged(&error.to_string()))?;
+    let payload = Buffer::from_vec(payload);
+    let mut offset = 4 + length;
+    let mut messages = Vec::with_capacity(header.rows.len());
+    for rows in &header.rows {
+        let bytes = usize::try_from(rows.bytes).map_err(|_| damaged("batch length"))?;
+        if offset + bytes > payload.len() {
+            return Err(damaged("short batch"));
+        }
+        messages.push(payload.slice_with_length(offset, bytes));
+        offset += bytes;
+    }
+    Ok((header, messages))
+}
+
+/// Reads one batch from its IPC message: the first `columns` of `schema`, NULLs in those added since.
+pub fn decode_rows(schema: &SchemaRef, columns: usize, mut message: Buffer) -> Result<RecordBatch> {
+    let damaged = |error: arrow::error::ArrowError| Error::new(SqlState::DATA_CORRUPTED, format!("log record cannot be read: {error}"));
+    let written = Arc::new(schema.project(&(0..columns).collect::<Vec<_>>()).map_err(damaged)?);
+    let mut stream = StreamDecoder::new();
+    let mut head = StreamEncoder::try_new(&written).map_err(damaged)?;
+    let head = head.encode(&RecordBatch::new_empty(written)).map_err(damaged)?;
+    // The head is a schema message and an empty batch: both are read before the record's own message.
+    for mut buffer in head {
+        while !buffer.is_empty() {
+            stream.decode(&mut buffer).map_err(damaged)?;
+        }
+    }
+    // The decoder may hand out the head's empty batch only now; a record's own batch has rows.
+    let rows = loop {
+        match stream.decode(&mut message).map_err(damaged)? {
+            Some(rows) if rows.num_rows() > 0 => break rows,
+            Some(_) => {}
+            None => return Err(Error::new(SqlState::DATA_CORRUPTED, "log record holds no rows")),
+        }
+    };
+    let mut arrays = rows.columns().to_vec();
+    for field in &schema.fields()[columns..] {
+        arrays.push(new_null_array(field.data_type(), rows.num_rows()));
+    }
+    RecordBatch::try_new(Arc::clone(schema), arrays).map_err(damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, StringViewArray};
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    #[test]
+    fn a_record_comes_back_in_the_grown_table() {
+        let narrow = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8View, true)]));
+        let grown = Arc::new(Schema::new(vec![narrow.field(0).clone(), narrow.field(1).clone(), Field::new("c", DataType::Int64, true)]));
+        let text = StringViewArray::from_iter([Some("short"), None, Some("longer than twelve bytes")]);
+        let rows = RecordBatch::try_new(narrow, vec![Arc::new(Int64Array::from(vec![1, 2, 3])), Arc::new(text)]).unwrap();
+        let mut encoder = Encoder::default();
+        for first_lsn in [7, 10] {
+            let message = encoder.encode(1, &rows).unwrap();
+            let bytes = message.iter().map(|buffer| buffer.len() as u64).sum();
+            let header = Header { rows: vec![RowsHeader { table: 1, first_lsn, columns: 2, bytes }], ..Header::default() };
+            let mut payload = encode_header(&header).unwrap();
+            message.iter().for_each(|buffer| payload.extend_from_slice(buffer));
+            let (header, messages) = decode(payload).unwrap();
+            assert_eq!(header.rows[0].first_lsn, first_lsn);
+            let read = decode_rows(&grown, 2, messages[0].clone()).unwrap();
+            assert_eq!(read.project(&[0, 1]).unwrap().columns(), rows.columns());
+            assert_eq!(read.column(2).null_count(), 3);
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! From a directory to a database: open, read positions, replay the log from the oldest, each consumer skipping what it has.
+//!
+//! *Place*: called once by `Store::open`. There is no repair step: killed here, it starts again from the same files.
+//!
+//! *Invariants*: (1) replay changes the snapshot by the functions that the commit used (`store::apply`); (2) a row enters the hot
+//! rows if its table's flushed LSN is not past it, and a view if that view's applied LSN is not past it; (3) a view that
+//! was not ready is dropped: its creator never heard that it exists.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::catalog::{Change, Oid};
+use crate::columnar::ColumnTable;
+use crate::error::{Error, Result};
+use crate::state::{Family, State};
+use crate::store::apply::{self, Accepted, Retired, Tools};
+use crate::store::flush::{layout, table_dir};
+use crate::store::positions::{Positions, Saved};
+use crate::store::snapshot::{Published, Snapshot, TableState};
+use crate::store::{Parts, Shared, backfill, recent, record};
+use crate::view;
+use crate::wal::{Record, Wal};
+
+/// An open database before its threads start.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Everything but the log.
+    pub shared: Arc<Shared>,
+    /// The log, positioned after its last record.
+    pub wal: Wal,
+    /// The next LSN.
+    pub next_lsn: u64,
+}
+
+/// Rows that are put together before the views see them.
+const REPLAY_ROWS: usize = 65_536;
+
+struct Replay<'a> {
+    parts: &'a Parts,
+    tools: Tools,
+    snapshot: Snapshot,
+    positions: Positions,
+    saved: Saved,
+    retired: Retired,
+    pending: Vec<Accepted>,
+    pending_rows: usize,
+}
+
+/// Opens the directory of `parts`.
+pub fn recover(parts: &Parts) -> Result<Recovered> {
+    let started = std::time::Instant::now();
+    let state = Arc::new(State::open(&parts.dir.join("state"), parts.limits.view.rocksdb_bytes)?);
+    let tools = Tools { binder: Arc::clone(&parts.binder), blocks: view::Blocks::new(Arc::clone(&state), &parts.limits.view) };
+    let saved = match state.get(Family::Meta, Saved::KEY)? {
+        Some(bytes) => Saved::decode(&bytes)?,
+        None => Saved::default(),
+    };
+    let mut replay = Replay {
+        parts,
+        tools,
+        snapshot: Snapshot { next_lsn: saved.next_lsn.max(1), catalog: Arc::new(saved.catalog.clone()), ..Snapshot::empty() },
+        positions: Positions { next_lsn: saved.next_lsn, watermarks: saved.watermarks.clone(), dedupe: HashMap::new() },
+        saved,
+        retired: Retired::default(),
+        pending: Vec::new(),
+        pending_rows: 0,
+    };
+    replay.open_saved()?;
+    let wal = Wal::open(&parts.dir.join("wal"), parts.limits.wal.segment_bytes_max, 0, &mut |record| replay.record(record))?;
+    replay.views_catch_up()?;
+    replay.drop_unfinished()?;
+    replay.remember_keys()?;
+    let Replay { snapshot, positions, retired, tools, .. } = replay;
+    let next_lsn = snapshot.next_lsn;
+    let rebuild: Vec<Oid> = snapshot.views.iter().filter(|(_, version)| version.must_rebuild()).map(|(oid, _)| *oid).collect();
+    let hot_bytes = AtomicUsize::new(snapshot.hot_bytes());
+    let shared = Arc::new(Shared {
+        parts: parts.clone(),
+        state,
+        tools,
+        published: Published::new(snapshot),
+        positions: Mutex::new(positions),
+        hot_bytes,
+        hot_released: Notify::new(),
+        retired: Mutex::new(retired),
+        fatal: Mutex::new(None),
+    });
+    remove_strays(&shared)?;
+    for view in rebuild {
+        tracing::info!(view, "view state is of another format; rebuilding it from the rows");
+        parts.spawner.io_handle().block_on(backfill::run(&shared, view, next_lsn))?;
+    }
+    tracing::info!(next_lsn, seconds = started.elapsed().as_secs_f64(), "recovered");
+    Ok(Recovered { shared, wal, next_lsn })
+}
+
+impl Replay<'_> {
+    /// The tables and views of the saved catalog, as far as they are stored.
+    fn open_saved(&mut self) -> Result<()> {
+        let catalog = Arc::clone(&self.snapshot.catalog);
+        for table in catalog.tables() {
+            let mut state = TableState::empty(Arc::clone(table));
+            state.truncated_lsn = self.saved.truncated.get(&table.oid).copied().unwrap_or(0);
+            self.open_cold(&mut state)?;
+            self.snapshot.tables.insert(table.oid, Arc::new(state));
+        }
+        for view in catalog.views() {
+            let spec = apply::compile(&*self.tools.binder, &catalog, view)?;
+            let version = view::Version::open(spec, &self.tools.blocks)?;
+            self.snapshot.views.insert(view.oid, Arc::new(version));
+        }
+        Ok(())
+    }
+
+    fn open_cold(&self, state: &mut TableState) -> Result<()> {
+        let dir = table_dir(&self.parts.dir, &state.table);
+        if !dir.join("_delta_log").is_dir() {
+            return Ok(());
+        }
+        let open = open_columns(self.parts, &state.table);
+        let columns = self.parts.spawner.cpu_handle().block_on(open)?;
+        let version = columns.version();
+        state.set_cold(Arc::new(columns), version);
+        Ok(())
+    }
+
+    fn record(&mut self, record: Record) -> Result<()> {
+        let (first_lsn, next_lsn) = (record.first_lsn, record.next_lsn);
+        let (header, messages) = record::decode(record.payload)?;
+        if !header.changes.is_empty() && first_lsn >= self.saved.catalog_lsn {
+            self.views_catch_up()?;
+            self.changes(&header.changes, first_lsn)?;
+        }
+        for (rows, message) in header.rows.iter().zip(messages) {
+            let Some(state) = self.snapshot.tables.get(&rows.table) else { continue };
+            let table = Arc::clone(&state.table);
+            let flushed = state.cold.as_ref().map_or(0, |cold| cold.version.flushed_lsn).max(state.truncated_lsn);
+            let batch = record::decode_rows(&table.schema(), rows.columns, message)?;
+            let accepted = Accepted { table: rows.table, rows: batch, first_lsn: rows.first_lsn };
+            if rows.first_lsn >= self.saved.next_lsn {
+                self.positions.advance(&table, &accepted.rows)?;
+            }
+            if rows.first_lsn >= flushed {
+                let hot = apply::hot(std::slice::from_ref(&accepted))?;
+                apply::rows(&mut self.snapshot, hot, apply::Deltas::new())?;
+            }
+            self.pending_rows += accepted.rows.num_rows();
+            self.pending.push(accepted);
+        }
+        self.snapshot.next_lsn = self.snapshot.next_lsn.max(next_lsn);
+        self.positions.next_lsn = self.snapshot.next_lsn;
+        if self.pending_rows >= REPLAY_ROWS {
+            self.views_catch_up()?;
+        }
+        Ok(())
+    }
+
+    fn changes(&mut self, changes: &[Change], lsn: u64) -> Result<()> {
+        for change in changes {
+            if let Change::DropTable(oid) | Change::Truncate(oid) = change {
+                self.positions.forget(*oid);
+            }
+            let retired = apply::changes(&mut self.snapshot, std::slice::from_ref(change), lsn, &self.tools)?;
+            self.retired.views.extend(retired.views);
+            self.retired.tables.extend(retired.tables);
+            match change {
+                Change::CreateTable(table) => {
+                    let mut state = TableState::empty(Arc::clone(table));
+                    self.open_cold(&mut state)?;
+                    self.snapshot.tables.insert(table.oid, Arc::new(state));
+                }
+                Change::AlterTable(table) => {
+                    if let Some(state) = self.snapshot.tables.get(&table.oid) {
+                        let mut state = (**state).clone();
+                        self.open_cold(&mut state)?;
+                        self.snapshot.tables.insert(table.oid, Arc::new(state));
+                    }
+                }
+                Change::CreateView(view) => {
+                    let created = Arc::clone(&self.snapshot.views[&view.oid]);
+                    let stored = view::Version::open(Arc::clone(&created.spec), &self.tools.blocks)?;
+                    // Without a stored position, all that a view created in the log has is what follows in the log.
+                    if !stored.must_rebuild() && stored.applied_lsn() > 0 {
+                        self.snapshot.views.insert(view.oid, Arc::new(stored));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows the views the rows that have piled up, each view only those that its blocks do not have.
+    fn views_catch_up(&mut self) -> Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        self.pending_rows = 0;
+        let positions: Vec<u64> = self.snapshot.views.values().map(|version| version.applied_lsn()).collect();
+        let Some(last) = pending.last().map(Accepted::next_lsn) else { return Ok(()) };
+        let least = positions.iter().copied().min().unwrap_or(u64::MAX);
+        let split = positions.iter().any(|applied| *applied > pending[0].first_lsn && *applied < last);
+        if split {
+            // A position lies among these rows: commits are shown one by one, so that none is shown twice.
+            for accepted in pending.into_iter().filter(|accepted| accepted.first_lsn >= least) {
+                self.show(&[accepted])?;
+            }
+            return Ok(());
+        }
+        self.show(&pending)
+    }
+
+    fn show(&mut self, accepted: &[Accepted]) -> Result<()> {
+        let Some(first) = accepted.first() else { return Ok(()) };
+        let mut lagging = self.snapshot.clone();
+        lagging.views.retain(|_, version| version.applied_lsn() <= first.first_lsn && !version.must_rebuild());
+        let deltas = apply::deltas(&lagging, accepted, 1)?;
+        apply::rows(&mut self.snapshot, Vec::new(), deltas)
+    }
+
+    fn drop_unfinished(&mut self) -> Result<()> {
+        let unfinished: Vec<Change> =
+            self.snapshot.catalog.views().filter(|view| !view.ready).map(|view| Change::DropView(view.oid)).collect();
+        let lsn = self.snapshot.next_lsn;
+        let retired = apply::changes(&mut self.snapshot, &unfinished, lsn, &self.tools)?;
+        self.retired.views.extend(retired.views);
+        Ok(())
+    }
+
+    /// The keys of the `dedup_window`, read back from the rows.
+    fn remember_keys(&mut self) -> Result<()> {
+        for state in self.snapshot.tables.values() {
+            let table = &state.table;
+            let Some(newest) = self.positions.watermarks.get(&table.oid).and_then(|watermarks| watermarks.range()) else { continue };
+            if table.options.dedup_key.is_none() {
+                continue;
+            }
+            let since = newest.1.saturating_sub(table.options.dedup_window_us);
+            let rows = recent::recent_keys(self.parts, state, since);
+            for batch in self.parts.spawner.cpu_handle().block_on(rows)? {
+                self.positions.remember_keys(table, &batch)?;
+            }
+            for batch in &state.hot {
+                self.positions.remember(table, &batch.rows)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens a table's files with its present layout, widening the table log where the table has grown.
+pub async fn open_columns(parts: &Parts, table: &crate::catalog::Table) -> Result<ColumnTable> {
+    let wanted = layout(table);
+    let (dir, name) = (table_dir(&parts.dir, table), format!("{}-{}", table.name, table.oid));
+    let mut columns = ColumnTable::open_with(&dir, &name, wanted.clone(), parts.limits.columnar.clone()).await?;
+    if columns.layout().schema != wanted.schema {
+        columns.evolve(wanted).await?;
+    }
+    Ok(columns)
+}
+
+/// Deletes the directories of tables that no catalog knows: dropped shortly before the last stop.
+fn remove_strays(shared: &Shared) -> Result<()> {
+    let snapshot = shared.published.load();
+    let known: Vec<_> = snapshot.tables.values().map(|table| table_dir(&shared.parts.dir, &table.table)).collect();
+    let Ok(entries) = std::fs::read_dir(shared.parts.dir.join("tables")) else { return Ok(()) };
+    for entry in entries.flatten() {
+        if !known.contains(&entry.path())
+            && let Err(error) = std::fs::remove_dir_all(entry.path())
+        {
+            return Err(Error::internal(format!("cannot delete the files of a dropped table: {error}")));
+        }
+    }
+    Ok(())
+}

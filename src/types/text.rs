@@ -1,1 +1,0 @@
-//! PostgreSQL's text format of values, both ways.

@@ -1,0 +1,329 @@
+//! Deltas to blocks, blocks to fewer blocks, a table's rows to a new view's blocks.
+//!
+//! *Place*: `store::background` calls it; each step fills a batch that the caller writes, and then tells the version.
+//!
+//! *Invariants*: (1) a block of one run has rows of one time group, sorted by slot, and no key of another block of its run;
+//! (2) only runs that are neighbours in LSN order are merged, so states stay in order; (3) bytes that are written ahead of the
+//! batch (merges and backfills, whose size is not bounded) are listed as condemned until it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrow::array::{Array, UInt8Array};
+use arrow::record_batch::RecordBatch;
+
+use super::block::{self, Header};
+use super::blocks::{Block, BlockName, Blocks, Entry, Meta};
+use super::delta::{self, DELTA_FAN_IN, Delta, mergeable_tail};
+use super::failure::{arrow_failure, failure, to_text};
+use super::groups::{Groups, indices};
+use super::slots::{Place, places};
+use super::spec::Spec;
+use super::version::Version;
+use crate::error::{Error, Result};
+use crate::state::Batch;
+
+/// The outcome of [`Version::checkpoint`] or [`Backfill::finish`].
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Every row with an LSN below this is in blocks once the batch is written.
+    pub applied_lsn: u64,
+    pub(super) blocks: Vec<Arc<Block>>,
+    pub(super) replaced: Vec<Arc<Block>>,
+    pub(super) poison: Option<Error>,
+}
+
+/// The outcome of [`Version::merge`].
+#[derive(Debug)]
+pub struct Merged {
+    pub(super) group: i64,
+    pub(super) blocks: Vec<Arc<Block>>,
+    pub(super) replaced: Vec<Arc<Block>>,
+}
+
+/// Runs of a time group are merged when there are this many of a size.
+const RUN_FAN_IN: usize = 4;
+
+/// State rows that a merge or backfill holds at a time.
+const MERGE_ROWS: usize = 131_072;
+
+/// A block is cut earlier when its rows are large (value lists).
+const BLOCK_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes in a batch after which a merge or backfill writes ahead.
+const AHEAD_BYTES: usize = 8 * 1024 * 1024;
+
+const SLOTS: usize = 256;
+
+impl Version {
+    /// Writes the deltas that end at or before `next_lsn`, the LSN up to which this version was applied, as blocks, and the
+    /// applied LSN into `batch`. The caller writes the batch and then calls [`Version::checkpointed`] on the newest version.
+    pub fn checkpoint(&self, next_lsn: u64, batch: &mut Batch) -> Result<Checkpoint> {
+        self.sealed_lsn.fetch_max(next_lsn, Ordering::AcqRel);
+        let count = self.deltas.iter().take_while(|delta| delta.next_lsn <= next_lsn).count();
+        let (deltas, later) = self.deltas.split_at(count);
+        let applied_lsn = later.first().map_or(next_lsn, |delta| delta.first_lsn.min(next_lsn)).max(self.applied_lsn());
+        let mut writer = Writer::new(&self.spec, &self.home);
+        match deltas {
+            [] => {}
+            [only] => writer.add(only, batch)?,
+            several => match delta::merge(&self.spec, several) {
+                Ok(merged) => writer.add(&merged, batch)?,
+                // States that do not merge are kept apart: who reads their group hears why.
+                Err(_) => {
+                    for delta in several {
+                        writer.next_run();
+                        writer.add(delta, batch)?;
+                    }
+                }
+            },
+        }
+        for block in &writer.blocks {
+            block.list(batch)?;
+        }
+        self.shadowed.iter().for_each(|block| block.condemn(batch));
+        Meta::new(&self.spec, applied_lsn, self.poison.as_ref().map(to_text)).put(self.spec.view.oid, batch)?;
+        Ok(Checkpoint { applied_lsn, blocks: writer.blocks, replaced: self.shadowed.clone(), poison: self.poison.clone() })
+    }
+
+    /// Merges the blocks of one time group that has too many, if any does. `batch` comes empty. The caller writes it and then
+    /// calls [`Version::merged`] on the newest version. Bytes are partly written ahead.
+    pub fn merge(&self, batch: &mut Batch) -> Result<Option<Merged>> {
+        let Some((group, sources)) = self.mergeable() else { return Ok(None) };
+        let first_lsn = sources.iter().map(|block| block.entry.first_lsn).min().unwrap_or(0);
+        let next_lsn = sources.iter().map(|block| block.entry.next_lsn).max().unwrap_or(0);
+        let rows: usize = sources.iter().map(|block| block.entry.rows as usize).sum();
+        let chunks = rows.div_ceil(MERGE_ROWS).clamp(1, SLOTS);
+        let mut writer = Writer::new(&self.spec, &self.home);
+        for chunk in 0..chunks {
+            let (first, last) = slot_range(chunk, chunks);
+            let mut groups = Groups::new(&self.spec).map_err(failure)?;
+            for block in sources.iter().filter(|block| block.name.slot <= last && block.entry.slot_last >= first) {
+                let decoded = block.read(self.spec.fingerprint)?;
+                let range = decoded.range(first, last);
+                let columns: Vec<_> = decoded.columns.iter().map(|column| column.slice(range.start, range.len())).collect();
+                groups.merge(&columns, range.len()).map_err(failure)?;
+            }
+            let rows = groups.states().map_err(failure)?;
+            writer.add(&Delta { rows, first_lsn, next_lsn, poison: None }, batch)?;
+            writer.write_ahead(batch)?;
+        }
+        writer.blocks.iter().try_for_each(|block| block.list(batch))?;
+        sources.iter().for_each(|block| block.condemn(batch));
+        Ok(Some(Merged { group, blocks: writer.blocks, replaced: sources }))
+    }
+
+    /// Neighbouring runs of a time group that are to be one: of the group with most runs.
+    fn mergeable(&self) -> Option<(i64, Vec<Arc<Block>>)> {
+        let mut best: Option<(usize, i64, Vec<Arc<Block>>)> = None;
+        for (group, blocks) in self.blocks.iter() {
+            let runs: Vec<_> = blocks.chunk_by(|a, b| a.entry.run == b.entry.run).collect();
+            if runs.len() < RUN_FAN_IN || best.as_ref().is_some_and(|(count, _, _)| *count >= runs.len()) {
+                continue;
+            }
+            let sizes: Vec<usize> = runs.iter().map(|run| run.iter().map(|block| block.entry.rows as usize).sum()).collect();
+            if let Some(start) = mergeable_tail(&sizes, RUN_FAN_IN) {
+                best = Some((runs.len(), *group, runs[start..].concat()));
+            }
+        }
+        best.map(|(_, group, blocks)| (group, blocks))
+    }
+}
+
+/// The slots of chunk `chunk` of `chunks`, inclusive.
+pub(super) fn slot_range(chunk: usize, chunks: usize) -> (u8, u8) {
+    ((chunk * SLOTS / chunks) as u8, ((chunk + 1) * SLOTS / chunks - 1) as u8)
+}
+
+/// The chunk of `chunks` that a slot falls into: the inverse of [`slot_range`].
+pub(super) fn chunk_of(slot: u8, chunks: usize) -> usize {
+    ((usize::from(slot) + 1) * chunks - 1) / SLOTS
+}
+
+/// Cuts and encodes state rows.
+struct Writer<'a> {
+    spec: &'a Spec,
+    home: &'a Arc<Blocks>,
+    run: u64,
+    blocks: Vec<Arc<Block>>,
+    /// Bytes put into the batch since the last write ahead.
+    pending_bytes: usize,
+    /// Blocks not yet written ahead.
+    ahead: usize,
+}
+
+impl<'a> Writer<'a> {
+    fn new(spec: &'a Spec, home: &'a Arc<Blocks>) -> Self {
+        Self { spec, home, run: home.number(), blocks: Vec::new(), pending_bytes: 0, ahead: 0 }
+    }
+
+    /// What is added from here may overlap with what was added before.
+    fn next_run(&mut self) {
+        self.run = self.home.number();
+    }
+
+    /// Sorts, cuts and encodes rows whose keys are distinct.
+    fn add(&mut self, delta: &Delta, batch: &mut Batch) -> Result<()> {
+        let keys = self.spec.key_schema.fields().len();
+        let rows = delta.rows.num_rows();
+        let places = places(self.spec, &delta.rows.columns()[..keys], rows);
+        let mut order: Vec<u32> = (0..rows as u32).collect();
+        order.sort_unstable_by_key(|row| places[*row as usize]);
+        let row_bytes = delta.rows.get_array_memory_size() / rows.max(1) + 1;
+        let rows_max = self.home.rows_max.min(BLOCK_BYTES_MAX / row_bytes).max(1);
+        let mut start = 0;
+        while start < rows {
+            let end = cut(&order, &places, start, rows_max);
+            self.encode(delta, &order[start..end], &places, batch)?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    fn encode(&mut self, delta: &Delta, order: &[u32], places: &[Place], batch: &mut Batch) -> Result<()> {
+        let sorted: Vec<Place> = order.iter().map(|row| places[*row as usize]).collect();
+        let rows = take(&delta.rows, order)?;
+        let header = Header { fingerprint: self.spec.fingerprint, first_lsn: delta.first_lsn, next_lsn: delta.next_lsn };
+        let bytes = block::encode(header, UInt8Array::from_iter_values(sorted.iter().map(|place| place.slot)), &rows)?;
+        let (first, last) = (sorted[0], sorted[sorted.len() - 1]);
+        let name = BlockName { group: first.group, slot: first.slot, number: self.home.number() };
+        let entry = Entry {
+            slot_last: last.slot,
+            run: self.run,
+            first_lsn: delta.first_lsn,
+            next_lsn: delta.next_lsn,
+            bucket_min: sorted.iter().map(|place| place.bucket).min().unwrap_or(0),
+            bucket_max: sorted.iter().map(|place| place.bucket).max().unwrap_or(0),
+            rows: order.len() as u32,
+            bytes: u32::try_from(bytes.len()).map_err(|_| Error::internal("a block of view state exceeds 4 GiB"))?,
+            crc: block::crc(&bytes),
+        };
+        let block = self.home.block(self.spec.view.oid, name, entry);
+        self.pending_bytes += bytes.len();
+        block.put(bytes, batch);
+        self.blocks.push(block);
+        Ok(())
+    }
+
+    /// Writes what the batch has so far when it is large, listed as condemned.
+    fn write_ahead(&mut self, batch: &mut Batch) -> Result<()> {
+        if self.pending_bytes < AHEAD_BYTES {
+            return Ok(());
+        }
+        let mut ahead = std::mem::take(batch);
+        self.blocks[self.ahead..].iter().for_each(|block| block.condemn(&mut ahead));
+        self.home.state.write(ahead)?;
+        self.ahead = self.blocks.len();
+        self.pending_bytes = 0;
+        Ok(())
+    }
+}
+
+/// Where the block that starts at `start` ends: before the next time group, at most `rows_max` rows on, between slots if it can.
+fn cut(order: &[u32], places: &[Place], start: usize, rows_max: usize) -> usize {
+    let place = |position: usize| places[order[position] as usize];
+    let group = place(start).group;
+    let rest = order[start..].partition_point(|row| places[*row as usize].group == group);
+    if rest <= rows_max {
+        return start + rest;
+    }
+    // Blocks of about the same size rather than full ones and a small rest.
+    let end = start + rest.div_ceil(rest.div_ceil(rows_max));
+    let boundary = (start + 1..=end).rev().find(|position| place(*position).slot != place(*position - 1).slot);
+    boundary.unwrap_or(end)
+}
+
+fn take(rows: &RecordBatch, order: &[u32]) -> Result<RecordBatch> {
+    let columns =
+        arrow::compute::take_arrays(rows.columns(), &indices(order.iter().map(|row| *row as usize)), None).map_err(arrow_failure)?;
+    let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(order.len())).with_match_field_names(false);
+    RecordBatch::try_new_with_options(rows.schema(), columns, &options).map_err(arrow_failure)
+}
+
+/// Makes a view's state from rows that are already in its table, in bounded memory.
+///
+/// The store streams the rows through [`super::apply`] with this one spec, in any number of batches, oldest first, and adds
+/// the deltas; [`Backfill::finish`] then fills the batch that makes the state live. Until that is written nothing is: what an
+/// interrupted backfill leaves behind is deleted when the view is opened or forgotten.
+#[derive(Debug)]
+pub struct Backfill {
+    version: Version,
+    deltas: Vec<Arc<Delta>>,
+    rows: usize,
+    blocks: Vec<Arc<Block>>,
+    poison: Option<Error>,
+}
+
+impl Backfill {
+    /// For the view of `version`, whose rows it does not look at.
+    pub fn new(version: &Version) -> Backfill {
+        Backfill { version: version.clone(), deltas: Vec::new(), rows: 0, blocks: Vec::new(), poison: None }
+    }
+
+    /// Adds rows. LSNs of the deltas do not matter, their order does.
+    pub fn add(&mut self, delta: Delta) -> Result<()> {
+        self.poison = self.poison.take().or_else(|| delta.poison.clone());
+        self.rows += delta.rows.num_rows();
+        self.deltas.push(Arc::new(delta));
+        let sizes: Vec<usize> = self.deltas.iter().map(|delta| delta.rows.num_rows()).collect();
+        if let Some(start) = mergeable_tail(&sizes, DELTA_FAN_IN)
+            && let Ok(merged) = delta::merge(&self.version.spec, &self.deltas[start..])
+        {
+            self.deltas.truncate(start);
+            self.deltas.push(Arc::new(merged));
+            self.rows = self.deltas.iter().map(|delta| delta.rows.num_rows()).sum();
+        }
+        if self.rows > 2 * MERGE_ROWS {
+            let mut batch = Batch::default();
+            let blocks = self.write(0, 0, &mut batch)?;
+            blocks.iter().for_each(|block| block.condemn(&mut batch));
+            self.version.home.state.write(batch)?;
+            self.blocks.extend(blocks);
+        }
+        Ok(())
+    }
+
+    /// Puts the state of every row below `next_lsn` and that LSN into `batch`. After writing it, [`Version::checkpointed`] on
+    /// the newest version, whose deltas begin at `next_lsn`.
+    pub fn finish(mut self, next_lsn: u64, batch: &mut Batch) -> Result<Checkpoint> {
+        let blocks = self.write(0, next_lsn, batch)?;
+        self.blocks.extend(blocks);
+        self.blocks.iter().try_for_each(|block| block.list(batch))?;
+        let spec = &self.version.spec;
+        Meta::new(spec, next_lsn, self.poison.as_ref().map(to_text)).put(spec.view.oid, batch)?;
+        Ok(Checkpoint { applied_lsn: next_lsn, blocks: self.blocks, replaced: Vec::new(), poison: self.poison })
+    }
+
+    fn write(&mut self, first_lsn: u64, next_lsn: u64, batch: &mut Batch) -> Result<Vec<Arc<Block>>> {
+        let deltas = std::mem::take(&mut self.deltas);
+        self.rows = 0;
+        if deltas.is_empty() {
+            return Ok(Vec::new());
+        }
+        let merged = delta::merge(&self.version.spec, &deltas)?;
+        let mut writer = Writer::new(&self.version.spec, &self.version.home);
+        writer.add(&Delta { rows: merged.rows, first_lsn, next_lsn, poison: None }, batch)?;
+        Ok(writer.blocks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{chunk_of, slot_range};
+
+    #[test]
+    fn chunks_cover_the_slots() {
+        for chunks in [1, 2, 3, 7, 100, 255, 256] {
+            let mut next = 0;
+            for chunk in 0..chunks {
+                let (first, last) = slot_range(chunk, chunks);
+                assert_eq!(usize::from(first), next);
+                for slot in first..=last {
+                    assert_eq!(chunk_of(slot, chunks), chunk);
+                }
+                next = usize::from(last) + 1;
+            }
+            assert_eq!(next, 256);
+        }
+    }
+}

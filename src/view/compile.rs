@@ -1,0 +1,334 @@
+//! A defining SELECT to a [`Spec`].
+//!
+//! *Place*: CREATE MATERIALIZED VIEW asks [`describe`]; the store compiles every view when it opens or is created.
+//!
+//! The analyzed plan must be projections, HAVING filters and aliases over one aggregation (or DISTINCT) over filters and
+//! projections over one event table. Anything else is refused with the reason.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::DFSchema;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::execution::context::SessionState;
+use datafusion::logical_expr::expr::AggregateFunction;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::{Distinct, Expr, ExprSchemable, LogicalPlan, utils::conjunction};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::utils::collect_columns;
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::aggregate::{Aggregate, Lowering};
+use super::block::FORMAT;
+use super::failure::failure;
+use super::finish::{Finish, Stage};
+use super::source::{self, Source, check, no_view, refusal};
+use super::spec::{Expression, Spec};
+use super::window;
+use crate::catalog::bind::Binder;
+use crate::catalog::{Catalog, Column, Oid, Table, TableKind, View};
+use crate::error::{Error, Result, SqlState};
+use crate::types::SqlType;
+
+/// A plan taken apart.
+struct Shape<'a> {
+    /// Nodes above the aggregation, outermost first.
+    above: Vec<&'a LogicalPlan>,
+    source: Source,
+    /// Over the table's columns.
+    keys: Vec<Expr>,
+    /// Over the table's columns.
+    aggregates: Vec<AggregateFunction>,
+    /// Of the aggregation's output: keys, then aggregates.
+    schema: &'a DFSchema,
+}
+
+/// Derives a view's output columns and the table that it reads, and checks that it can be kept; for CREATE MATERIALIZED VIEW.
+pub fn describe(binder: &dyn Binder, catalog: &Arc<Catalog>, query: &str) -> Result<(Oid, Vec<Column>)> {
+    let plan = binder.bind_query(catalog, query)?;
+    let shape = take_apart(&plan)?;
+    let table = event_table(catalog, &shape.source.table)?;
+    let mut columns: Vec<Column> = Vec::new();
+    for field in plan.schema().fields() {
+        if columns.iter().any(|column| column.name == *field.name()) {
+            return Err(Error::new(SqlState::DUPLICATE_COLUMN, format!("column \"{}\" specified more than once", field.name()))
+                .hint("Give the columns different names with AS."));
+        }
+        let sql_type = SqlType::of_field(field);
+        columns.push(Column { name: field.name().clone(), sql_type, nullable: field.is_nullable(), default: None, generated: None });
+    }
+    let view = View {
+        oid: 0,
+        name: String::new(),
+        query: query.to_owned(),
+        table: table.oid,
+        columns: columns.clone(),
+        ttl_us: None,
+        ready: false,
+    };
+    build(binder, table, &Arc::new(view), &plan, shape)?;
+    Ok((table.oid, columns))
+}
+
+impl Spec {
+    /// Compiles a definition. 0A000 with the reason for what cannot be kept incrementally.
+    pub fn compile(binder: &dyn Binder, catalog: &Arc<Catalog>, table: &Table, view: &Arc<View>) -> Result<Spec> {
+        let plan = binder.bind_query(catalog, &view.query)?;
+        let shape = take_apart(&plan)?;
+        build(binder, table, view, &plan, shape)
+    }
+}
+
+fn event_table<'a>(catalog: &'a Catalog, name: &str) -> Result<&'a Arc<Table>> {
+    let table = catalog.table_named(name).ok_or_else(|| {
+        if catalog.view_named(name).is_some() {
+            return no_view("another materialized view as source", "Select from the event table that it reads.");
+        }
+        Error::new(SqlState::WRONG_OBJECT_TYPE, format!("\"{name}\" is not an event table"))
+    })?;
+    match table.kind {
+        TableKind::Event => Ok(table),
+        TableKind::Late | TableKind::Plain => Err(no_view(
+            &format!("table \"{name}\", which is not an event table,"),
+            "Select from a table that declares WATERMARK FOR its event time.",
+        )),
+    }
+}
+
+fn take_apart(plan: &LogicalPlan) -> Result<Shape<'_>> {
+    let mut above = Vec::new();
+    let mut node = plan;
+    loop {
+        match node {
+            LogicalPlan::Projection(projection) => {
+                above.push(node);
+                node = &projection.input;
+            }
+            LogicalPlan::Filter(filter) => {
+                above.push(node);
+                node = &filter.input;
+            }
+            LogicalPlan::SubqueryAlias(alias) => {
+                above.push(node);
+                node = &alias.input;
+            }
+            LogicalPlan::Aggregate(aggregate) => {
+                let source = source::fold(&aggregate.input)?;
+                let schema = aggregate.input.schema();
+                let over_table = |expr: &Expr| source.over_table(expr, schema);
+                let keys = aggregate.group_expr.iter().map(over_table).collect::<Result<Vec<_>>>()?;
+                let aggregates = aggregate
+                    .aggr_expr
+                    .iter()
+                    .map(|expr| match over_table(expr)? {
+                        Expr::AggregateFunction(call) => Ok(call),
+                        other => Err(no_view(&format!("the expression {other}"), "Use aggregate functions.")),
+                    })
+                    .collect::<Result<Vec<_>>>()?;
+                return Ok(Shape { above, source, keys, aggregates, schema: &aggregate.schema });
+            }
+            LogicalPlan::Distinct(Distinct::All(input)) => {
+                let mut source = source::fold(input)?;
+                let keys = std::mem::take(&mut source.outputs);
+                return Ok(Shape { above, source, keys, aggregates: Vec::new(), schema: input.schema() });
+            }
+            LogicalPlan::Distinct(Distinct::On(_)) => {
+                return Err(no_view("DISTINCT ON", "Use GROUP BY with first_value(column ORDER BY ...)."));
+            }
+            LogicalPlan::TableScan(_) => {
+                return Err(no_view(
+                    "a query without GROUP BY, aggregate or DISTINCT",
+                    "Select from the event table itself, or add GROUP BY.",
+                ));
+            }
+            other => return Err(refusal(other)),
+        }
+    }
+}
+
+fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, plan: &LogicalPlan, shape: Shape<'_>) -> Result<Spec> {
+    let session = binder.session_state();
+    let rows = Planner::new(&session, DFSchema::try_from(table.schema()).map_err(failure)?);
+    let filter = conjunction(shape.source.filters.clone()).map(|filter| rows.expression(filter)).transpose()?;
+    let mut key_exprs = Vec::new();
+    let mut keys = Vec::new();
+    for key in &shape.keys {
+        let simple = rows.simplify(key.clone())?;
+        keys.push(Expression::new(rows.physical(&simple)?));
+        key_exprs.push(simple);
+    }
+    let types: Vec<DataType> = keys.iter().map(|key| key.physical.data_type(&rows.arrow())).collect::<Result<_, _>>().map_err(failure)?;
+    let key_fields: Vec<_> =
+        types.iter().enumerate().map(|(index, kind)| Arc::new(Field::new(format!("k{index}"), kind.clone(), true))).collect();
+    let mut aggregates = Vec::new();
+    for (index, call) in shape.aggregates.iter().enumerate() {
+        let call = rows.simplify_arguments(call)?;
+        let output = shape.schema.field(shape.keys.len() + index).data_type();
+        let lowering = Lowering { session: &session, schema: &rows.schema, context: &rows.context };
+        aggregates.push(Aggregate::lower(&call, output, &lowering)?);
+    }
+    let time = window::detect(table, &key_exprs, &types);
+    let slot_keys = slot_keys(table, &key_exprs, time.as_ref().map(|time| time.key));
+    let mut state_fields = key_fields.clone();
+    for aggregate in &aggregates {
+        for kind in &aggregate.state {
+            state_fields.push(Arc::new(Field::new(format!("s{}", state_fields.len()), kind.clone(), true)));
+        }
+    }
+    let state_schema = Arc::new(Schema::new(state_fields));
+    let finish = finish(&session, view, plan, &shape, &types)?;
+    let mut hasher = DefaultHasher::new();
+    keys.iter().for_each(|key| key.hash.hash(&mut hasher));
+    let fingerprint = fingerprint(filter.as_ref(), &keys, &aggregates, &state_schema);
+    Ok(Spec {
+        view: Arc::clone(view),
+        columns: columns(&keys, &aggregates),
+        filter,
+        keys_hash: hasher.finish(),
+        keys,
+        key_schema: Arc::new(Schema::new(key_fields)),
+        aggregates,
+        state_schema,
+        time,
+        slot_keys,
+        finish,
+        fingerprint,
+    })
+}
+
+/// The partition key when it is a key, else all keys but the time bucket, else the bucket itself.
+fn slot_keys(table: &Table, keys: &[Expr], time: Option<usize>) -> Vec<usize> {
+    let partition = table.options.partition_by.and_then(|column| table.columns.get(column));
+    let is_partition = |expr: &Expr| matches!((expr, partition), (Expr::Column(column), Some(partition)) if column.name == partition.name);
+    if let Some(index) = keys.iter().position(is_partition) {
+        return vec![index];
+    }
+    let others: Vec<usize> = (0..keys.len()).filter(|index| Some(*index) != time).collect();
+    if others.is_empty() { (0..keys.len()).collect() } else { others }
+}
+
+fn columns(keys: &[Expression], aggregates: &[Aggregate]) -> Vec<usize> {
+    let arguments = aggregates.iter().flat_map(|aggregate| aggregate.arguments.iter().chain(aggregate.filter.as_ref()));
+    let mut columns: Vec<usize> =
+        keys.iter().chain(arguments).flat_map(|expr| collect_columns(&expr.physical)).map(|column| column.index()).collect();
+    columns.sort_unstable();
+    columns.dedup();
+    columns
+}
+
+/// Changes whenever stored states would mean something else.
+fn fingerprint(filter: Option<&Expression>, keys: &[Expression], aggregates: &[Aggregate], states: &SchemaRef) -> u64 {
+    let mut text = format!("format {FORMAT} filter {:?}", filter.map(|filter| &filter.physical));
+    for key in keys {
+        text.push_str(&format!(" key {:?}", key.physical));
+    }
+    for aggregate in aggregates {
+        text.push_str(&format!(" aggregate {}", aggregate.identity));
+    }
+    for field in states.fields() {
+        text.push_str(&format!(" {} {:?}", field.name(), field.data_type()));
+    }
+    xxh3_64(text.as_bytes())
+}
+
+/// The stages above the aggregation, innermost first, over its output columns.
+fn finish(session: &SessionState, view: &View, plan: &LogicalPlan, shape: &Shape<'_>, key_types: &[DataType]) -> Result<Finish> {
+    let mut stages = Vec::new();
+    let mut keys: Vec<Option<usize>> = (0..shape.schema.fields().len()).map(|index| (index < shape.keys.len()).then_some(index)).collect();
+    let mut schema = shape.schema;
+    for node in shape.above.iter().rev() {
+        match node {
+            LogicalPlan::Filter(filter) => {
+                check(&filter.predicate)?;
+                stages.push(Stage::Filter(Planner::new(session, schema.clone()).expression(filter.predicate.clone())?.physical));
+            }
+            LogicalPlan::Projection(projection) => {
+                let planner = Planner::new(session, schema.clone());
+                let mut next = Vec::new();
+                let mut expressions = Vec::new();
+                for expr in &projection.expr {
+                    check(expr)?;
+                    let expr = expr.clone().unalias_nested().data;
+                    next.push(match &expr {
+                        Expr::Column(column) => keys[schema.index_of_column(column).map_err(failure)?],
+                        _ => None,
+                    });
+                    expressions.push(planner.expression(expr)?.physical);
+                }
+                keys = next;
+                stages.push(Stage::Project(expressions));
+            }
+            _ => {}
+        }
+        schema = node.schema();
+    }
+    let output = view.schema();
+    if output.fields().len() != plan.schema().fields().len() {
+        return Err(Error::internal(format!(
+            "materialized view {} has {} columns but its query {}",
+            view.name,
+            output.fields().len(),
+            plan.schema().fields().len()
+        )));
+    }
+    for (key, field) in keys.iter_mut().zip(output.fields()) {
+        *key = key.filter(|key| key_types[*key] == *field.data_type());
+    }
+    Ok(Finish { schema: output, output_keys: keys, stages, inputs: shape.schema.fields().len() })
+}
+
+/// Makes physical expressions over one schema.
+struct Planner<'a> {
+    session: &'a SessionState,
+    schema: DFSchema,
+    context: PhysicalPlanningContext,
+    simplifier: ExprSimplifier,
+}
+
+impl<'a> Planner<'a> {
+    fn new(session: &'a SessionState, schema: DFSchema) -> Self {
+        let context = SimplifyContext::builder()
+            .with_schema(Arc::new(schema.clone()))
+            .with_config_options(Arc::clone(session.config_options()))
+            .build();
+        Self { session, schema, context: PhysicalPlanningContext::default(), simplifier: ExprSimplifier::new(context) }
+    }
+
+    fn arrow(&self) -> Schema {
+        self.schema.as_arrow().clone()
+    }
+
+    /// Folds constants; keeps the type.
+    fn simplify(&self, expr: Expr) -> Result<Expr> {
+        let before = expr.get_type(&self.schema).map_err(failure)?;
+        let simple = self.simplifier.simplify(expr.clone()).map_err(failure)?;
+        let same = simple.get_type(&self.schema).is_ok_and(|after| after == before);
+        Ok(if same { simple } else { expr })
+    }
+
+    fn simplify_arguments(&self, call: &AggregateFunction) -> Result<AggregateFunction> {
+        let simple = Expr::AggregateFunction(call.clone())
+            .map_children(|child| {
+                let simple = self.simplify(child)?;
+                Ok(Transformed::yes(simple))
+            })
+            .data()
+            .map_err(failure)?;
+        match simple {
+            Expr::AggregateFunction(call) => Ok(call),
+            other => Err(Error::internal(format!("{other} is not an aggregate"))),
+        }
+    }
+
+    fn physical(&self, expr: &Expr) -> Result<Arc<dyn PhysicalExpr>> {
+        create_physical_expr(expr, &self.schema, self.session.execution_props(), &self.context).map_err(failure)
+    }
+
+    fn expression(&self, expr: Expr) -> Result<Expression> {
+        let simple = self.simplify(expr)?;
+        Ok(Expression::new(self.physical(&simple)?))
+    }
+}

@@ -1,0 +1,87 @@
+//! Deltas: the partial aggregates of one commit or of several neighbours.
+//!
+//! *Place*: `apply` makes them, `version` keeps them until a checkpoint.
+
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+
+use super::failure::failure;
+use super::groups::Groups;
+use super::spec::Spec;
+use crate::error::{Error, Result};
+
+/// The partial aggregates that one commit, or several merged ones, contribute to a view.
+#[derive(Clone, Debug)]
+pub struct Delta {
+    /// Key columns, then state columns, then, where groups failed, their errors.
+    pub rows: RecordBatch,
+    /// First LSN covered.
+    pub first_lsn: u64,
+    /// One past the last LSN covered.
+    pub next_lsn: u64,
+    /// A row's filter or keys failed: every reader of the view hears this, as the query over the table would.
+    pub poison: Option<Error>,
+}
+
+impl Delta {
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.rows.get_array_memory_size()
+    }
+}
+
+/// Neighbours of one size merge when there are this many: a row is copied once per factor of it.
+pub(super) const DELTA_FAN_IN: usize = 8;
+
+/// Deltas of this many rows wait for the checkpoint unmerged: merging them would delay a commit.
+pub(super) const MERGED_ROWS_MAX: usize = 65_536;
+
+/// Merges deltas, oldest first, into one.
+pub(super) fn merge(spec: &Spec, deltas: &[Arc<Delta>]) -> Result<Delta> {
+    let mut groups = Groups::new(spec).map_err(failure)?;
+    for delta in deltas {
+        groups.merge(delta.rows.columns(), delta.rows.num_rows()).map_err(failure)?;
+    }
+    let rows = groups.states().map_err(failure)?;
+    Ok(covering(deltas, rows))
+}
+
+/// A delta with given rows that stands for `deltas`.
+pub(super) fn covering(deltas: &[Arc<Delta>], rows: RecordBatch) -> Delta {
+    Delta {
+        rows,
+        first_lsn: deltas.iter().map(|delta| delta.first_lsn).min().unwrap_or(0),
+        next_lsn: deltas.iter().map(|delta| delta.next_lsn).max().unwrap_or(0),
+        poison: deltas.iter().find_map(|delta| delta.poison.clone()),
+    }
+}
+
+/// Where the tail of a sequence starts that is to be merged: at least `fan_in` neighbours none of which is much bigger than
+/// the rest of them. Sizes are compared by powers of `fan_in`, so that every row is merged a logarithmic number of times.
+pub(super) fn mergeable_tail(sizes: &[usize], fan_in: usize) -> Option<usize> {
+    let tier = |size: usize| (size.max(1)).ilog(fan_in);
+    let mut tiers: Vec<u32> = sizes.iter().map(|size| tier(*size)).collect();
+    tiers.sort_unstable();
+    tiers.dedup();
+    for limit in tiers {
+        let length = sizes.iter().rev().take_while(|size| tier(**size) <= limit).count();
+        if length >= fan_in {
+            return Some(sizes.len() - length);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mergeable_tail;
+
+    #[test]
+    fn tails_merge_by_size() {
+        assert_eq!(mergeable_tail(&[1, 1, 1], 4), None);
+        assert_eq!(mergeable_tail(&[900, 1, 1, 1, 1], 4), Some(1));
+        assert_eq!(mergeable_tail(&[900, 16, 1, 16, 1], 4), Some(1));
+        assert_eq!(mergeable_tail(&[900, 900, 900, 1], 4), Some(0));
+    }
+}

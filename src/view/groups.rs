@@ -1,0 +1,205 @@
+//! Groups with their accumulators: interning keys, taking in rows or states, giving out states or values.
+//!
+//! *Place*: `delta`, `checkpoint` and `read` merge with it; `apply` interns with it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::error::Result;
+use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
+use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
+use datafusion::physical_plan::aggregates::order::GroupOrdering;
+
+use super::spec::Spec;
+
+/// Name of the column of failed groups' errors, last in a state batch that has any.
+pub(super) const ERROR_COLUMN: &str = "error";
+
+/// Assigns group numbers to key tuples.
+pub(super) struct Interner {
+    /// None for views without keys: one group.
+    values: Option<Box<dyn GroupValues>>,
+    count: usize,
+}
+
+impl Interner {
+    pub(super) fn new(keys: &SchemaRef) -> Result<Self> {
+        let values = if keys.fields().is_empty() { None } else { Some(new_group_values(Arc::clone(keys), &GroupOrdering::None)?) };
+        Ok(Self { values, count: 0 })
+    }
+
+    /// Puts each row's group number into `groups`.
+    pub(super) fn intern(&mut self, keys: &[ArrayRef], rows: usize, groups: &mut Vec<usize>) -> Result<()> {
+        match &mut self.values {
+            Some(values) => {
+                if rows == 0 {
+                    groups.clear();
+                } else {
+                    values.intern(keys, groups)?;
+                }
+                self.count = values.len();
+            }
+            None => {
+                groups.clear();
+                groups.resize(rows, 0);
+                self.count = self.count.max(usize::from(rows > 0));
+            }
+        }
+        Ok(())
+    }
+
+    /// Groups so far.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Each group's keys, in the order of numbers.
+    pub(super) fn emit(&mut self) -> Result<Vec<ArrayRef>> {
+        match &mut self.values {
+            Some(values) => values.emit(EmitTo::All),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn size(&self) -> usize {
+        self.values.as_ref().map_or(0, |values| values.size())
+    }
+}
+
+/// Merges states of one view.
+pub(super) struct Groups<'a> {
+    spec: &'a Spec,
+    /// Which aggregates are merged; the others' columns are left alone.
+    wanted: Vec<bool>,
+    interner: Interner,
+    accumulators: Vec<Option<Box<dyn GroupsAccumulator>>>,
+    ids: Vec<usize>,
+    errors: BTreeMap<usize, String>,
+}
+
+impl<'a> Groups<'a> {
+    /// All aggregates.
+    pub(super) fn new(spec: &'a Spec) -> Result<Self> {
+        Self::with(spec, vec![true; spec.aggregates.len()])
+    }
+
+    /// Some aggregates.
+    pub(super) fn with(spec: &'a Spec, wanted: Vec<bool>) -> Result<Self> {
+        let accumulators = spec
+            .aggregates
+            .iter()
+            .zip(&wanted)
+            .map(|(aggregate, wanted)| wanted.then(|| aggregate.accumulator()).transpose())
+            .collect::<Result<Vec<_>>>()?;
+        let interner = Interner::new(&spec.key_schema)?;
+        Ok(Self { spec, wanted, interner, accumulators, ids: Vec::new(), errors: BTreeMap::new() })
+    }
+
+    /// Takes in state rows: the columns of the spec's state schema and perhaps errors. Columns of unwanted aggregates are
+    /// not looked at, they may be anything.
+    pub(super) fn merge(&mut self, columns: &[ArrayRef], rows: usize) -> Result<()> {
+        if rows == 0 {
+            return Ok(());
+        }
+        let keys = self.spec.key_schema.fields().len();
+        let mut ids = std::mem::take(&mut self.ids);
+        self.interner.intern(&columns[..keys], rows, &mut ids)?;
+        let total = self.interner.len();
+        let mut column = keys;
+        for (aggregate, accumulator) in self.spec.aggregates.iter().zip(&mut self.accumulators) {
+            let width = aggregate.state.len();
+            if let Some(accumulator) = accumulator {
+                accumulator.merge_batch(&columns[column..column + width], &ids, total)?;
+            }
+            column += width;
+        }
+        if let Some(errors) = columns.get(column) {
+            let errors = errors.as_string_view();
+            for (row, id) in ids.iter().enumerate() {
+                if errors.is_valid(row) {
+                    self.errors.entry(*id).or_insert_with(|| errors.value(row).to_owned());
+                }
+            }
+        }
+        self.ids = ids;
+        Ok(())
+    }
+
+    /// Bytes held.
+    pub(super) fn size(&self) -> usize {
+        self.interner.size()
+            + self.accumulators.iter().flatten().map(|accumulator| accumulator.size()).sum::<usize>()
+            + self.ids.capacity() * size_of::<usize>()
+    }
+
+    /// The first failed group's error, if any.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.errors.values().next().map(String::as_str)
+    }
+
+    /// All states as one batch.
+    pub(super) fn states(mut self) -> Result<RecordBatch> {
+        debug_assert!(self.wanted.iter().all(|wanted| *wanted), "states are given out whole");
+        let rows = self.interner.len();
+        let mut columns = self.interner.emit()?;
+        for accumulator in self.accumulators.iter_mut().flatten() {
+            columns.extend(accumulator.state(EmitTo::All)?);
+        }
+        state_batch(self.spec, columns, rows, &self.errors)
+    }
+
+    /// Keys and, for wanted aggregates, values. Without keys there is one group even over no rows, as SQL has it.
+    pub(super) fn values(mut self) -> Result<(Vec<ArrayRef>, Vec<Option<ArrayRef>>, usize)> {
+        if self.interner.values.is_none() && self.interner.len() == 0 {
+            self.interner.count = 1;
+            for (aggregate, accumulator) in self.spec.aggregates.iter().zip(&mut self.accumulators) {
+                if let Some(accumulator) = accumulator {
+                    let empty: Vec<_> = aggregate.state.iter().map(arrow::array::new_empty_array).collect();
+                    accumulator.merge_batch(&empty, &[], 1)?;
+                }
+            }
+        }
+        let rows = self.interner.len();
+        let keys = self.interner.emit()?;
+        let values = self
+            .accumulators
+            .iter_mut()
+            .map(|accumulator| accumulator.as_mut().map(|accumulator| accumulator.evaluate(EmitTo::All)).transpose())
+            .collect::<Result<Vec<_>>>()?;
+        Ok((keys, values, rows))
+    }
+}
+
+/// A state batch from its columns, with an error column where there are errors.
+pub(super) fn state_batch(spec: &Spec, mut columns: Vec<ArrayRef>, rows: usize, errors: &BTreeMap<usize, String>) -> Result<RecordBatch> {
+    for (column, field) in columns.iter_mut().zip(spec.state_schema.fields()) {
+        if column.data_type() != field.data_type() && !column.data_type().equals_datatype(field.data_type()) {
+            *column = arrow::compute::cast(column, field.data_type())?;
+        }
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows)).with_match_field_names(false);
+    if errors.is_empty() {
+        return Ok(RecordBatch::try_new_with_options(Arc::clone(&spec.state_schema), columns, &options)?);
+    }
+    let mut builder = StringViewBuilder::with_capacity(rows);
+    for row in 0..rows {
+        builder.append_option(errors.get(&row));
+    }
+    columns.push(Arc::new(builder.finish()));
+    Ok(RecordBatch::try_new_with_options(with_errors(&spec.state_schema), columns, &options)?)
+}
+
+/// The state schema with the error column.
+pub(super) fn with_errors(schema: &SchemaRef) -> SchemaRef {
+    let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new(ERROR_COLUMN, DataType::Utf8View, true)));
+    Arc::new(Schema::new(fields))
+}
+
+/// Row numbers as `take` wants them.
+pub(super) fn indices(rows: impl IntoIterator<Item = usize>) -> UInt64Array {
+    UInt64Array::from_iter_values(rows.into_iter().map(|row| row as u64))
+}

@@ -1,0 +1,90 @@
+//! A compiled view: what it filters, groups by, aggregates and puts out.
+//!
+//! *Place*: made by `compile`; everything else here reads it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::physical_expr::PhysicalExpr;
+
+use super::aggregate::Aggregate;
+use super::finish::Finish;
+use super::window::TimeKey;
+use crate::catalog::View;
+
+/// A compiled view: filter, keys, aggregates, output.
+///
+/// State rows have the columns of [`Spec::state_schema`]: keys, then every aggregate's state columns, and in a batch that
+/// holds failed groups a last column with their errors.
+#[derive(Debug)]
+pub struct Spec {
+    /// Its definition.
+    pub view: Arc<View>,
+    /// Rows for which this is not true do not count.
+    pub(super) filter: Option<Expression>,
+    /// Grouping expressions over the table's rows; none for one group over all rows.
+    pub(super) keys: Vec<Expression>,
+    /// Hash of the keys taken together.
+    pub(super) keys_hash: u64,
+    /// `k0`, `k1`, ... with the keys' types.
+    pub(super) key_schema: SchemaRef,
+    /// In the order of their state columns.
+    pub(super) aggregates: Vec<Aggregate>,
+    /// Keys, then states.
+    pub(super) state_schema: SchemaRef,
+    /// The key that is the time bucket.
+    pub(super) time: Option<TimeKey>,
+    /// The keys whose hash gives the slot: the table's partition key when it is among them, else all but the time bucket.
+    pub(super) slot_keys: Vec<usize>,
+    /// From merged aggregates to output columns.
+    pub(super) finish: Finish,
+    /// Columns of the table that keys and aggregates read, ascending.
+    pub(super) columns: Vec<usize>,
+    /// Of everything that gives stored state its meaning.
+    pub(super) fingerprint: u64,
+}
+
+impl Spec {
+    /// The output's Arrow schema: the view's declared columns.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.finish.schema)
+    }
+
+    /// Width of the time bucket in microseconds, when it is fixed.
+    pub fn bucket_us(&self) -> Option<i64> {
+        self.time.as_ref().and_then(|time| time.width_us)
+    }
+
+    /// The output column that is the time bucket, if there is one.
+    pub fn bucket_column(&self) -> Option<usize> {
+        let key = self.time.as_ref()?.key;
+        self.finish.output_keys.iter().position(|output| *output == Some(key))
+    }
+
+    /// Whether a filter over output columns is applied exactly by [`super::Version::scan`].
+    pub fn filters_exactly(&self, filter: &datafusion::logical_expr::Expr) -> bool {
+        super::prune::over_keys(self, filter).is_some()
+    }
+}
+
+/// A physical expression with its hash, so that equal ones of several views are found cheaply.
+#[derive(Clone, Debug)]
+pub(super) struct Expression {
+    pub(super) physical: Arc<dyn PhysicalExpr>,
+    pub(super) hash: u64,
+}
+
+impl Expression {
+    pub(super) fn new(physical: Arc<dyn PhysicalExpr>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        physical.hash(&mut hasher);
+        Self { hash: hasher.finish(), physical }
+    }
+}
+
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && (Arc::ptr_eq(&self.physical, &other.physical) || *self.physical == *other.physical)
+    }
+}

@@ -1,0 +1,212 @@
+//! A view's state as of one snapshot.
+//!
+//! *Place*: every snapshot holds one per view. `store::commit` extends it, `store::background` checkpoints and merges it.
+//!
+//! *Invariants*: (1) a row up to the snapshot's LSN is in exactly one delta or block of the version; (2) deltas are in LSN order
+//! and all above the blocks; (3) deltas of a checkpoint under way are not merged with later ones. Where one was all the same (the
+//! checkpoint was made of an older version), the checkpoint's blocks are left out of the version and unlisted by the next one.
+//!
+//! *Locking*: of one view, a checkpoint, merge or backfill (from computing it over writing its batch to publishing the version)
+//! must not overlap with another one or with [`Version::drop_state`]; the store does them one after the other. Deltas may come
+//! and versions be read at any time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::blocks::{Block, Blocks, delete_meta};
+use super::checkpoint::{Checkpoint, Merged};
+use super::delta::{self, DELTA_FAN_IN, Delta, MERGED_ROWS_MAX, mergeable_tail};
+use super::failure;
+use super::spec::Spec;
+use crate::error::{Error, Result};
+use crate::state::Batch;
+
+/// A view's state as of one snapshot: immutable, cheap to clone and to extend.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// The compiled view.
+    pub spec: Arc<Spec>,
+    pub(super) home: Arc<Blocks>,
+    /// By time group; each in LSN order.
+    pub(super) blocks: Arc<BTreeMap<i64, Vec<Arc<Block>>>>,
+    pub(super) deltas: Vec<Arc<Delta>>,
+    pub(super) poison: Option<Error>,
+    applied_lsn: u64,
+    must_rebuild: bool,
+    /// Deltas below this LSN are being written: not to be merged with later ones. All versions of the view share it.
+    pub(super) sealed_lsn: Arc<AtomicU64>,
+    /// Blocks on disk whose rows are also in deltas here: unlisted by the next checkpoint.
+    pub(super) shadowed: Vec<Arc<Block>>,
+}
+
+/// Sizes of a view's state, for system views and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Blocks in RocksDB.
+    pub blocks: usize,
+    /// State rows in blocks: at least the number of groups.
+    pub block_rows: u64,
+    /// Bytes of blocks.
+    pub block_bytes: u64,
+    /// Deltas in memory.
+    pub deltas: usize,
+    /// State rows in deltas.
+    pub delta_rows: u64,
+    /// Bytes of deltas.
+    pub delta_bytes: u64,
+}
+
+impl Version {
+    /// A view without rows, for one that is being created or emptied.
+    pub fn new(spec: Arc<Spec>, home: &Arc<Blocks>) -> Version {
+        Version {
+            spec,
+            home: Arc::clone(home),
+            blocks: Arc::default(),
+            deltas: Vec::new(),
+            poison: None,
+            applied_lsn: 0,
+            must_rebuild: false,
+            sealed_lsn: Arc::default(),
+            shadowed: Vec::new(),
+        }
+    }
+
+    /// Loads the live blocks' index of a view from RocksDB. Blocks of another format, DataFusion version or fingerprint
+    /// are discarded, and the version says that it has to be rebuilt; so it does when a view that is ready has no position.
+    pub fn open(spec: Arc<Spec>, home: &Arc<Blocks>) -> Result<Version> {
+        let view = spec.view.oid;
+        let meta = home.meta(view)?;
+        let blocks = home.list(view)?;
+        let mut version = Version::new(Arc::clone(&spec), home);
+        match meta {
+            Some(meta) if meta.fits(&spec) => {
+                version.applied_lsn = meta.applied_lsn;
+                version.poison = meta.poison.as_deref().map(failure::from_text);
+                version.blocks = Arc::new(with_blocks(BTreeMap::new(), blocks));
+            }
+            other => {
+                version.must_rebuild = other.is_some() || spec.view.ready;
+                let mut batch = Batch::default();
+                delete_meta(view, &mut batch);
+                blocks.iter().for_each(|block| block.condemn(&mut batch));
+                home.state.write(batch)?;
+                blocks.iter().for_each(|block| block.release());
+            }
+        }
+        Ok(version)
+    }
+
+    /// Whether the state has to be made again from the table's rows, by a [`super::Backfill`].
+    pub fn must_rebuild(&self) -> bool {
+        self.must_rebuild
+    }
+
+    /// Every row with an LSN below this is in the blocks in RocksDB.
+    pub fn applied_lsn(&self) -> u64 {
+        self.applied_lsn
+    }
+
+    /// The version with one more delta, which must follow those it has; merges small neighbours, so the number of deltas
+    /// stays logarithmic.
+    pub fn with_delta(&self, delta: Delta) -> Result<Version> {
+        let mut next = self.clone();
+        next.poison = next.poison.or_else(|| delta.poison.clone());
+        if delta.rows.num_rows() == 0 {
+            return Ok(next);
+        }
+        next.deltas.push(Arc::new(delta));
+        let sealed = self.sealed_lsn.load(Ordering::Acquire);
+        let open = next.deltas.iter().rposition(|delta| delta.next_lsn <= sealed || delta.rows.num_rows() >= MERGED_ROWS_MAX);
+        let open = open.map_or(0, |last| last + 1);
+        let sizes: Vec<usize> = next.deltas[open..].iter().map(|delta| delta.rows.num_rows()).collect();
+        if let Some(start) = mergeable_tail(&sizes, DELTA_FAN_IN) {
+            // A merge that fails (an accumulator's overflow) must not stop the commit: readers will hear of it.
+            if let Ok(merged) = delta::merge(&self.spec, &next.deltas[open + start..]) {
+                next.deltas.truncate(open + start);
+                next.deltas.push(Arc::new(merged));
+            }
+        }
+        Ok(next)
+    }
+
+    /// The version after a checkpoint's or [`super::Backfill`]'s batch was written: its deltas replaced by the new blocks.
+    /// Deltas that came meanwhile stay.
+    pub fn checkpointed(&self, checkpoint: &Checkpoint) -> Version {
+        let mut next = self.clone();
+        let applied = checkpoint.applied_lsn;
+        next.applied_lsn = next.applied_lsn.max(applied);
+        next.must_rebuild = false;
+        next.poison = next.poison.or_else(|| checkpoint.poison.clone());
+        checkpoint.replaced.iter().for_each(|block| block.release());
+        next.shadowed.retain(|block| !checkpoint.replaced.iter().any(|gone| Arc::ptr_eq(gone, block)));
+        if next.deltas.iter().any(|delta| delta.first_lsn < applied && applied < delta.next_lsn) {
+            next.shadowed.extend(checkpoint.blocks.iter().cloned());
+            return next;
+        }
+        next.deltas.retain(|delta| delta.next_lsn > applied);
+        next.blocks = Arc::new(with_blocks(self.blocks.as_ref().clone(), checkpoint.blocks.iter().cloned()));
+        next
+    }
+
+    /// The version after a merge's batch was written.
+    pub fn merged(&self, merged: &Merged) -> Version {
+        let mut blocks = self.blocks.as_ref().clone();
+        if let Some(present) = blocks.get_mut(&merged.group) {
+            present.retain(|block| !merged.replaced.iter().any(|gone| gone.name == block.name));
+        }
+        merged.replaced.iter().for_each(|block| block.release());
+        let mut next = self.clone();
+        next.blocks = Arc::new(with_blocks(blocks, merged.blocks.iter().cloned()));
+        next
+    }
+
+    /// For DROP and TRUNCATE: removes position and index of the view in `batch`. After it was written, call
+    /// [`Version::dropped`]; the bytes go by [`Blocks::sweep`] when the last reader is done.
+    pub fn drop_state(&self, batch: &mut Batch) {
+        delete_meta(self.spec.view.oid, batch);
+        self.blocks.values().flatten().chain(&self.shadowed).for_each(|block| block.condemn(batch));
+    }
+
+    /// See [`Version::drop_state`].
+    pub fn dropped(&self) {
+        self.blocks.values().flatten().chain(&self.shadowed).for_each(|block| block.release());
+    }
+
+    /// Least LSN that only the deltas hold; none when there are no deltas.
+    pub fn first_delta_lsn(&self) -> Option<u64> {
+        self.deltas.iter().map(|delta| delta.first_lsn).min()
+    }
+
+    /// Sizes for system views and metrics.
+    pub fn size(&self) -> Size {
+        let mut size = Size { deltas: self.deltas.len(), ..Size::default() };
+        for delta in &self.deltas {
+            size.delta_rows += delta.rows.num_rows() as u64;
+            size.delta_bytes += delta.bytes() as u64;
+        }
+        for block in self.blocks.values().flatten() {
+            size.blocks += 1;
+            size.block_rows += u64::from(block.entry.rows);
+            size.block_bytes += u64::from(block.entry.bytes);
+        }
+        size
+    }
+}
+
+fn with_blocks(mut groups: BTreeMap<i64, Vec<Arc<Block>>>, blocks: impl IntoIterator<Item = Arc<Block>>) -> BTreeMap<i64, Vec<Arc<Block>>> {
+    let mut touched = Vec::new();
+    for block in blocks {
+        touched.push(block.name.group);
+        groups.entry(block.name.group).or_default().push(block);
+    }
+    touched.dedup();
+    for group in touched {
+        if let Some(blocks) = groups.get_mut(&group) {
+            blocks.sort_by_key(|block| (block.entry.first_lsn, block.entry.run, block.name.slot, block.name.number));
+        }
+    }
+    groups.retain(|_, blocks| !blocks.is_empty());
+    groups
+}

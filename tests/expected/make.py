@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Computes the expected values of tests/real_data.rs with another database.
+
+    python3 -m venv venv && venv/bin/pip install duckdb==2.0.0
+    venv/bin/python tests/expected/make.py DIRECTORY_OF_THE_DATA
+
+Made with Python 3.11 and DuckDB 2.0.0. The data: ecom.csv.gz (PyPI package retentioneering 5.2.4, Apache-2.0) and
+cdnow_sample.txt (PyPI package Lifetimes 0.11.3, MIT; Fader and Hardie 2001). Each query here stands, in Verus's SQL, under
+the same name in tests/real_data.rs. NULL is written NULL; booleans and timestamps as PostgreSQL prints them.
+"""
+import csv
+import gzip
+import pathlib
+import sys
+
+import duckdb
+
+data = pathlib.Path(sys.argv[1])
+here = pathlib.Path(__file__).parent
+db = duckdb.connect()
+db.execute("SET TimeZone = 'UTC'")
+
+with gzip.open(data / "ecom.csv.gz", "rt") as source, open("/tmp/ecom.csv", "w") as target:
+    target.write(source.read())
+db.execute("""
+    CREATE TABLE ecom (user_id text, session_id text, event text, "timestamp" timestamp, platform text,
+                       acquisition_channel text, user_cohort text, user_lifecycle text);
+    INSERT INTO ecom SELECT * FROM read_csv('/tmp/ecom.csv', header = true, all_varchar = true);
+""")
+db.execute("CREATE TABLE cdnow (customer integer, sample integer, day date, cds integer, dollars decimal(10,2))")
+rows = [line.split() for line in (data / "cdnow_sample.txt").read_text().splitlines() if line.strip()]
+db.executemany("INSERT INTO cdnow VALUES (?, ?, strptime(?, '%Y%m%d')::date, ?, ?)", rows)
+
+QUERIES = {
+    "ecom_by_event": """
+        SELECT event, count(*), count(DISTINCT user_id), count(DISTINCT session_id), min("timestamp"), max("timestamp")
+        FROM ecom GROUP BY event ORDER BY event""",
+    "ecom_by_hour": """
+        SELECT date_trunc('hour', "timestamp") AS hour, platform, count(*), count(DISTINCT session_id)
+        FROM ecom WHERE event <> 'home' GROUP BY 1, 2 ORDER BY 1, 2""",
+    "ecom_by_channel": """
+        SELECT acquisition_channel, user_lifecycle, count(*), count(*) FILTER (WHERE event = 'purchase'), bool_or(platform = 'tablet')
+        FROM ecom GROUP BY ALL ORDER BY 1, 2""",
+    "ecom_busiest_users": """
+        SELECT user_id, count(*) AS n FROM ecom GROUP BY user_id ORDER BY n DESC, user_id LIMIT 25""",
+    "ecom_next_event": """
+        SELECT event, following, count(*) FROM (
+            SELECT event, lead(event) OVER (PARTITION BY session_id ORDER BY "timestamp", event) AS following FROM ecom)
+        GROUP BY ALL ORDER BY 1, 2 NULLS LAST""",
+    "cdnow_by_month": """
+        SELECT date_trunc('month', day)::timestamp AS month, count(*), count(DISTINCT customer), sum(cds), sum(dollars), max(dollars)
+        FROM cdnow GROUP BY 1 ORDER BY 1""",
+    "cdnow_top_customers": """
+        SELECT customer, count(*), sum(dollars) AS total FROM cdnow GROUP BY customer ORDER BY total DESC, customer LIMIT 20""",
+    "cdnow_retention": """
+        WITH cohorts AS (SELECT customer, date_trunc('month', min(day)) AS cohort FROM cdnow GROUP BY customer)
+        SELECT cohort::timestamp, date_diff('month', cohort, date_trunc('month', day)) AS months, count(DISTINCT customer)
+        FROM cdnow JOIN cohorts USING (customer) GROUP BY 1, 2 ORDER BY 1, 2""",
+}
+
+
+def show(value):
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    return str(value)
+
+
+for name, query in QUERIES.items():
+    with open(here / f"{name}.csv", "w", newline="") as out:
+        csv.writer(out, lineterminator="\n").writerows([show(value) for value in row] for row in db.execute(query).fetchall())
+    print(name, sum(1 for _ in open(here / f"{name}.csv")), "rows")

@@ -1,0 +1,287 @@
+//! A view equals its query over the accepted rows, whatever happens: random views (made before, between and after the rows),
+//! rows in random order, late, very late and twice, statements of random size by INSERT and COPY, clean stops and kills.
+//!
+//! What is accepted is not taken from the server: [`Model`] decides it by SQL.md's rules. A failure prints the seed of its case;
+//! `VERUS_PROPERTY_SEED=n VERUS_PROPERTY_CASES=1` runs that case alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+use crate::harness::{Options, Server, Session};
+
+const LATENESS_SECONDS: i64 = 300;
+
+/// Aggregates over the columns of [`Event`], and whether two orders of adding may differ in the last digits.
+const AGGREGATES: &[(&str, bool)] = &[
+    ("count(*)", false),
+    ("count(revenue)", false),
+    ("sum(revenue)", false),
+    ("sum(quantity)", false),
+    ("avg(quantity)", false),
+    ("avg(revenue)", false),
+    ("min(at)", false),
+    ("max(revenue)", false),
+    ("min(source)", false),
+    ("max(user_id)", false),
+    ("count(DISTINCT user_id)", false),
+    ("count(DISTINCT source)", false),
+    ("sum(DISTINCT quantity)", false),
+    ("count(*) FILTER (WHERE kind = 'purchase')", false),
+    ("sum(revenue) FILTER (WHERE source IS NULL)", false),
+    ("bool_and(quantity > 1)", false),
+    ("bool_or(source = 'mail')", false),
+    ("string_agg(user_id, ',' ORDER BY at, id)", false),
+    ("array_agg(quantity ORDER BY id)", false),
+    ("first_value(user_id ORDER BY at, id)", false),
+    ("approx_distinct(user_id)", false),
+    ("median(quantity)", false),
+    ("sum(score)", true),
+    ("avg(score)", true),
+    ("stddev(score)", true),
+    ("var_pop(quantity)", true),
+];
+
+const KEYS: &[&str] = &[
+    "store",
+    "source",
+    "kind",
+    "quantity % 3",
+    "upper(store)",
+    "TUMBLE(at, INTERVAL '1' MINUTE)",
+    "TUMBLE(at, INTERVAL '1' HOUR)",
+    "date_trunc('hour', at)",
+    "date_trunc('day', at)",
+    "date_bin(INTERVAL '7 minutes', at, timestamptz '2024-01-01 00:00:00+00')",
+];
+
+const FILTERS: &[&str] = &[
+    "kind = 'purchase'",
+    "revenue > 10",
+    "source IS NOT NULL",
+    "store IN ('s0', 's2') AND quantity < 5",
+    "kind LIKE 'p%' OR revenue IS NULL",
+];
+
+#[derive(Clone, Debug)]
+struct Event {
+    id: u64,
+    at: i64,
+    store: String,
+    user_id: Option<String>,
+    source: Option<&'static str>,
+    kind: &'static str,
+    quantity: Option<i32>,
+    cents: Option<i64>,
+    score: f64,
+}
+
+impl Event {
+    fn random(random: &mut StdRng, id: u64, now: i64) -> Event {
+        let sometimes = |random: &mut StdRng| random.random_bool(0.85);
+        Event {
+            id,
+            // Mostly in order, often a little late, now and then very late, seldom ahead.
+            at: now
+                + match random.random_range(0..10) {
+                    0..5 => random.random_range(0..20),
+                    5..8 => -random.random_range(0..LATENESS_SECONDS),
+                    8 => -random.random_range(0..20_000),
+                    _ => random.random_range(0..1_000),
+                },
+            store: format!("s{}", random.random_range(0..4)),
+            user_id: sometimes(random).then(|| format!("u{}", random.random_range(0..30))),
+            source: sometimes(random).then(|| *["google", "mail", "ads"].choose(random).expect("not empty")),
+            kind: ["page_view", "purchase", "add_to_cart"].choose(random).expect("not empty"),
+            quantity: sometimes(random).then(|| random.random_range(0..9)),
+            cents: sometimes(random).then(|| random.random_range(-500..50_000)),
+            score: random.random_range(-1000.0..1000.0),
+        }
+    }
+
+    fn values(&self) -> [Option<String>; 9] {
+        [
+            Some(self.id.to_string()),
+            Some(chrono::DateTime::from_timestamp(self.at, 0).expect("in range").to_rfc3339()),
+            Some(self.store.clone()),
+            self.user_id.clone(),
+            self.source.map(str::to_owned),
+            Some(self.kind.to_owned()),
+            self.quantity.map(|quantity| quantity.to_string()),
+            self.cents.map(|cents| format!("{}{}.{:02}", if cents < 0 { "-" } else { "" }, cents.abs() / 100, cents.abs() % 100)),
+            Some(self.score.to_string()),
+        ]
+    }
+}
+
+/// What the table and its late companion have to hold, by SQL.md section 2 and 3.
+#[derive(Default)]
+struct Model {
+    accepted: BTreeMap<u64, Event>,
+    late: BTreeSet<u64>,
+    newest: BTreeMap<String, i64>,
+}
+
+impl Model {
+    /// One statement: duplicates first, then lateness by the watermarks from before it.
+    fn commit(&mut self, events: &[Event]) {
+        let watermarks = self.newest.clone();
+        for event in events {
+            if self.accepted.contains_key(&event.id) {
+                continue;
+            }
+            if watermarks.get(&event.store).is_some_and(|newest| event.at < newest - LATENESS_SECONDS) {
+                self.late.insert(event.id);
+                continue;
+            }
+            let newest = self.newest.entry(event.store.clone()).or_insert(event.at);
+            *newest = event.at.max(*newest);
+            self.accepted.insert(event.id, event.clone());
+        }
+    }
+}
+
+struct View {
+    name: String,
+    query: String,
+    /// The first columns are the keys.
+    keys: usize,
+    /// Per column: compare as numbers, not as texts.
+    inexact: Vec<bool>,
+}
+
+impl View {
+    fn random(random: &mut StdRng, name: String) -> View {
+        let count = random.random_range(0..4);
+        let keys: Vec<&str> = KEYS.choose_multiple(random, count).copied().collect();
+        let count = random.random_range(1..6);
+        let aggregates: Vec<&(&str, bool)> = AGGREGATES.choose_multiple(random, count).collect();
+        let columns = keys.iter().enumerate().map(|(index, key)| format!("{key} AS k{index}"));
+        let values = aggregates.iter().enumerate().map(|(index, (aggregate, _))| format!("{aggregate} AS a{index}"));
+        let list: Vec<String> = columns.chain(values).collect();
+        let filter = if random.random_bool(0.5) { format!(" WHERE {}", FILTERS.choose(random).expect("not empty")) } else { String::new() };
+        let ordinals: Vec<String> = (1..=keys.len()).map(|ordinal| ordinal.to_string()).collect();
+        let group = if keys.is_empty() { String::new() } else { format!(" GROUP BY {}", ordinals.join(", ")) };
+        let inexact = keys.iter().map(|_| false).chain(aggregates.iter().map(|(_, inexact)| *inexact)).collect();
+        View { name, query: format!("SELECT {} FROM events{filter}{group}", list.join(", ")), keys: keys.len(), inexact }
+    }
+
+    async fn check(&self, session: &Session, what: &str) {
+        let mut expected = session.rows(&self.query).await;
+        let mut actual = session.rows(&format!("SELECT * FROM {}", self.name)).await;
+        // By key alone: the values of inexact columns must not decide the order.
+        expected.sort_by(|a, b| a[..self.keys].cmp(&b[..self.keys]));
+        actual.sort_by(|a, b| a[..self.keys].cmp(&b[..self.keys]));
+        assert_eq!(actual.len(), expected.len(), "{what}: number of rows of {} AS {}", self.name, self.query);
+        for (actual, expected) in actual.iter().zip(&expected) {
+            let equal = actual.iter().zip(expected).zip(&self.inexact).all(|((a, b), inexact)| a == b || (*inexact && nearly(a, b)));
+            assert!(equal, "{what}: {} AS {}\n  view:  {actual:?}\n  query: {expected:?}", self.name, self.query);
+        }
+    }
+}
+
+fn nearly(a: &str, b: &str) -> bool {
+    match (a.parse::<f64>(), b.parse::<f64>()) {
+        (Ok(a), Ok(b)) => (a - b).abs() <= 1e-6 + 1e-9 * a.abs().max(b.abs()),
+        _ => false,
+    }
+}
+
+async fn insert(session: &Session, events: &[Event]) {
+    let quote = |value: Option<String>| value.map_or("NULL".to_owned(), |text| format!("'{text}'"));
+    let tuples: Vec<String> = events.iter().map(|event| format!("({})", event.values().map(quote).join(", "))).collect();
+    session.rows(&format!("INSERT INTO events VALUES {}", tuples.join(", "))).await;
+}
+
+async fn copy(session: &Session, events: &[Event]) {
+    let line = |event: &Event| event.values().map(|value| value.unwrap_or("\\N".to_owned())).join("\t") + "\n";
+    let text: String = events.iter().map(line).collect();
+    session.copy("COPY events FROM STDIN", &text).await.unwrap_or_else(|error| panic!("{error} {}", error.detail));
+}
+
+async fn check(session: &Session, model: &Model, views: &[View], what: &str) {
+    let ids = |rows: Vec<Vec<String>>| rows.into_iter().map(|row| row[0].parse::<u64>().expect("an id")).collect::<Vec<_>>();
+    let accepted = ids(session.rows("SELECT id FROM events ORDER BY id").await);
+    assert_eq!(accepted, model.accepted.keys().copied().collect::<Vec<_>>(), "{what}: accepted rows");
+    let late: BTreeSet<u64> = ids(session.rows("SELECT id FROM \"events$late\"").await).into_iter().collect();
+    assert_eq!(late, model.late, "{what}: very late rows");
+    for view in views {
+        view.check(session, what).await;
+    }
+}
+
+async fn case(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut server = Server::start_with(Options::busy()).await;
+    let mut session = server.connect().await;
+    session
+        .rows(&format!(
+            "CREATE TABLE events (id bigint NOT NULL, at timestamptz NOT NULL, store text NOT NULL, user_id text, source text, kind text, \
+             quantity integer, revenue numeric(12,2), score double precision, WATERMARK FOR at AS at - INTERVAL '{LATENESS_SECONDS} seconds') \
+             WITH (partition_by = 'store', dedup_key = 'id')"
+        ))
+        .await;
+    let mut model = Model::default();
+    let mut views: Vec<View> = Vec::new();
+    let mut now = 1_714_557_600;
+    let mut next_id = 0;
+    for step in 0..30 {
+        let what = format!("seed {seed}, step {step}");
+        match random.random_range(0..20) {
+            0..4 if views.len() < 6 => {
+                let view = View::random(&mut random, format!("v{step}"));
+                session.rows(&format!("CREATE MATERIALIZED VIEW {} AS {}", view.name, view.query)).await;
+                views.push(view);
+            }
+            4 if !views.is_empty() => {
+                let view = views.swap_remove(random.random_range(0..views.len()));
+                session.rows(&format!("DROP MATERIALIZED VIEW {}", view.name)).await;
+            }
+            5 | 6 => {
+                if random.random_bool(0.5) {
+                    server.kill();
+                } else {
+                    assert!(server.terminate(std::time::Duration::from_secs(10)).await.success(), "{what}: a clean stop");
+                }
+                server.restart().await;
+                session = server.connect().await;
+            }
+            _ => {
+                let count = random.random_range(1..200);
+                let mut events: Vec<Event> = Vec::with_capacity(count);
+                for _ in 0..count {
+                    now += random.random_range(0..5);
+                    // Some again: of this statement, or of an earlier one.
+                    let again: Vec<&Event> =
+                        events.iter().chain(model.accepted.values().rev().take(500)).filter(|_| random.random_bool(0.01)).collect();
+                    let repeated = again.first().filter(|_| next_id % 10 == 0).map(|event| (*event).clone());
+                    next_id += 1;
+                    events.push(repeated.unwrap_or_else(|| Event::random(&mut random, next_id, now)));
+                }
+                if random.random_bool(0.5) {
+                    insert(&session, &events).await;
+                } else {
+                    copy(&session, &events).await;
+                }
+                model.commit(&events);
+            }
+        }
+        if step % 3 == 2 {
+            check(&session, &model, &views, &what).await;
+        }
+    }
+    check(&session, &model, &views, &format!("seed {seed}, the end")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_view_equals_its_query() {
+    let variable = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let cases = variable("VERUS_PROPERTY_CASES").unwrap_or(6);
+    let first = variable("VERUS_PROPERTY_SEED").unwrap_or(1);
+    for seed in first..first + cases {
+        println!("seed {seed}");
+        case(seed).await;
+    }
+}
