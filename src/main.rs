@@ -35,6 +35,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("verus: {error}");
+            if let Some(error) = error.downcast_ref::<verus::error::Error>() {
+                let report = error.report();
+                report.detail.iter().for_each(|detail| eprintln!("  detail: {detail}"));
+                report.hint.iter().for_each(|hint| eprintln!("  hint: {hint}"));
+            }
             let mut cause = error.source();
             while let Some(inner) = cause {
                 eprintln!("  because: {inner}");

@@ -30,13 +30,13 @@ use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::push_down_limit::PushDownLimit;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
-use datafusion::optimizer::single_distinct_to_groupby::SingleDistinctToGroupBy;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use tokio_util::sync::CancellationToken;
 
 use super::bind;
+use super::distinct::SingleDistinct;
 use super::error::{canceled, from_datafusion};
 use super::explain;
 use super::functions::{self, session::Values};
@@ -89,7 +89,10 @@ impl Engine {
             .with_memory_pool(Arc::new(pool))
             .build_arc()
             .map_err(from_datafusion)?;
-        let builder = SessionStateBuilder::new().with_config(configuration()).with_runtime_env(runtime);
+        let builder = SessionStateBuilder::new()
+            .with_config(configuration())
+            .with_runtime_env(runtime)
+            .with_optimizer_rules(super::distinct::rules());
         let state = functions::register(builder).build();
         let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(Postgres)];
         planners.extend(SessionStateDefaults::default_expr_planners());
@@ -269,7 +272,7 @@ fn short_optimizer() -> Optimizer {
         Arc::new(PropagateEmptyRelation::new()),
         Arc::new(PushDownLimit::new()),
         Arc::new(PushDownFilter::new()),
-        Arc::new(SingleDistinctToGroupBy::new()),
+        Arc::new(SingleDistinct::default()),
         Arc::new(EliminateGroupByConstant::new()),
         Arc::new(CommonSubexprEliminate::new()),
         Arc::new(OptimizeProjections::new()),

@@ -170,12 +170,5 @@ impl Session {
 
 /// The client's error in an error of the engine.
 pub(crate) fn engine_error(error: datafusion::error::DataFusionError) -> Error {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(current) = cause {
-        if let Some(found) = current.downcast_ref::<Error>() {
-            return found.clone();
-        }
-        cause = current.source();
-    }
-    Error::internal(error.to_string())
+    crate::query::error::from_datafusion(error)
 }

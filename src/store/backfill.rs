@@ -57,11 +57,15 @@ async fn build(shared: Arc<Shared>, snapshot: Arc<Snapshot>, view: Oid, lsn: u64
     let mut batch = Batch::default();
     let checkpoint = backfill.finish(lsn, &mut batch)?;
     shared.state.write(batch)?;
-    shared.published.update(|newest| {
+    let published = shared.published.update(|newest| {
         let present = newest.views.get_mut(&view).filter(|present| Arc::ptr_eq(&present.spec, &specs[0])).ok_or_else(gone)?;
         *present = Arc::new(present.checkpointed(&checkpoint));
         Ok(())
-    })
+    });
+    if published.is_err() {
+        shared.tools.blocks.forget(view)?;
+    }
+    published
 }
 
 /// All rows in Parquet, by LSN where the order matters.

@@ -4,7 +4,7 @@
 //! that no two of them meet.
 //!
 //! *Order of a round*: what is out of use is deleted first, so that nothing stored later is deleted with it; checkpoints; flushes;
-//! then, when there is no flush to do, at most one merge per view and one compaction per table; then the log is cut.
+//! at most one merge per view; when there was no flush to do, one compaction per table; then the log is cut.
 //!
 //! *On failure*: a round that fails is logged and tried again in the next one; nothing is lost, the log keeps what is not stored.
 
@@ -51,7 +51,8 @@ impl Handle {
     pub fn start(shared: Arc<Shared>, log: mpsc::Sender<Message>) -> Result<Handle> {
         let (signals, inbox) = sync_channel(8);
         let spawner = shared.parts.spawner.clone();
-        let mut work = Background { shared, log, held: Vec::new(), leaving: Vec::new(), flushed: Instant::now(), log_cut: 0 };
+        let now = Instant::now();
+        let mut work = Background { shared, log, held: Vec::new(), leaving: Vec::new(), flushed: now, checkpointed: now, log_cut: 0 };
         let thread = spawner
             .thread("background", move || work.run(&inbox))
             .map_err(|error| Error::new(SqlState::SYSTEM_ERROR, format!("cannot start the background work: {error}")))?;
@@ -82,6 +83,7 @@ struct Background {
     /// Dropped tables whose files are deleted once no snapshot holds them.
     leaving: Vec<Arc<TableState>>,
     flushed: Instant,
+    checkpointed: Instant,
     log_cut: u64,
 }
 
@@ -92,12 +94,11 @@ impl Background {
     fn run(&mut self, inbox: &Receiver<Signal>) {
         let pause = Duration::from_millis(self.shared.parts.limits.store.checkpoint_ms.max(1));
         loop {
-            let quiet = match inbox.recv_timeout(pause) {
+            match inbox.recv_timeout(pause) {
                 Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Ok(Signal::Wake) => false,
-                Err(RecvTimeoutError::Timeout) => true,
-            };
-            if let Err(error) = self.round(quiet) {
+                Ok(Signal::Wake) | Err(RecvTimeoutError::Timeout) => {}
+            }
+            if let Err(error) = self.round(pause) {
                 tracing::error!(%error, "background work failed and will be tried again");
             }
         }
@@ -107,14 +108,19 @@ impl Background {
         }
     }
 
-    fn round(&mut self, quiet: bool) -> Result<()> {
+    fn round(&mut self, pause: Duration) -> Result<()> {
         self.delete_retired()?;
-        if quiet {
+        // Rounds that were asked for come more often than checkpoints are due.
+        let due = self.checkpointed.elapsed() >= pause;
+        if due {
             self.checkpoint()?;
+            self.checkpointed = Instant::now();
         }
         let flushed = self.flush_due()?;
-        if !flushed && quiet {
+        if due {
             self.merge_views()?;
+        }
+        if due && !flushed {
             self.compact()?;
         }
         self.collect()?;

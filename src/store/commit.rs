@@ -246,7 +246,9 @@ impl Sequencer {
         for rows in accepted {
             if let Some(table) = catalog.table(rows.table) {
                 positions.advance(table, &rows.rows)?;
-                positions.remember(table, &rows.rows)?;
+                // A late row's key counts as well: sent again, it is a duplicate and not late once more.
+                let owner = catalog.tables().find(|owner| owner.late_oid == Some(table.oid)).unwrap_or(table);
+                positions.remember(owner, &rows.rows)?;
             }
         }
         positions.next_lsn = next_lsn;

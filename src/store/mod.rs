@@ -129,6 +129,9 @@ pub struct Store {
     _lock: lock::DirectoryLock,
 }
 
+/// How long a commit waits for the flush to make room.
+const FLUSH_WITHIN: std::time::Duration = std::time::Duration::from_secs(20);
+
 /// Watermark of an event table, for system views.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatermarkRange {
@@ -200,7 +203,7 @@ impl Store {
     }
 
     async fn submit(&self, transaction: Transaction) -> Result<Committed> {
-        self.wait_for_memory().await;
+        self.wait_for_memory().await?;
         let (reply, answer) = oneshot::channel();
         let stopped = || match self.shared.fatal.lock().clone() {
             Some(error) => error,
@@ -210,8 +213,20 @@ impl Store {
         answer.await.map_err(|_| stopped())?
     }
 
-    /// Back-pressure: a commit waits until the flush has made room (invariant 6 of the design).
-    async fn wait_for_memory(&self) {
+    /// Back-pressure: a commit waits until the flush has made room. 53200 when that takes too long: the disk does not keep up.
+    async fn wait_for_memory(&self) -> Result<()> {
+        if self.shared.hot_bytes.load(Ordering::Acquire) < self.shared.parts.limits.store.hot_bytes_max {
+            return Ok(());
+        }
+        self.shared.parts.metrics.limit_hit("limits.store.hot_bytes_max");
+        tokio::time::timeout(FLUSH_WITHIN, self.memory()).await.map_err(|_| {
+            Error::new(SqlState::OUT_OF_MEMORY, "rows cannot be written to disk fast enough")
+                .detail("The memory for rows that are not yet in Parquet is full.")
+                .hint("Look at the server's log for errors of the flush.")
+        })
+    }
+
+    async fn memory(&self) {
         let bytes_max = self.shared.parts.limits.store.hot_bytes_max;
         loop {
             let released = self.shared.hot_released.notified();

@@ -8,6 +8,7 @@ use datafusion::logical_expr::{Expr, col, lit};
 use datafusion::physical_plan::execute_stream;
 use futures::TryStreamExt;
 
+use crate::catalog::Table;
 use crate::clock::Micros;
 use crate::error::{Error, Result};
 use crate::store::Parts;
@@ -15,9 +16,9 @@ use crate::store::backfill::unreadable;
 use crate::store::snapshot::TableState;
 use crate::types::{SqlType, UTC};
 
-/// Key and event time of the rows in Parquet that are not older than `since` (others may be among them).
-pub async fn recent_keys(parts: &Parts, state: &TableState, since: Micros) -> Result<Vec<RecordBatch>> {
-    let table = &state.table;
+/// Key and event time of the rows in Parquet of `table` or of its `$late` companion (`state`, which begins with the same columns) that
+/// are not older than `since` (others may be among them).
+pub async fn recent_keys(parts: &Parts, table: &Table, state: &TableState, since: Micros) -> Result<Vec<RecordBatch>> {
     let (Some(cold), Some(key), Some(watermark)) = (&state.cold, table.options.dedup_key, table.watermark) else { return Ok(Vec::new()) };
     if cold.version.files.is_empty() {
         return Ok(Vec::new());

@@ -229,7 +229,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// The keys of the `dedup_window`, read back from the rows.
+    /// The keys of the `dedup_window`, read back from the rows, the late ones among them.
     fn remember_keys(&mut self) -> Result<()> {
         for state in self.snapshot.tables.values() {
             let table = &state.table;
@@ -238,12 +238,15 @@ impl Replay<'_> {
                 continue;
             }
             let since = newest.1.saturating_sub(table.options.dedup_window_us);
-            let rows = recent::recent_keys(self.parts, state, since);
-            for batch in self.parts.spawner.cpu_handle().block_on(rows)? {
-                self.positions.remember_keys(table, &batch)?;
-            }
-            for batch in &state.hot {
-                self.positions.remember(table, &batch.rows)?;
+            let late = table.late_oid.and_then(|late| self.snapshot.tables.get(&late));
+            for source in [Some(state), late].into_iter().flatten() {
+                let rows = recent::recent_keys(self.parts, table, source, since);
+                for batch in self.parts.spawner.cpu_handle().block_on(rows)? {
+                    self.positions.remember_keys(table, &batch)?;
+                }
+                for batch in &source.hot {
+                    self.positions.remember(table, &batch.rows)?;
+                }
             }
         }
         Ok(())

@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
 use arrow::compute::CastOptions;
 use arrow::datatypes::{DataType, Decimal128Type, FieldRef, Schema};
 use datafusion::common::DFSchema;
@@ -101,6 +101,14 @@ impl Aggregate {
                 let function = Arc::clone(function);
                 Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
             }
+        }
+    }
+
+    /// The value over no rows at all, one row of it. A group's accumulator does not have it: it knows groups by their rows.
+    pub(super) fn over_nothing(&self) -> DataFusionResult<ArrayRef> {
+        match &self.kind {
+            Kind::DistinctCount(_) => Ok(Arc::new(Int64Array::from(vec![0]))),
+            Kind::Function(function) => function.create_accumulator()?.evaluate()?.to_array(),
         }
     }
 

@@ -154,13 +154,9 @@ impl<'a> Groups<'a> {
     /// Keys and, for wanted aggregates, values. Without keys there is one group even over no rows, as SQL has it.
     pub(super) fn values(mut self) -> Result<(Vec<ArrayRef>, Vec<Option<ArrayRef>>, usize)> {
         if self.interner.values.is_none() && self.interner.len() == 0 {
-            self.interner.count = 1;
-            for (aggregate, accumulator) in self.spec.aggregates.iter().zip(&mut self.accumulators) {
-                if let Some(accumulator) = accumulator {
-                    let empty: Vec<_> = aggregate.state.iter().map(arrow::array::new_empty_array).collect();
-                    accumulator.merge_batch(&empty, &[], 1)?;
-                }
-            }
+            let wanted = self.spec.aggregates.iter().zip(&self.wanted);
+            let values = wanted.map(|(aggregate, wanted)| wanted.then(|| aggregate.over_nothing()).transpose()).collect::<Result<Vec<_>>>()?;
+            return Ok((Vec::new(), values, 1));
         }
         let rows = self.interner.len();
         let keys = self.interner.emit()?;

@@ -39,7 +39,7 @@ pub fn classes(world: &World, rows: &mut Rows) {
             ("relchecks", table.map_or(0, |table| table.checks.len()).into()),
             ("relhasrules", matches!(object.kind(), "v" | "m").into()),
             ("relispopulated", populated.into()),
-            ("relreplident", if object.kind() == "r" { "d" } else { "n" }.into()),
+            ("relreplident", if matches!(object, Object::Table(_) | Object::View(_)) { "d" } else { "n" }.into()),
             ("reloptions", options.map_or(Value::Null, Value::List)),
         ]);
     }

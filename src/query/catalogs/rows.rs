@@ -165,8 +165,7 @@ pub fn array(sql_type: &SqlType, values: &[Value]) -> Result<ArrayRef> {
         SqlType::Real => collect!(Float32Array, Float, |value: &f64| *value as f32),
         SqlType::Double => collect!(Float64Array, Float, |value: &f64| *value),
         SqlType::Interval => {
-            const NANOS: i64 = 1_000;
-            collect!(IntervalMonthDayNanoArray, Span, |value: &i64| IntervalMonthDayNano::new(0, 0, value.saturating_mul(NANOS)))
+            collect!(IntervalMonthDayNanoArray, Span, |value: &i64| interval(*value))
         }
         SqlType::Timestamptz => {
             let times = values.iter().map(|value| match value {
@@ -195,6 +194,15 @@ fn list(sql_type: &SqlType, element: &SqlType, values: &[Value]) -> Result<Array
     let nulls: NullBuffer = lists.iter().map(Option::is_some).collect::<Vec<_>>().into();
     let elements: Vec<Value> = lists.into_iter().flatten().flatten().cloned().collect();
     Ok(Arc::new(ListArray::new(field, offsets, array(element, &elements)?, Some(nulls))))
+}
+
+/// Whole days as days, as they were written.
+fn interval(micros: i64) -> IntervalMonthDayNano {
+    const DAY_US: i64 = 86_400_000_000;
+    match (micros % DAY_US, i32::try_from(micros / DAY_US)) {
+        (0, Ok(days)) => IntervalMonthDayNano::new(0, days, 0),
+        _ => IntervalMonthDayNano::new(0, 0, micros.saturating_mul(1_000)),
+    }
 }
 
 fn unfit(sql_type: &SqlType, value: &Value) -> Error {

@@ -1,0 +1,156 @@
+//! Events accepted per second, with views maintained.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::super::event::{COLUMNS, Form};
+use super::super::wire::Connection;
+use super::super::{Error, Result};
+use super::chunk::Pool;
+use super::report::Report;
+use super::{IngestArgs, Mode, Target, expect, schema};
+
+/// 2026-01-01 00:00:00 UTC: the same events whenever it runs.
+const START_US: i64 = 1_767_225_600_000_000;
+
+const INSERT_ROWS: u64 = 1_000;
+const INSERTS_UNDER_WAY: usize = 10;
+
+/// How long flush and compaction may take to settle before bytes are counted, and how often that is looked at.
+const SETTLE_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Files that have not changed for this long have settled.
+const SETTLED_LOOKS: u32 = 8;
+
+/// What a connection was told.
+#[derive(Default)]
+struct Acknowledged {
+    events: i64,
+    purchases: i64,
+    cents: i64,
+    times: Vec<Duration>,
+}
+
+impl Acknowledged {
+    fn and(mut self, mut other: Acknowledged) -> Acknowledged {
+        self.times.append(&mut other.times);
+        let (events, purchases, cents) = (self.events + other.events, self.purchases + other.purchases, self.cents + other.cents);
+        Acknowledged { events, purchases, cents, times: self.times }
+    }
+}
+
+pub async fn run(target: &Target, control: &Connection, args: IngestArgs) -> Result<Report> {
+    let IngestArgs { rows, chunk, connections, views, mode } = args;
+    schema::create(control, views).await?;
+    let (form, chunk) = match mode {
+        Mode::Copy => (Form::Csv, chunk),
+        Mode::Insert => (Form::Literal, INSERT_ROWS),
+    };
+    let statements = rows.div_ceil(chunk).max(connections);
+    let how = if mode == Mode::Copy { "COPY" } else { "INSERT" };
+    let mut report = Report::new("ingest", &format!("{views} views, {how} of {chunk} rows, {connections} connections"));
+    let pools = Pool::make(target.seed, START_US, form, rows, chunk, connections, None);
+    let mut senders = Vec::new();
+    for _ in 0..connections {
+        senders.push(target.connect().await?);
+    }
+    let begin = Instant::now();
+    let sending = senders.iter().zip(pools).enumerate().map(|(index, (sender, pool))| {
+        // The first connections send one statement more where they do not share out evenly.
+        let own = statements / connections + u64::from((index as u64) < statements % connections);
+        async move {
+            match mode {
+                Mode::Copy => copy(sender, pool, own).await,
+                Mode::Insert => insert(sender, pool, own).await,
+            }
+        }
+    });
+    let parts = futures::future::try_join_all(sending).await?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let mut sum = parts.into_iter().fold(Acknowledged::default(), Acknowledged::and);
+    report.number("events", sum.events as f64, "acknowledged");
+    report.number("events_per_second", sum.events as f64 / seconds, "");
+    report.times("acknowledgement", &mut sum.times);
+    check(control, &sum).await?;
+    bytes_on_disk(control, sum.events, &mut report).await?;
+    report.checked(&format!("count, and purchases and revenue by view: {} events, {} purchases", sum.events, sum.purchases));
+    Ok(report)
+}
+
+async fn copy(sender: &Connection, mut pool: Pool, statements: u64) -> Result<Acknowledged> {
+    let statement = sender.client.prepare(&format!("COPY bench_events ({COLUMNS}) FROM STDIN (FORMAT csv)")).await?;
+    let mut sum = Acknowledged::default();
+    for _ in 0..statements {
+        let (chunk, later) = pool.next();
+        let data = chunk.data(later);
+        let begin = Instant::now();
+        let accepted = sender.copy(&statement, data).await?;
+        sum.times.push(begin.elapsed());
+        expect("rows of a COPY", chunk.events(), accepted as i64)?;
+        sum.events += chunk.events();
+        sum.purchases += chunk.purchases;
+        sum.cents += chunk.cents;
+    }
+    Ok(sum)
+}
+
+async fn insert(sender: &Connection, mut pool: Pool, statements: u64) -> Result<Acknowledged> {
+    let head = Arc::new(format!("INSERT INTO bench_events ({COLUMNS}) VALUES "));
+    let mut sum = Acknowledged::default();
+    let prepared = (0..statements).map(|_| {
+        let (chunk, later) = pool.next();
+        sum.events += chunk.events();
+        sum.purchases += chunk.purchases;
+        sum.cents += chunk.cents;
+        (chunk.data(later), Arc::clone(&head))
+    });
+    // Ten statements are sent before the first is answered; the server takes them in order.
+    let answers = stream::iter(prepared).map(|(rows, head)| async move {
+        let text = statement_text(&head, &rows)?;
+        let begin = Instant::now();
+        sender.client.batch_execute(&text).await?;
+        Ok::<_, Error>(begin.elapsed())
+    });
+    let times = answers.buffered(INSERTS_UNDER_WAY).try_collect().await?;
+    Ok(Acknowledged { times, ..sum })
+}
+
+/// The statement; its rows end with a comma.
+fn statement_text(head: &str, rows: &Bytes) -> Result<String> {
+    let rows = std::str::from_utf8(rows).map_err(|error| Error::Wrong(error.to_string()))?;
+    Ok(format!("{head}{}", rows.trim_end_matches(',')))
+}
+
+/// The table and the view must hold what was acknowledged, no less and no more.
+async fn check(control: &Connection, sum: &Acknowledged) -> Result<()> {
+    let view = schema::REVENUE;
+    expect("rows of the table", sum.events, control.number("SELECT count(*) FROM bench_events").await?)?;
+    expect("purchases of the view", sum.purchases, control.number(&format!("SELECT sum(n)::bigint FROM {view}")).await?)?;
+    expect("cents of the view", sum.cents, control.number(&format!("SELECT (sum(revenue) * 100)::bigint FROM {view}")).await?)
+}
+
+/// Waits for the files to settle and counts their bytes.
+async fn bytes_on_disk(control: &Connection, events: i64, report: &mut Report) -> Result<()> {
+    let begin = Instant::now();
+    let mut last = (0, 0);
+    let mut same = 0;
+    while begin.elapsed() < SETTLE_WITHIN && same < SETTLED_LOOKS {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let of_files = |what: &str| format!("SELECT coalesce(sum({what}), 0)::bigint FROM verus.files WHERE table_name = 'bench_events'");
+        let found = (control.number(&of_files("rows")).await?, control.number(&of_files("bytes")).await?);
+        same = if found == last && found.0 == events { same + 1 } else { 0 };
+        last = found;
+    }
+    if last.0 == 0 {
+        println!("  nothing was flushed within {} s, so bytes per event are unknown", SETTLE_WITHIN.as_secs());
+        return Ok(());
+    }
+    report.number("bytes_per_event", last.1 as f64 / last.0 as f64, "on disk");
+    if last.0 != events {
+        report.number("flushed", 100.0 * last.0 as f64 / events as f64, "% of the events: the files have not settled");
+    }
+    Ok(())
+}

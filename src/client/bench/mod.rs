@@ -1,0 +1,181 @@
+//! `verus bench`: measures a server over the wire.
+//!
+//! *Place*: called by `main`. One file a measurement; [`chunk`] makes the events, [`schema`] the table and the views, [`report`] the output.
+//!
+//! *Invariants*: (1) the same options and seed send the same events; (2) every run checks that the server holds what it has
+//! acknowledged, and fails where it does not; (3) only the table `bench_events` and its views are touched.
+
+pub mod chunk;
+mod freshness;
+mod ingest;
+mod query;
+mod report;
+pub mod schema;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::wire::{Address, Connection};
+use super::{Error, Result};
+use crate::task::{Runtimes, Spawner};
+use report::Report;
+
+/// Measures a server over the wire, with a table `bench_events` of its own that is made anew and dropped.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    what: What,
+    /// Host of the server
+    #[arg(long, global = true, default_value = "127.0.0.1")]
+    host: String,
+    /// Port of the server's PostgreSQL protocol
+    #[arg(long, global = true, default_value_t = 5432)]
+    port: u16,
+    /// Password of user verus
+    #[arg(long, global = true, env = "VERUS_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    password: Option<String>,
+    /// Start of the random numbers: equal seeds send equal events
+    #[arg(long, global = true, default_value_t = 1)]
+    seed: u64,
+    /// End with all figures in one line of JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Leave the table and its views in place
+    #[arg(long, global = true)]
+    keep: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Events accepted per second, with views maintained
+    Ingest(IngestArgs),
+    /// Latency of a dashboard's query over a million groups
+    Query(QueryArgs),
+    /// From sending events to seeing them in a view
+    Freshness(FreshnessArgs),
+    /// All of them: ingest with 1, 5, 15 and 30 views, query at rest and under ingestion, freshness
+    All,
+}
+
+/// How events are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// A COPY statement a chunk
+    Copy,
+    /// Literal INSERT statements of 1000 rows, ten under way at a time
+    Insert,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+struct IngestArgs {
+    /// Events to send, rounded up to whole chunks
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    rows: u64,
+    /// Events in a COPY
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    chunk: u64,
+    /// Connections that send
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+    connections: u64,
+    /// Materialized views over the table; up to 30
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=30))]
+    views: u64,
+    /// How events are sent
+    #[arg(long, value_enum, default_value_t = Mode::Copy)]
+    mode: Mode,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+struct QueryArgs {
+    /// Stores of the view that is read
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    stores: u64,
+    /// Minutes of the view that is read; a group for each store and minute
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(60..=10_000))]
+    minutes: u64,
+    /// Queries of each kind
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    queries: u64,
+    /// Events per second that another connection sends meanwhile
+    #[arg(long, default_value_t = 0, value_name = "RATE", value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
+    ingest: u64,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+struct FreshnessArgs {
+    /// Events per second
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    rate: u64,
+    /// Events in a COPY
+    #[arg(long, default_value_t = 2_500, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    chunk: u64,
+    /// Materialized views over the table; up to 30
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=30))]
+    views: u64,
+    /// How long
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+}
+
+/// What every measurement needs.
+struct Target {
+    address: Address,
+    spawner: Spawner,
+    seed: u64,
+}
+
+impl Target {
+    async fn connect(&self) -> Result<Connection> {
+        Connection::open(&self.address, "verus bench", &self.spawner).await
+    }
+}
+
+/// Runs `verus bench`.
+pub fn bench(args: &BenchArgs) -> Result<()> {
+    let runtimes = Runtimes::start(2)?;
+    let target = Target {
+        address: Address { host: args.host.clone(), port: args.port, password: args.password.clone() },
+        spawner: runtimes.spawner(),
+        seed: args.seed,
+    };
+    let outcome = runtimes.block_on(async {
+        let control = target.connect().await?;
+        let outcome = run(&target, &control, &args.what).await;
+        // Also after a failure, whose error is the one to tell.
+        let dropped = if args.keep { Ok(()) } else { schema::drop(&control).await };
+        let reports = outcome?;
+        dropped.map(|()| reports)
+    });
+    runtimes.shutdown();
+    let reports = outcome?;
+    if args.json {
+        println!("{}", serde_json::Value::Array(reports.iter().map(Report::json).collect()));
+    }
+    Ok(())
+}
+
+async fn run(target: &Target, control: &Connection, what: &What) -> Result<Vec<Report>> {
+    let ingest = |views| IngestArgs { rows: 1_000_000, chunk: 10_000, connections: 1, views, mode: Mode::Copy };
+    let query = |ingest| QueryArgs { stores: 2_000, minutes: 500, queries: 2_000, ingest };
+    let mut reports = Vec::new();
+    match what {
+        What::Ingest(args) => reports.push(ingest::run(target, control, *args).await?),
+        What::Query(args) => reports.push(query::run(target, control, *args).await?),
+        What::Freshness(args) => reports.push(freshness::run(target, control, *args).await?),
+        What::All => {
+            for views in [1, 5, 15, 30] {
+                reports.push(ingest::run(target, control, ingest(views)).await?);
+            }
+            for rate in [0, 10_000] {
+                reports.push(query::run(target, control, query(rate)).await?);
+            }
+            let freshness = FreshnessArgs { rate: 50_000, chunk: 2_500, views: 5, seconds: 20 };
+            reports.push(freshness::run(target, control, freshness).await?);
+        }
+    }
+    Ok(reports)
+}
+
+/// Fails where the server does not hold what it acknowledged.
+fn expect(what: &str, expected: i64, found: i64) -> Result<()> {
+    if expected == found { Ok(()) } else { Err(Error::Wrong(format!("{what}: {found} where {expected} were acknowledged"))) }
+}
