@@ -11,6 +11,10 @@ use crate::error::{Error, Result, SqlState};
 
 /// Depth of one expression's tree.
 const CHAIN_MAX: usize = 2_000;
+/// What a prefix operator counts: `NOT NOT ...` recurses on the right, where neither parser nor planner grows its stack.
+const PREFIX_WEIGHT: usize = 10;
+/// What an arithmetic operator counts: each becomes checked arithmetic, whose typing costs more the deeper it stands.
+const ARITHMETIC_WEIGHT: usize = 8;
 /// Joins and set operations of one SELECT: each is a level of the plan.
 const RELATIONS_MAX: usize = 500;
 /// sqlparser's own recursion: every pair of parentheses takes a few levels, every prefix operator one.
@@ -51,8 +55,17 @@ fn step(levels: &mut Vec<Level>, before: &Token, token: &Token) {
         Token::Word(word) if word.quote_style.is_none() && word.keyword != Keyword::NoKeyword => keyword(levels, before, word.keyword),
         Token::Word(_) => top(levels).operators += usize::from(matches!(before, Token::Word(_))),
         Token::Comma => top(levels).comma(),
-        token if is_operator(token) => top(levels).operators += 1,
+        token if is_operator(token) => top(levels).operators += weight(before, token),
         _ => {}
+    }
+}
+
+fn weight(before: &Token, operator: &Token) -> usize {
+    match operator {
+        Token::Period | Token::DoubleColon | Token::Colon => 1,
+        _ if !ends_operand(before) => PREFIX_WEIGHT,
+        Token::Plus | Token::Minus | Token::Mul | Token::Div | Token::Mod | Token::Caret => ARITHMETIC_WEIGHT,
+        _ => 1,
     }
 }
 
@@ -141,7 +154,7 @@ fn keyword(levels: &mut Vec<Level>, before: &Token, keyword: Keyword) {
     let level = top(levels);
     level.relations += usize::from(matches!(keyword, Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::JOIN));
     if !ends_operand(before) {
-        level.operators += 1;
+        level.operators += if keyword == Keyword::NOT { PREFIX_WEIGHT } else { 1 };
         return;
     }
     match keyword {
