@@ -115,7 +115,7 @@ impl House {
     fn rows(&self) -> arrow::record_batch::RecordBatch {
         let (pipeline, decoder) = self.intake();
         let data = Maker::new(1, START_US).chunk(EVENTS, Form::Csv, None).data(0);
-        let decoded = decoder.decode(&data, LineEnd::Lf, true).map_err(|failure| failure.error).expect("csv");
+        let decoded = decoder.decode(&data, LineEnd::Lf, true).expect("csv");
         pipeline.complete(decoded.batch).expect("rows that keep the rules")
     }
 
@@ -139,9 +139,9 @@ fn decode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
     group.throughput(Throughput::Elements(EVENTS));
     group.bench_function("csv", |bencher| {
-        bencher.iter(|| decoder.decode(black_box(&data), LineEnd::Lf, true).map_err(|failure| failure.error).expect("csv"));
+        bencher.iter(|| decoder.decode(black_box(&data), LineEnd::Lf, true).expect("csv"));
     });
-    let decoded = decoder.decode(&data, LineEnd::Lf, true).map_err(|failure| failure.error).expect("csv").batch;
+    let decoded = decoder.decode(&data, LineEnd::Lf, true).expect("csv").batch;
     group.bench_function("rules", |bencher| {
         bencher.iter(|| pipeline.complete(black_box(decoded.clone())).expect("rows that keep the rules"));
     });

@@ -6,9 +6,13 @@
 //! a long plan never delays a ping; (2) a task that panics is reported in the log and in its caller's result, never swallowed.
 
 use std::future::Future;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
+
+/// How long tasks may take to end when the server does.
+const SHUTDOWN_WITHIN: Duration = Duration::from_millis(900);
 
 /// The two runtimes of a server. Dropping it stops both without waiting.
 #[derive(Debug)]
@@ -50,10 +54,11 @@ impl Runtimes {
         self.io.block_on(future)
     }
 
-    /// Stops both, without waiting for blocking work.
+    /// Stops both and waits (not for ever) until their tasks are dropped: what they hold, RocksDB above all, must be closed before
+    /// the process takes down its C++ globals.
     pub fn shutdown(self) {
-        self.cpu.shutdown_background();
-        self.io.shutdown_background();
+        self.cpu.shutdown_timeout(SHUTDOWN_WITHIN);
+        self.io.shutdown_timeout(SHUTDOWN_WITHIN);
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
@@ -195,10 +196,21 @@ fn spawn(dir: &Path, port: u16, http: u16, options: &Options) -> Child {
     command(dir, port, http, options).stdout(Stdio::null()).stderr(log).spawn().expect("the verus binary runs")
 }
 
-/// A port that was free a moment ago.
+/// A port that is free and stays so: below the range from which the system takes ports for outgoing connections, and given out once.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("its address").port()
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    (0..PORTS)
+        .map(|_| {
+            FIRST_PORT
+                + ((std::process::id().wrapping_mul(97).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed))) % u32::from(PORTS)) as u16
+        })
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
+
+/// Linux takes outgoing ports from 32768 on unless told otherwise.
+const FIRST_PORT: u16 = 10_000;
+const PORTS: u16 = 22_000;
 
 /// An error of the server, with its SQLSTATE in front of the eyes.
 #[derive(Debug, Clone, PartialEq, Eq)]

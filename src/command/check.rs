@@ -30,10 +30,12 @@ pub async fn execute(session: &mut Session, name: &Name, cancel: CancellationTok
     let context = session.context()?;
     let view = relation::view(&context.snapshot.catalog, name)?;
     let own = quote_identifier(&view.name);
+    // Rows are compared as sets, their numbers apart: a row that one side has twice shows in the counts.
     let query = format!(
-        "SELECT (SELECT count(*) FROM {own}), \
-         (SELECT count(*) FROM (SELECT * FROM {own} EXCEPT ALL ({query})) AS surplus) \
-         + (SELECT count(*) FROM (({query}) EXCEPT ALL SELECT * FROM {own}) AS missing)",
+        "WITH kept AS (SELECT * FROM {own}), expected AS ({query}) \
+         SELECT (SELECT count(*) FROM kept), (SELECT count(*) FROM expected), \
+         (SELECT count(*) FROM (SELECT * FROM kept EXCEPT SELECT * FROM expected) AS surplus) \
+         + (SELECT count(*) FROM (SELECT * FROM expected EXCEPT SELECT * FROM kept) AS missing)",
         query = view.query
     );
     let engine = Arc::clone(&session.services.engine);
@@ -43,7 +45,10 @@ pub async fn execute(session: &mut Session, name: &Name, cancel: CancellationTok
     let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(engine_error)?;
     let row = batches.iter().find(|batch| batch.num_rows() == 1).ok_or_else(|| Error::internal("the check gave no row"))?;
     let number = |column: usize| row.column(column).as_primitive_opt::<Int64Type>().map(|values| values.value(0));
-    let (Some(groups), Some(differing)) = (number(0), number(1)) else { return Err(Error::internal("the check gave no counts")) };
+    let (Some(groups), Some(expected), Some(unmatched)) = (number(0), number(1), number(2)) else {
+        return Err(Error::internal("the check gave no counts"));
+    };
+    let differing = unmatched.max((groups - expected).abs());
     let batch = RecordBatch::try_new(
         schema(),
         vec![

@@ -108,23 +108,31 @@ impl CopyOut {
         self.binary
     }
 
-    /// The next CopyData payload, header first, trailer last; none at the end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        let mut out = Vec::new();
+    /// The next rows and where each CopyData payload ends, header first, trailer last; none at the end. Clients rely on one
+    /// row a message.
+    pub async fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<usize>)>> {
+        let (mut out, mut ends) = (Vec::new(), Vec::new());
         if std::mem::take(&mut self.header) {
             self.encoder.header(&mut out);
+            // The binary signature shares a message with the first row; a line of names is a line of its own.
+            if !self.binary && !out.is_empty() {
+                ends.push(out.len());
+            }
         }
         while let Some(batch) = self.stream.try_next().await.map_err(engine_error)? {
             self.rows += batch.num_rows() as u64;
-            self.encoder.rows(&batch, &mut out)?;
-            if !out.is_empty() {
-                return Ok(Some(Bytes::from(out)));
+            self.encoder.rows(&batch, &mut out, &mut ends)?;
+            if !ends.is_empty() {
+                return Ok(Some((out, ends)));
             }
         }
         if std::mem::take(&mut self.trailer) {
             self.encoder.trailer(&mut out);
         }
-        Ok((!out.is_empty()).then(|| Bytes::from(out)))
+        if ends.last().copied().unwrap_or(0) < out.len() {
+            ends.push(out.len());
+        }
+        Ok((!ends.is_empty()).then_some((out, ends)))
     }
 
     /// After the end: the command tag.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::physical_expr_common::physical_expr::is_volatile;
 use sqlparser::ast;
 
 use crate::catalog::{Change, Check, Column, Oid, Table, TableKind, TableOptions, Watermark};
@@ -197,7 +198,10 @@ fn prove(session: &Session, table: &Table) -> Result<()> {
         if let Some(generated) = &column.generated {
             let own = table.columns.iter().filter(|other| other.generated.is_some()).map(|other| other.name.as_str());
             refuse_references(generated, own)?;
-            binder.bind_expressions(&schema, std::slice::from_ref(generated), &target)?;
+            let bound = binder.bind_expressions(&schema, std::slice::from_ref(generated), &target)?;
+            if bound.iter().any(is_volatile) {
+                return Err(Error::new(SqlState::INVALID_OBJECT_DEFINITION, "generation expression is not immutable"));
+            }
         }
     }
     for check in &table.checks {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use datafusion::common::ScalarValue;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::prepare::only;
@@ -14,9 +15,19 @@ use crate::command::{self, Response};
 use crate::error::{Error, Result, SqlState};
 use crate::session::{Portal, Progress, Rows, Session};
 use crate::sql::Statement;
+use crate::types::SqlType;
 
 /// `DECLARE name [NO SCROLL] CURSOR [WITH | WITHOUT HOLD] FOR query`.
-pub async fn declare(session: &mut Session, name: &str, text: &str, hold: bool, cancel: CancellationToken) -> Result<Response> {
+///
+/// `arguments` are the types and values of the query's parameters.
+pub async fn declare(
+    session: &mut Session,
+    name: &str,
+    text: &str,
+    hold: bool,
+    arguments: (&[SqlType], &[ScalarValue]),
+    cancel: CancellationToken,
+) -> Result<Response> {
     if !hold && !session.transaction.in_block() {
         return Err(Error::new(SqlState::NO_ACTIVE_SQL_TRANSACTION, "DECLARE CURSOR can only be used in transaction blocks"));
     }
@@ -24,9 +35,11 @@ pub async fn declare(session: &mut Session, name: &str, text: &str, hold: bool, 
     if !matches!(&*parsed.statement, Statement::Query(_)) {
         return Err(Error::new(SqlState("42P11"), "DECLARE CURSOR must specify a query"));
     }
-    let prepared = Arc::new(command::prepare(session, Some(parsed), &[])?);
+    let (types, values) = arguments;
+    let declared: Vec<_> = types.iter().cloned().map(Some).collect();
+    let prepared = Arc::new(command::prepare(session, Some(parsed), &declared)?);
     // Boxed: futures do not nest in themselves.
-    let response = Box::pin(command::execute(session, &prepared, &[], cancel)).await?;
+    let response = Box::pin(command::execute(session, &prepared, values, cancel)).await?;
     let Response::Rows { schema, stream, .. } = response else {
         return Err(Error::internal("a query answered without rows"));
     };

@@ -39,8 +39,8 @@ pub fn bind(session: &mut Session, statement: &Insert, declared: &[Option<SqlTyp
     let source = source(&table, statement, &columns, &mut declared)?;
     let bound = session.services.engine.bind(&context, &Statement::Query(Box::new(source)), &declared).map_err(mismatch)?;
     let width = bound.schema.fields().len();
-    if statement.columns.is_empty() && width < columns.len() && statement.source.is_some() {
-        // Without a list, fewer values than columns are allowed: the rest gets its defaults.
+    if statement.source.is_none() || (statement.columns.is_empty() && width < columns.len()) {
+        // DEFAULT VALUES gives none. Without a list, fewer values than columns are allowed: the rest gets its defaults.
     } else if width != columns.len() {
         return Err(count_mismatch(width > columns.len()));
     }
@@ -62,7 +62,7 @@ pub async fn execute(
     let context = session.context()?;
     let table = relation::writable(&context.snapshot.catalog, &statement.table)?;
     let mut columns = targets(&table, &statement.columns)?;
-    columns.truncate(bound.schema.fields().len());
+    columns.truncate(statement.source.as_ref().map_or(0, |_| bound.schema.fields().len()));
     let pipeline = pipeline(session, &table, &columns)?;
     let mut rows = Vec::new();
     if statement.source.is_none() {
@@ -94,7 +94,7 @@ pub async fn execute(
             let context = over_rows(&context, &table, &rows)?;
             let bound = session.services.engine.bind(&context, &selection, &[])?;
             let stream = session.services.engine.run(&context, &bound, &[], cancel).await?;
-            Ok(Response::Rows { schema: Arc::clone(&bound.schema), stream, tag: "INSERT 0" })
+            Ok(Response::Rows { schema: Arc::clone(&bound.schema), stream, tag: "INSERT" })
         }
     }
 }
@@ -103,7 +103,11 @@ pub async fn execute(
 pub async fn literals(session: &mut Session, statement: &InsertLiterals, text: &str) -> Result<Response> {
     let catalog = Arc::clone(&session.snapshot()?.catalog);
     let table = relation::writable(&catalog, &statement.table)?;
-    let columns = targets(&table, &statement.columns)?;
+    let mut columns = targets(&table, &statement.columns)?;
+    if statement.columns.is_empty() {
+        // Without a list, fewer values than columns are allowed: the rest gets its defaults.
+        columns.truncate(statement.width);
+    }
     let list = &text[statement.rows.clone()];
     let pipeline = pipeline(session, &table, &columns)?;
     let rows = pipeline.literals(list)?;
@@ -180,7 +184,7 @@ fn count_mismatch(too_many: bool) -> Error {
 
 /// The source as a query whose columns have the target's types.
 fn source(table: &Table, statement: &Insert, columns: &[usize], declared: &mut Vec<Option<SqlType>>) -> Result<ast::Query> {
-    let Some(source) = &statement.source else { return crate::sql::parse_query("SELECT") };
+    let Some(source) = &statement.source else { return crate::sql::parse_query("SELECT NULL WHERE false") };
     let mut source = (**source).clone();
     if let ast::SetExpr::Values(values) = source.body.as_mut() {
         let width = values.rows.first().map_or(0, |row| row.content.len());

@@ -104,6 +104,10 @@ pub fn prepare(session: &mut Session, parsed: Option<Parsed>, declared: &[Option
             let schema = show::schema(session, name)?;
             untyped(session, Some(parsed), Some(schema), declared)
         }
+        Statement::Declare { text, .. } => {
+            let query = prepare(session, Some(prepare::only(text)?), declared)?;
+            Ok(Prepared { parameters: query.parameters, ..untyped(session, Some(parsed), None, declared)? })
+        }
         Statement::ShowCreate(_) => untyped(session, Some(parsed), Some(show_create::schema()), declared),
         Statement::Fetch { name, .. } => {
             let schema = cursor::schema(session, name)?;
@@ -136,7 +140,7 @@ fn typed(
     }
 }
 
-/// A statement that has no plan takes no parameters.
+/// A statement that has no plan takes no parameters of its own.
 fn untyped(session: &mut Session, parsed: Option<Parsed>, schema: Option<SchemaRef>, declared: &[Option<SqlType>]) -> Result<Prepared> {
     Ok(Prepared {
         parsed,
@@ -194,7 +198,7 @@ pub async fn execute(
         Statement::AlterView { name, options } => alter::view(session, name, options).await,
         Statement::RefreshView(name) => refresh::execute(session, name).await,
         Statement::CheckView(name) => check::execute(session, name, cancel).await,
-        Statement::Begin { read_only } => transaction::begin(session, *read_only),
+        Statement::Begin { isolation, read_only } => transaction::begin(session, isolation.as_deref(), *read_only),
         Statement::Commit => transaction::commit(session).await,
         Statement::Rollback => transaction::rollback(session),
         Statement::Savepoint(name) => session.savepoint(name).map(|()| Response::Done("SAVEPOINT".to_owned())),
@@ -208,7 +212,9 @@ pub async fn execute(
         Statement::Prepare { name, types, text } => prepare::prepare(session, name, types, text),
         Statement::Execute { name, arguments } => prepare::execute(session, name, arguments, cancel).await,
         Statement::Deallocate(name) => prepare::deallocate(session, name.as_deref()),
-        Statement::Declare { name, text, hold } => cursor::declare(session, name, text, *hold, cancel).await,
+        Statement::Declare { name, text, hold } => {
+            cursor::declare(session, name, text, *hold, (&prepared.parameters, parameters), cancel).await
+        }
         Statement::Fetch { name, count } => cursor::fetch(session, name, *count),
         Statement::Close(name) => cursor::close(session, name.as_deref()),
         Statement::NoOperation(tag) => Ok(Response::Done((*tag).to_owned())),

@@ -14,9 +14,8 @@ pub fn execute(session: &mut Session, name: &str, value: Option<&str>, local: bo
         return authorize(session, value).and_then(|()| done());
     }
     let of_transaction = matches!(name, "transaction_isolation" | "transaction_read_only");
-    if name.ends_with("transaction_isolation") && value.is_some_and(|level| level.eq_ignore_ascii_case("serializable")) {
-        return Err(Error::unsupported("isolation level SERIALIZABLE is not supported")
-            .hint("REPEATABLE READ gives every statement of the transaction the same snapshot."));
+    if name.ends_with("transaction_isolation") {
+        value.map_or(Ok(()), check_isolation)?;
     }
     if (local || of_transaction) && !session.transaction.in_block() {
         let command = if of_transaction { "SET TRANSACTION" } else { "SET LOCAL" };
@@ -37,6 +36,15 @@ pub fn execute(session: &mut Session, name: &str, value: Option<&str>, local: bo
         None => session.vars.reset(name, local || of_transaction)?,
     }
     done()
+}
+
+/// Refuses the level that the server could not keep its promise for.
+pub(super) fn check_isolation(level: &str) -> Result<()> {
+    if level.eq_ignore_ascii_case("serializable") {
+        return Err(Error::unsupported("isolation level SERIALIZABLE is not supported")
+            .hint("REPEATABLE READ gives every statement of the transaction the same snapshot."));
+    }
+    Ok(())
 }
 
 /// `RESET name | ALL`.

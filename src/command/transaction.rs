@@ -2,18 +2,22 @@
 //!
 //! *Place*: the state is `session::transaction`'s; this file says what PostgreSQL says about it.
 
-use crate::command::Response;
+use crate::command::{Response, set};
 use crate::error::{Result, SqlState};
 use crate::session::Session;
 use crate::session::transaction::Status;
 
-/// `BEGIN [READ ONLY]`, START TRANSACTION.
-pub fn begin(session: &mut Session, read_only: bool) -> Result<Response> {
+/// `BEGIN [ISOLATION LEVEL ...] [READ ONLY | READ WRITE]`, START TRANSACTION.
+pub fn begin(session: &mut Session, isolation: Option<&str>, read_only: Option<bool>) -> Result<Response> {
+    isolation.map_or(Ok(()), set::check_isolation)?;
     if !session.begin() {
         session.warn(SqlState::ACTIVE_SQL_TRANSACTION, "there is already a transaction in progress");
     }
-    if read_only {
-        session.vars.set("transaction_read_only", "on", true)?;
+    if let Some(level) = isolation {
+        session.vars.set("transaction_isolation", level, true)?;
+    }
+    if let Some(read_only) = read_only {
+        session.vars.set("transaction_read_only", if read_only { "on" } else { "off" }, true)?;
     }
     Ok(Response::Done("BEGIN".to_owned()))
 }

@@ -229,7 +229,7 @@ fn binary_format() {
     let encoder = Encoder::new(&source.schema(), options, Style::default()).unwrap();
     let mut written = Vec::new();
     encoder.header(&mut written);
-    encoder.rows(&source, &mut written).unwrap();
+    encoder.rows(&source, &mut written, &mut Vec::new()).unwrap();
     let rows_end = written.len();
     encoder.trailer(&mut written);
     assert_eq!(decode(&binary, &written).unwrap(), shown_rows(&source));
@@ -268,7 +268,7 @@ proptest! {
         let encoder = Encoder::new(decoder.schema(), options, Style::default()).unwrap();
         let mut written = Vec::new();
         encoder.header(&mut written);
-        encoder.rows(&batch, &mut written).unwrap();
+        encoder.rows(&batch, &mut written, &mut Vec::new()).unwrap();
         let expected = shown_rows(&batch);
         prop_assert_eq!(&decode(&decoder, &written).unwrap(), &expected, "{}", String::from_utf8_lossy(&written));
         prop_assert_eq!(&decode_in_pieces(&decoder, &written, step).unwrap(), &expected);

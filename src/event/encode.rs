@@ -70,21 +70,22 @@ impl Encoder {
         }
     }
 
-    fn binary_rows(&self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
+    fn binary_rows(&self, batch: &RecordBatch, out: &mut Vec<u8>, ends: &mut Vec<usize>) -> Result<()> {
         let columns = batch.columns().iter().zip(&self.types);
         let writers = columns.map(|(array, sql_type)| BinaryWriter::new(array.as_ref(), sql_type)).collect::<Result<Vec<_>>>()?;
         let count = i16::try_from(writers.len()).map_err(|_| Error::internal("too many columns for COPY"))?;
         for row in 0..batch.num_rows() {
             out.extend_from_slice(&count.to_be_bytes());
             writers.iter().for_each(|writer| writer.write_sized(row, out));
+            ends.push(out.len());
         }
         Ok(())
     }
 
-    /// Appends the rows of a batch, each a line.
-    pub fn rows(&self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
+    /// Appends the rows of a batch, each a line, and to `ends` where each row ends in `out`.
+    pub fn rows(&self, batch: &RecordBatch, out: &mut Vec<u8>, ends: &mut Vec<usize>) -> Result<()> {
         if self.options.format == CopyFormat::Binary {
-            return self.binary_rows(batch, out);
+            return self.binary_rows(batch, out, ends);
         }
         let columns = batch.columns().iter().zip(&self.types);
         let writers = columns.map(|(array, sql_type)| Writer::new(array.as_ref(), sql_type, &self.style)).collect::<Result<Vec<_>>>()?;
@@ -106,6 +107,7 @@ impl Encoder {
                 }
             }
             out.push(b'\n');
+            ends.push(out.len());
         }
         Ok(())
     }

@@ -59,10 +59,14 @@ impl Connection {
         let (sink, metrics) = (&mut self.sink, &self.session.services.metrics);
         running
             .guard(&mut self.reader, async {
-                while let Some(data) = copy.next().await? {
+                while let Some((data, ends)) = copy.next().await? {
                     metrics.copy_sent.inc_by(data.len() as u64);
-                    sink.put_raw(b'd', &data);
-                    sink.flush_if_full().await?;
+                    let mut start = 0;
+                    for end in ends {
+                        sink.put_raw(b'd', &data[start..end]);
+                        sink.flush_if_full().await?;
+                        start = end;
+                    }
                 }
                 sink.put(&PgWireBackendMessage::CopyDone(CopyDone::new()));
                 Ok(copy.tag())

@@ -12,7 +12,6 @@
 //! shutdown idle sessions end at once, running statements get [`SHUTDOWN_GRACE`].
 
 mod auth;
-mod binary;
 mod connection;
 mod copy;
 mod error;

@@ -9,11 +9,11 @@ use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::data::{FieldDescription, RowDescription};
 
 use crate::error::{Error, Result, SqlState};
-use crate::pg::binary;
 use crate::pg::error::Fault;
 use crate::pg::sink::Sink;
 use crate::session::Rows;
 use crate::types::SqlType;
+use crate::types::binary::BinaryWriter;
 use crate::types::text::{self, Style};
 
 /// Rows taken at once from a stream whose batches are larger.
@@ -31,7 +31,7 @@ struct Columns(Vec<Column>);
 
 enum Column {
     Text(text::Writer),
-    Binary(binary::Writer),
+    Binary(BinaryWriter),
 }
 
 impl Encoder {
@@ -45,7 +45,7 @@ impl Encoder {
         let column = |(at, (sql_type, binary)): (usize, &(SqlType, bool))| {
             let values = batch.column(at);
             Ok(if *binary {
-                Column::Binary(binary::Writer::new(values, sql_type)?)
+                Column::Binary(BinaryWriter::new(values.as_ref(), sql_type)?)
             } else {
                 Column::Text(text::Writer::new(values.as_ref(), sql_type, &self.style)?)
             })
@@ -81,14 +81,23 @@ impl Columns {
         for column in &self.0 {
             match column {
                 Column::Text(values) if values.is_null(row) => out.extend_from_slice(&NULL),
-                Column::Text(values) => binary::with_length(out, |out| values.write(row, out)),
-                Column::Binary(values) if values.is_null(row) => out.extend_from_slice(&NULL),
-                Column::Binary(values) => binary::with_length(out, |out| values.write(row, out)),
+                Column::Text(values) => with_length(out, |out| values.write(row, out)),
+                Column::Binary(values) => values.write_sized(row, out),
             }
         }
         let length = u32::try_from(out.len() - at).unwrap_or(u32::MAX);
         out[at..at + 4].copy_from_slice(&length.to_be_bytes());
     }
+}
+
+/// Appends what `write` appends, with its length (four bytes) before it.
+#[inline]
+fn with_length(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    write(out);
+    let length = u32::try_from(out.len() - at - 4).unwrap_or(u32::MAX);
+    out[at..at + 4].copy_from_slice(&length.to_be_bytes());
 }
 
 /// The RowDescription of a result.

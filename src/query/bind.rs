@@ -229,7 +229,11 @@ pub fn output(plan: LogicalPlan) -> Result<(LogicalPlan, SchemaRef)> {
 /// Lists keep their items' types: casting them would copy for nothing.
 fn canonical(data_type: &DataType, sql_type: &SqlType) -> DataType {
     match (data_type, sql_type) {
-        (DataType::List(item), SqlType::Array(element)) if *item.data_type() == element.arrow() => data_type.clone(),
+        (DataType::List(item), SqlType::Array(element))
+            if *item.data_type() == element.arrow() && *item.metadata() == *element.field("", true).metadata() =>
+        {
+            data_type.clone()
+        }
         _ => sql_type.arrow(),
     }
 }

@@ -196,6 +196,20 @@ fn cast(text: &str) -> Option<Error> {
         let target = text.rsplit("to type ").next().map(type_of).unwrap_or_default();
         return Some(out_of_range(&target));
     }
+    let numeric = [
+        ("square root of a negative", "2201F", "cannot take square root of a negative number"),
+        ("zero raised to a negative power", "2201F", "zero raised to a negative power is undefined"),
+        ("verflow on abs", "22003", "value out of range"),
+        ("nable to parse date from", "22008", "date field value out of range"),
+        ("negative count not allowed", "22011", "negative substring length not allowed"),
+        ("exceeds the minimum supported scale", "22003", "numeric field overflow"),
+    ];
+    if let Some((_, state, message)) = numeric.iter().find(|(part, ..)| text.contains(part)) {
+        return Some(Error::new(SqlState(state), *message));
+    }
+    if text.contains("timestamp out of range") {
+        return Some(Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"));
+    }
     if text.contains("Overflow happened on") || text.contains("verflowing on") || text.contains("causes overflow") {
         return Some(out_of_range("value"));
     }
@@ -366,6 +380,15 @@ fn query(text: &str) -> Option<Error> {
     }
     if text.contains("Scalar subquery should only return one column") || text.contains("should only return one column") {
         return Some(Error::new(SqlState::SYNTAX_ERROR, "subquery must return only one column"));
+    }
+    if text.contains("ggregate function calls cannot be nested") {
+        return Some(Error::new(SqlState::GROUPING_ERROR, "aggregate function calls cannot be nested"));
+    }
+    if text.contains("scalar subquery must be aggregated") {
+        return Some(
+            Error::unsupported("a correlated subquery that may return more than one row is not supported")
+                .hint("Aggregate its column, or write it as a join."),
+        );
     }
     if text.contains("more than one row") {
         return Some(Error::new(SqlState::CARDINALITY_VIOLATION, "more than one row returned by a subquery used as an expression"));

@@ -15,6 +15,8 @@ use sqlparser::ast::{
 use super::names;
 use crate::error::{Error, Result};
 
+mod windows;
+
 /// Begins the part of a name that only makes it unique.
 pub const SUFFIX: char = '\u{1}';
 
@@ -60,7 +62,10 @@ impl VisitorMut for Rewrite {
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
         name_series(factor);
-        ControlFlow::Continue(())
+        match windows::table_form(factor) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        }
     }
 
     fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<Error> {
@@ -85,8 +90,7 @@ fn rewritten(expression: &Expr) -> Result<Option<Expr>> {
             if let Some(name) = last_name(&function.name)
                 && matches!(name.as_str(), "hop" | "hop_end" | "session" | "session_end")
             {
-                return Err(Error::unsupported(format!("{} windows are not supported yet", name.trim_end_matches("_end").to_uppercase()))
-                    .hint("Use TUMBLE."));
+                return Err(windows::refused(&name));
             }
             unqualified(function)
         }

@@ -66,6 +66,10 @@ impl Scope<'_> {
         Some(Unresolved::new(Relation::View(view.oid), name, view.schema()))
     }
 
+    fn is_building(&self, schema: Option<&str>, name: &str) -> bool {
+        schema.is_none_or(|schema| schema == PUBLIC) && self.catalog.view_named(name).is_some_and(|view| !view.ready)
+    }
+
     fn system_table(&self, schema: &str, name: &str) -> Option<Unresolved> {
         let table = self.system?.table(schema, name, self.context?)?;
         let relation = Relation::System { schema: schema.to_owned(), name: name.to_owned() };
@@ -88,6 +92,12 @@ impl ContextProvider for Scope<'_> {
         }
         match self.relation(name.schema(), name.table()) {
             Some(relation) => Ok(Arc::new(relation)),
+            None if self.is_building(name.schema(), name.table()) => {
+                let message = format!("materialized view \"{}\" has not been populated", name.table());
+                Err(Error::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .hint("It can be read when the statement or transaction that creates it has ended.")
+                    .into())
+            }
             None => {
                 let shown = match name.schema() {
                     Some(schema) => format!("{schema}.{}", name.table()),

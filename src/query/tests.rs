@@ -358,7 +358,7 @@ async fn errors_are_postgresqls() {
         "SELECT 'x'::date" => "22007" "invalid input syntax for type date: \"x\"",
         "SELECT * FROM events WHERE event_id = 'x'" => "22P02" "invalid input syntax for type uuid: \"x\"",
         "SELECT * FROM nowhere" => "42P01" "relation \"nowhere\" does not exist",
-        "SELECT * FROM building" => "42P01" "relation \"building\" does not exist",
+        "SELECT * FROM building" => "55000" "materialized view \"building\" has not been populated",
         "SELECT * FROM s.t" => "42P01" "relation \"s.t\" does not exist",
         "SELECT store FROM events" => "42703" "column \"store\" does not exist",
         "SELECT e.store FROM events e" => "42703" "column e.store does not exist",

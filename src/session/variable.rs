@@ -71,6 +71,7 @@ pub static VARIABLES: &[Variable] = &[
         "Sets the message levels that are sent to the client.",
     ),
     variable("DateStyle", Kind::DateStyle, "ISO, MDY", true, "Sets the display format for date and time values."),
+    variable("default_table_access_method", Kind::Only("heap"), "heap", false, "Sets the default table access method for new tables."),
     variable(
         "default_transaction_isolation",
         ISOLATION,
@@ -199,7 +200,7 @@ impl Variable {
                 name => Zone::parse(name).map(|zone| zone.to_string()).map_err(|_| self.invalid(value)),
             },
             Kind::DateStyle => self.date_style(value),
-            Kind::Encoding => match value.to_ascii_lowercase().replace(['-', '_', ' '], "").as_str() {
+            Kind::Encoding => match value.to_ascii_lowercase().replace(['-', '_', ' ', '\''], "").as_str() {
                 "utf8" | "unicode" => Ok("UTF8".to_owned()),
                 _ => Err(self.invalid(value).hint("The only client encoding is UTF8.")),
             },
@@ -316,6 +317,7 @@ mod tests {
         check("datestyle", "German", Err("0A000"));
         check("datestyle", "stardate", Err("22023"));
         check("client_encoding", "utf-8", Ok("UTF8"));
+        check("client_encoding", "'utf-8'", Ok("UTF8"));
         check("client_encoding", "'latin1'", Err("22023"));
         check("timezone", "europe/berlin", Ok("Europe/Berlin"));
         check("timezone", "Mars/Olympus", Err("22023"));

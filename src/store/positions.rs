@@ -47,11 +47,12 @@ impl Positions {
         };
         let Some(late) = late else { return Ok(Judged { accepted: rows, late: None, duplicates }) };
         if policy == LateRows::Error {
-            return Err(Error::new(
-                SqlState::DATETIME_FIELD_OVERFLOW,
-                format!("{} rows are behind the watermark of table \"{}\"", late.true_count(), table.name),
-            )
-            .hint("SET verus.late_rows = 'apply' accepts them, 'divert' logs them in the table's $late companion."));
+            let rows = match late.true_count() {
+                1 => "1 row is".to_owned(),
+                count => format!("{count} rows are"),
+            };
+            return Err(Error::new(SqlState::DATETIME_FIELD_OVERFLOW, format!("{rows} behind the watermark of table \"{}\"", table.name))
+                .hint("SET verus.late_rows = 'apply' accepts them, 'divert' logs them in the table's $late companion."));
         }
         let late_rows = select(&rows, &late)?;
         let lateness = self.watermarks[&table.oid].lateness(table, &late_rows)?;

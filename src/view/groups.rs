@@ -155,7 +155,8 @@ impl<'a> Groups<'a> {
     pub(super) fn values(mut self) -> Result<(Vec<ArrayRef>, Vec<Option<ArrayRef>>, usize)> {
         if self.interner.values.is_none() && self.interner.len() == 0 {
             let wanted = self.spec.aggregates.iter().zip(&self.wanted);
-            let values = wanted.map(|(aggregate, wanted)| wanted.then(|| aggregate.over_nothing()).transpose()).collect::<Result<Vec<_>>>()?;
+            let values =
+                wanted.map(|(aggregate, wanted)| wanted.then(|| aggregate.over_nothing()).transpose()).collect::<Result<Vec<_>>>()?;
             return Ok((Vec::new(), values, 1));
         }
         let rows = self.interner.len();

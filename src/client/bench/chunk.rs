@@ -172,7 +172,7 @@ impl Pool {
     }
 
     /// The next chunk, and how much later than it was made for it is sent.
-    pub fn next(&mut self) -> (&mut Chunk, Micros) {
+    pub fn next_chunk(&mut self) -> (&mut Chunk, Micros) {
         let (round, index) = (self.sent / self.chunks.len(), self.sent % self.chunks.len());
         self.sent += 1;
         (&mut self.chunks[index], round as i64 * self.round_us)
@@ -180,7 +180,7 @@ impl Pool {
 
     /// The next chunk, its last event at about `now`.
     pub fn next_at(&mut self, now: Micros) -> (&mut Chunk, Micros) {
-        let (chunk, _) = self.next();
+        let (chunk, _) = self.next_chunk();
         let last = chunk.times.last().map_or(now, |(_, time)| *time);
         (chunk, now - last)
     }
@@ -194,7 +194,7 @@ mod tests {
     fn a_pool_repeats_itself_later() {
         let mut pool = Pool::make(1, 1_767_225_600_000_000, Form::Csv, 20, 10, 1, Some(7)).remove(0);
         let mut send = || {
-            let (chunk, later) = pool.next();
+            let (chunk, later) = pool.next_chunk();
             (chunk.data(later), later, chunk.purchases)
         };
         let (first, second, again) = (send(), send(), send());

@@ -84,7 +84,7 @@ async fn copy(sender: &Connection, mut pool: Pool, statements: u64) -> Result<Ac
     let statement = sender.client.prepare(&format!("COPY bench_events ({COLUMNS}) FROM STDIN (FORMAT csv)")).await?;
     let mut sum = Acknowledged::default();
     for _ in 0..statements {
-        let (chunk, later) = pool.next();
+        let (chunk, later) = pool.next_chunk();
         let data = chunk.data(later);
         let begin = Instant::now();
         let accepted = sender.copy(&statement, data).await?;
@@ -101,7 +101,7 @@ async fn insert(sender: &Connection, mut pool: Pool, statements: u64) -> Result<
     let head = Arc::new(format!("INSERT INTO bench_events ({COLUMNS}) VALUES "));
     let mut sum = Acknowledged::default();
     let prepared = (0..statements).map(|_| {
-        let (chunk, later) = pool.next();
+        let (chunk, later) = pool.next_chunk();
         sum.events += chunk.events();
         sum.purchases += chunk.purchases;
         sum.cents += chunk.cents;

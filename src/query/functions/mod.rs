@@ -9,6 +9,7 @@
 pub mod arithmetic;
 pub mod decimal;
 pub mod json;
+pub mod padding;
 pub mod session;
 pub mod sum;
 pub mod system;
@@ -141,15 +142,29 @@ pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
     let mut scalar = SessionStateDefaults::default_scalar_functions();
     // They give types that SQL has no name for.
     scalar.retain(|function| !function.name().starts_with("arrow_"));
-    for functions in
-        [session::all(), time::all(), to_char::all(), window::all(), zone::all(), system::all(), json::all(), arithmetic::all()]
-    {
+    for functions in [
+        session::all(),
+        time::all(),
+        to_char::all(),
+        window::all(),
+        zone::all(),
+        system::all(),
+        json::all(),
+        arithmetic::all(),
+        padding::all(),
+    ] {
         scalar.extend(functions);
     }
     let sign = scalar.iter().find(|function| function.name() == "signum").map(|function| function.as_ref().clone().with_aliases(["sign"]));
     scalar.extend(sign.map(Arc::new));
     let mut aggregates = SessionStateDefaults::default_aggregate_functions();
-    for (name, alias) in [("var", "variance"), ("first_value", "first"), ("last_value", "last")] {
+    for (name, alias) in [
+        ("var", "variance"),
+        ("first_value", "first"),
+        ("last_value", "last"),
+        ("bool_and", "every"),
+        ("approx_percentile_cont", "approx_percentile"),
+    ] {
         let aliased =
             aggregates.iter().find(|function| function.name() == name).map(|function| function.as_ref().clone().with_aliases([alias]));
         aggregates.extend(aliased.map(Arc::new));

@@ -65,7 +65,7 @@ fn metadata(target: &SqlType) -> Option<FieldMetadata> {
 
 /// `Ok` with another expression, or `Err` with the same where a plain cast is right.
 fn convert(expression: Expr, source: &DataType, target: &SqlType, field: &FieldRef, schema: &DFSchema) -> Result<Result<Expr, Expr>> {
-    if matches!(source, DataType::Null) || matches!(&expression, Expr::Placeholder(_)) {
+    if matches!(source, DataType::Null) || matches!(&expression, Expr::Placeholder(parameter) if parameter.field.is_none()) {
         return Ok(Err(expression));
     }
     if is_text(source) {

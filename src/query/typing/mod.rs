@@ -25,6 +25,7 @@ use datafusion::logical_expr::{
 
 use crate::error::Error;
 use crate::query::functions::{self, session, time, zone};
+use crate::types::SqlType;
 
 /// Types a plan: literals, casts, operators, aggregates, functions of time.
 pub fn apply(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -75,9 +76,19 @@ fn typed_values(values: Values) -> Result<LogicalPlan> {
     let rows = values
         .values
         .into_iter()
-        .map(|row| row.into_iter().map(|value| Ok(expression(value, &schema)?.data)).collect::<Result<Vec<_>>>())
+        .map(|row| row.into_iter().map(|value| Ok(expression(untyped_null(value), &schema)?.data)).collect::<Result<Vec<_>>>())
         .collect::<Result<Vec<_>>>()?;
     LogicalPlanBuilder::values(rows)?.build()
+}
+
+/// NULL among VALUES, which the planner has cast to the type that its neighbours had before they were typed.
+fn untyped_null(value: Expr) -> Expr {
+    match value {
+        Expr::Cast(cast) if matches!(&*cast.expr, Expr::Literal(ScalarValue::Null, _)) && cast.field.data_type() == &DataType::Int64 => {
+            Expr::Literal(ScalarValue::Null, None)
+        }
+        other => other,
+    }
 }
 
 /// Types one expression over rows of `schema`.
@@ -169,6 +180,13 @@ fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Exp
             truncate(function, None, schema)
         }
         ("date_trunc", [_, _, _]) => truncate(function, Some(()), schema),
+        ("date_bin", [stride, time, rest @ ..]) if rest.len() < 2 => {
+            let mut args = vec![operators::literal_as(stride.clone(), &SqlType::Interval)?, time.clone()];
+            for origin in rest {
+                args.push(operators::operand(origin.clone(), time, schema)?);
+            }
+            Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&function.func), args))))
+        }
         ("extract" | "extract_seconds" | "date_part", [field, argument]) => {
             let instant = matches!(argument.get_type(schema)?, DataType::Timestamp(_, Some(_)));
             let epoch = matches!(field, Expr::Literal(value, _) if value.try_as_str().flatten().is_some_and(|text| text.eq_ignore_ascii_case("epoch")));
@@ -263,7 +281,7 @@ fn valid_unit(unit: &Expr) -> Result<()> {
 }
 
 /// The type of an expression with the metadata that tells uuid from bytea and json from text.
-pub fn sql_type(expression: &Expr, schema: &DFSchema) -> Result<crate::types::SqlType> {
+pub fn sql_type(expression: &Expr, schema: &DFSchema) -> Result<SqlType> {
     let (_, field) = expression.to_field(schema)?;
-    Ok(crate::types::SqlType::of_field(&field))
+    Ok(SqlType::of_field(&field))
 }

@@ -55,6 +55,14 @@ pub fn operand(value: Expr, subject: &Expr, schema: &DFSchema) -> Result<Expr> {
     }
 }
 
+/// A string literal as a constant of the type that its place asks for; anything else as it is.
+pub fn literal_as(value: Expr, target: &SqlType) -> Result<Expr> {
+    match unknown(&value) {
+        Some(text) => constant(text, target),
+        None => Ok(value),
+    }
+}
+
 fn open(expression: &Expr) -> bool {
     matches!(expression, Expr::Placeholder(placeholder) if placeholder.field.is_none())
 }

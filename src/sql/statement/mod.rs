@@ -61,8 +61,10 @@ pub enum Statement {
     CheckView(Name),
     /// BEGIN, START TRANSACTION.
     Begin {
-        /// READ ONLY was asked for.
-        read_only: bool,
+        /// The isolation level that was asked for, in lower case.
+        isolation: Option<String>,
+        /// READ ONLY or READ WRITE.
+        read_only: Option<bool>,
     },
     /// COMMIT, END.
     Commit,

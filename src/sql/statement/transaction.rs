@@ -46,7 +46,7 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
 
 fn begin(reader: &mut Reader<'_>) -> Result<Statement> {
     let modes = modes(reader)?;
-    Ok(Statement::Begin { read_only: modes.read_only.unwrap_or(false) })
+    Ok(Statement::Begin { isolation: modes.isolation, read_only: modes.read_only })
 }
 
 /// What a list of transaction modes says.

@@ -206,6 +206,16 @@ pub fn elements(bytes: &[u8], mut element: impl FnMut(Option<Range<usize>>) -> R
     if at == bytes.len() { Ok(()) } else { Err(incorrect()) }
 }
 
+/// 42804 where an array says that its elements are of a fixed-size type other than `element`.
+fn check_element(element: &SqlType, bytes: &[u8]) -> Result<()> {
+    let sent = bytes.get(8..12).map_or(Err(insufficient()), oid)?;
+    if sent == element.oid() || element.wire_size() < 0 || *element == SqlType::Name {
+        return Ok(());
+    }
+    let expected = element.oid();
+    Err(Error::new(SqlState::DATATYPE_MISMATCH, format!("binary data has array element type {sent} instead of expected {expected}")))
+}
+
 /// The value that `bytes` stand for, of the type's Arrow form ([`SqlType::arrow`]): a parameter. 22P03 and 08P01 where they
 /// are no value of the type, and what the type's own bounds say.
 pub fn read_scalar(sql_type: &SqlType, bytes: &[u8]) -> Result<ScalarValue> {
@@ -242,6 +252,7 @@ pub fn read_scalar(sql_type: &SqlType, bytes: &[u8]) -> Result<ScalarValue> {
         SqlType::Interval => ScalarValue::IntervalMonthDayNano(Some(interval(bytes)?)),
         SqlType::Oid => ScalarValue::UInt32(Some(oid(bytes)?)),
         SqlType::Array(element) => {
+            check_element(element, bytes)?;
             let mut values = Vec::new();
             elements(bytes, |item| {
                 values.push(item.map(|item| read_scalar(element, &bytes[item])).transpose()?);
@@ -314,6 +325,8 @@ mod tests {
         assert_eq!(state("numeric(3,2)", &[0, 1, 0, 0, 0, 0, 0, 0, 0, 10]), "22003");
         assert_eq!(state("numeric", &[0, 1, 0x7f, 0xff, 0, 0, 0, 0, 0, 10]), "22003");
         assert_eq!(state("numeric", &[0, 0, 0, 0, 0xc0, 0, 0, 0]), "0A000");
+        // Elements of type real for integer[].
+        assert_eq!(state("integer[]", &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0xbc]), "42804");
     }
 
     proptest! {
