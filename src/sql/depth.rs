@@ -11,6 +11,10 @@ use crate::error::{Error, Result, SqlState};
 
 /// Depth of one expression's tree.
 const CHAIN_MAX: usize = 2_000;
+/// What a prefix operator counts: `NOT NOT ...` recurses on the right, where neither parser nor planner grows its stack.
+const PREFIX_WEIGHT: usize = 10;
+/// What an arithmetic operator counts: each becomes checked arithmetic, whose typing costs more the deeper it stands.
+const ARITHMETIC_WEIGHT: usize = 8;
 /// Joins and set operations of one SELECT: each is a level of the plan.
 const RELATIONS_MAX: usize = 500;
 /// sqlparser's own recursion: every pair of parentheses takes a few levels, every prefix operator one.
@@ -21,21 +25,11 @@ pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<()> {
     let limits = WireLimits::default();
     let mut levels = vec![Level::default()];
     let mut count = 0_usize;
-    for token in tokens {
-        if matches!(token.token, Token::Whitespace(_)) {
-            continue;
-        }
+    let mut before = &Token::EOF;
+    for token in tokens.iter().map(|token| &token.token).filter(|token| !matches!(token, Token::Whitespace(_))) {
         count += 1;
-        match &token.token {
-            Token::LParen | Token::LBracket | Token::LBrace => levels.push(Level::default()),
-            Token::RParen | Token::RBracket | Token::RBrace => close(&mut levels),
-            Token::Word(word) if word.keyword == Keyword::CASE => levels.push(Level::default()),
-            Token::Word(word) if word.keyword == Keyword::END => close(&mut levels),
-            Token::Word(word) if word.quote_style.is_none() => keyword(&mut levels, word.keyword),
-            Token::Comma => top(&mut levels).comma(),
-            token if is_operator(token) => top(&mut levels).operators += 1,
-            _ => {}
-        }
+        step(&mut levels, before, token);
+        before = token;
         let level = top(&mut levels);
         if level.relations > RELATIONS_MAX || level.bound() > CHAIN_MAX || levels.len() > limits.depth_max {
             return Err(too_deep());
@@ -47,6 +41,45 @@ pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<()> {
             .hint("Load many rows with COPY, or with INSERT of literal values."));
     }
     Ok(())
+}
+
+fn step(levels: &mut Vec<Level>, before: &Token, token: &Token) {
+    match token {
+        Token::LParen | Token::LBrace => levels.push(Level::default()),
+        // `a[1][1]` is a chain as well as nesting.
+        Token::LBracket => {
+            top(levels).operators += 1;
+            levels.push(Level::default());
+        }
+        Token::RParen | Token::RBracket | Token::RBrace => while close(levels) == Some(true) {},
+        Token::Word(word) if word.quote_style.is_none() && word.keyword != Keyword::NoKeyword => keyword(levels, before, word.keyword),
+        Token::Word(_) => top(levels).operators += usize::from(matches!(before, Token::Word(_))),
+        Token::Comma => top(levels).comma(),
+        token if is_operator(token) => top(levels).operators += weight(before, token),
+        _ => {}
+    }
+}
+
+fn weight(before: &Token, operator: &Token) -> usize {
+    match operator {
+        Token::Period | Token::DoubleColon | Token::Colon => 1,
+        _ if !ends_operand(before) => PREFIX_WEIGHT,
+        Token::Plus | Token::Minus | Token::Mul | Token::Div | Token::Mod | Token::Caret => ARITHMETIC_WEIGHT,
+        _ => 1,
+    }
+}
+
+/// Whether an operand is complete, so that a keyword that follows is one. sqlparser takes most keywords for names where it
+/// expects an operand: in `a + where + where` there is no clause, and nothing to start counting anew for.
+fn ends_operand(token: &Token) -> bool {
+    match token {
+        Token::Word(word) => {
+            word.quote_style.is_some()
+                || matches!(word.keyword, Keyword::NoKeyword | Keyword::NULL | Keyword::TRUE | Keyword::FALSE | Keyword::END)
+        }
+        Token::RParen | Token::RBracket => true,
+        other => is_literal(other),
+    }
 }
 
 /// 54001 in PostgreSQL's words.
@@ -67,6 +100,7 @@ struct Level {
     nested_max: usize,
     relations: usize,
     in_from: bool,
+    case: bool,
 }
 
 impl Level {
@@ -85,7 +119,7 @@ impl Level {
 
     /// Another expression begins: only the relations go on.
     fn cut(&mut self) {
-        *self = Level { relations: self.relations, in_from: self.in_from, ..Level::default() };
+        *self = Level { relations: self.relations, in_from: self.in_from, case: self.case, ..Level::default() };
     }
 
     fn comma(&mut self) {
@@ -98,17 +132,31 @@ fn top(levels: &mut [Level]) -> &mut Level {
     levels.last_mut().expect("the outermost level is never closed")
 }
 
-fn close(levels: &mut Vec<Level>) {
-    if levels.len() > 1
-        && let Some(level) = levels.pop()
-    {
-        let parent = top(levels);
-        parent.nested_max = parent.nested_max.max(level.bound() + 1);
+/// Ends the innermost level; says whether that was a CASE. The outermost stays.
+fn close(levels: &mut Vec<Level>) -> Option<bool> {
+    if levels.len() == 1 {
+        return None;
     }
+    let level = levels.pop()?;
+    let parent = top(levels);
+    parent.nested_max = parent.nested_max.max(level.bound() + 1);
+    Some(level.case)
 }
 
-fn keyword(levels: &mut [Level], keyword: Keyword) {
+fn keyword(levels: &mut Vec<Level>, before: &Token, keyword: Keyword) {
+    if keyword == Keyword::CASE {
+        return levels.push(Level { case: true, ..Level::default() });
+    }
+    if keyword == Keyword::END && top(levels).case {
+        close(levels);
+        return;
+    }
     let level = top(levels);
+    level.relations += usize::from(matches!(keyword, Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::JOIN));
+    if !ends_operand(before) {
+        level.operators += if keyword == Keyword::NOT { PREFIX_WEIGHT } else { 1 };
+        return;
+    }
     match keyword {
         Keyword::OR => {
             level.cut_ands();
@@ -118,21 +166,8 @@ fn keyword(levels: &mut [Level], keyword: Keyword) {
             level.cut_operators();
             level.ands += 1;
         }
-        Keyword::NOT
-        | Keyword::IS
-        | Keyword::IN
-        | Keyword::LIKE
-        | Keyword::ILIKE
-        | Keyword::SIMILAR
-        | Keyword::BETWEEN
-        | Keyword::COLLATE
-        | Keyword::AT
-        | Keyword::OPERATOR
-        | Keyword::NOTNULL => level.operators += 1,
-        Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::JOIN => {
-            level.relations += 1;
-            level.cut();
-        }
+        Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::JOIN | Keyword::ON => level.cut(),
+        Keyword::WHEN | Keyword::THEN | Keyword::ELSE => level.cut(),
         Keyword::FROM => {
             level.in_from = true;
             level.cut();
@@ -141,17 +176,14 @@ fn keyword(levels: &mut [Level], keyword: Keyword) {
             level.in_from = false;
             level.cut();
         }
-        Keyword::ON | Keyword::WHEN | Keyword::THEN | Keyword::ELSE => level.cut(),
-        _ => {}
+        _ => level.operators += 1,
     }
 }
 
-fn is_operator(token: &Token) -> bool {
-    !matches!(
+fn is_literal(token: &Token) -> bool {
+    matches!(
         token,
-        Token::EOF
-            | Token::Word(_)
-            | Token::Number(_, _)
+        Token::Number(_, _)
             | Token::Char(_)
             | Token::SingleQuotedString(_)
             | Token::EscapedStringLiteral(_)
@@ -161,7 +193,9 @@ fn is_operator(token: &Token) -> bool {
             | Token::SingleQuotedByteStringLiteral(_)
             | Token::DollarQuotedString(_)
             | Token::Placeholder(_)
-            | Token::Period
-            | Token::SemiColon
     )
+}
+
+fn is_operator(token: &Token) -> bool {
+    !is_literal(token) && !matches!(token, Token::EOF | Token::SemiColon)
 }

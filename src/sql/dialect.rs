@@ -5,10 +5,16 @@
 //! The stock PostgreSQL dialect treats `:=` as a binary operator and parses argument names as expressions, so that
 //! `f := a = 1 AND b = 2` silently becomes `(f := a = 1) AND (b = 2)`.
 //!
+//! sqlparser goes back and tries again wherever a word may be a keyword or a name (`CASE`, `EXTRACT(`, `INTERVAL`). Nested, and
+//! wrong at the innermost place, that doubles the work at every level: forty levels are a day. So every operand that the parser
+//! begins is counted, and a [`Budget`] in proportion to the text ends the attempt.
+//!
 //! *Invariant*: [`Dialect::dialect`] answers with PostgreSQL's type, because the parser asks for it in many places.
 
 use std::any::TypeId;
+use std::cell::Cell;
 
+use sqlparser::ast::Expr;
 use sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
@@ -16,6 +22,35 @@ use sqlparser::parser::{Parser, ParserError};
 /// The dialect of all SQL that Verus reads and prints.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct VerusDialect;
+
+/// Operands for each token: a text that parses needs about one.
+const OPERANDS_PER_TOKEN: u64 = 16;
+/// For the shortest texts.
+const OPERANDS_MIN: u64 = 1_024;
+
+thread_local! {
+    /// Operands that the parser on this thread may still begin.
+    static OPERANDS: Cell<u64> = const { Cell::new(u64::MAX) };
+}
+
+/// What parsing one statement may cost.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget(u64);
+
+impl Budget {
+    /// For a statement of so many tokens.
+    pub(super) fn new(tokens: usize) -> Self {
+        Self(u64::try_from(tokens).unwrap_or(u64::MAX).saturating_mul(OPERANDS_PER_TOKEN).saturating_add(OPERANDS_MIN))
+    }
+
+    /// Runs a rule, which fails once the budget is spent.
+    pub(super) fn spend<T>(&mut self, rule: impl FnOnce() -> T) -> T {
+        let outer = OPERANDS.replace(self.0);
+        let result = rule();
+        self.0 = OPERANDS.replace(outer);
+        result
+    }
+}
 
 const BASE: PostgreSqlDialect = PostgreSqlDialect {};
 
@@ -41,6 +76,16 @@ impl Dialect for VerusDialect {
         false
     }
 
+    fn parse_prefix(&self, _parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
+        match OPERANDS.get().checked_sub(1) {
+            Some(left) => {
+                OPERANDS.set(left);
+                None
+            }
+            None => Some(Err(ParserError::RecursionLimitExceeded)),
+        }
+    }
+
     fn identifier_quote_style(&self, identifier: &str) -> Option<char> {
         BASE.identifier_quote_style(identifier)
     }
@@ -58,7 +103,8 @@ impl Dialect for VerusDialect {
     }
 
     fn is_reserved_for_identifier(&self, keyword: Keyword) -> bool {
-        BASE.is_reserved_for_identifier(keyword)
+        // No names in PostgreSQL either: an error inside them is the error, without a second attempt.
+        matches!(keyword, Keyword::CASE | Keyword::CAST | Keyword::NOT | Keyword::ARRAY) || BASE.is_reserved_for_identifier(keyword)
     }
 
     fn is_custom_operator_part(&self, ch: char) -> bool {

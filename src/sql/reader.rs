@@ -10,7 +10,7 @@ use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
-use super::dialect::VerusDialect;
+use super::dialect::{Budget, VerusDialect};
 use super::statement::{Name, Statement};
 use super::{depth, query};
 use crate::error::{Error, Result, SqlState};
@@ -101,6 +101,7 @@ pub(super) const RESERVED: [&str; 77] = [
 /// One statement under way. `text` is the statement's own.
 pub(super) struct Reader<'a> {
     parser: Parser<'static>,
+    budget: Budget,
     text: &'a str,
     offset: u32,
 }
@@ -113,8 +114,9 @@ impl<'a> Reader<'a> {
             Error::syntax(format!("syntax error at or near \"{}\"", &text[at..])).position(offset + super::position_of(text, at))
         })?;
         depth::check(&tokens)?;
+        let budget = Budget::new(tokens.len());
         let parser = Parser::new(&DIALECT).with_recursion_limit(depth::RECURSION_MAX).with_tokens_with_locations(tokens);
-        Ok(Self { parser, text, offset })
+        Ok(Self { parser, budget, text, offset })
     }
 
     /// The unquoted word `ahead` tokens from here, in upper case.
@@ -307,7 +309,8 @@ impl<'a> Reader<'a> {
 
     /// Runs a rule of sqlparser and rewords its errors.
     pub(super) fn run<T>(&mut self, rule: impl FnOnce(&mut Parser<'static>) -> Result<T, ParserError>) -> Result<T> {
-        rule(&mut self.parser).map_err(|error| self.reword(&error))
+        let outcome = self.budget.spend(|| rule(&mut self.parser));
+        outcome.map_err(|error| self.reword(&error))
     }
 
     /// Whether a number comes next.

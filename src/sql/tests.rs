@@ -125,6 +125,108 @@ fn what_is_not_listed_cannot_run() {
 fn depth_is_limited_before_anything_recurses() {
     let nested = format!("SELECT {}1{}", "(".repeat(100_000), ")".repeat(100_000));
     assert_eq!(parse(&nested).unwrap_err().state(), SqlState::STATEMENT_TOO_COMPLEX);
-    let chain = format!("SELECT 1{}", " + 1".repeat(50_000));
-    assert_eq!(parse(&chain).unwrap_err().state(), SqlState::STATEMENT_TOO_COMPLEX);
+    for chain in
+        [format!("SELECT 1{}", " + 1".repeat(300)), format!("SELECT {}a", "NOT ".repeat(300)), format!("SELECT {}1", "- ".repeat(300))]
+    {
+        assert_eq!(parse(&chain).unwrap_err().state(), SqlState::STATEMENT_TOO_COMPLEX);
+    }
+}
+
+/// Shapes that recurse, backtrack or grow deep trees: each is answered, whatever the answer, and the tree can be printed,
+/// compared and dropped on a worker's stack.
+#[test]
+fn no_shape_takes_the_process_or_the_evening() {
+    let nested = |open: &str, core: &str, close: &str, depth: usize| format!("{}{core}{}", open.repeat(depth), close.repeat(depth));
+    let mut texts = Vec::new();
+    for core in ["1", "1 1 1", "case +", "interval"] {
+        for (open, close) in [
+            ("(", ")"),
+            ("f(", ")"),
+            ("(SELECT ", ")"),
+            ("CASE WHEN ", " THEN 1 END"),
+            ("CASE WHEN a THEN 1 ELSE ", " END"),
+            ("ARRAY[", "]"),
+            ("CAST(", " AS int)"),
+            ("EXTRACT(year FROM ", ")"),
+            ("POSITION(", " IN a)"),
+            ("SUBSTRING(", " FROM 1)"),
+            ("TRIM(BOTH ", " FROM a)"),
+            ("CEIL(", ")"),
+            ("EXISTS (SELECT 1 WHERE ", ")"),
+            ("1 IN (SELECT ", ")"),
+            ("INTERVAL (", ")"),
+            ("NOT (", ")"),
+            ("(case + ", ")"),
+            ("(end + ", ")"),
+            ("(1, ", ")"),
+        ] {
+            texts.push(format!("SELECT {}", nested(open, core, close, 90)));
+        }
+        for (open, close) in
+            [("(", ")"), ("(SELECT * FROM ", ") x"), ("(t JOIN ", " ON true)"), ("LATERAL (SELECT * FROM ", ") x"), ("f(", ")")]
+        {
+            texts.push(format!("SELECT * FROM {}", nested(open, core, close, 90)));
+            texts.push(format!("SELECT * FROM {}", nested(open, "t", close, 90)));
+        }
+    }
+    for (operand, times) in [
+        (" + 1", 1_900),
+        (" OR a", 1_900),
+        (" UNION ALL SELECT 1", 490),
+        (" + where", 60_000),
+        (" + a.on", 40_000),
+        (" NOT LIKE where", 40_000),
+        (" IS DISTINCT FROM a", 30_000),
+        (" IS NULL", 60_000),
+        (" BETWEEN 1 AND 2", 900),
+        (" AT TIME ZONE 'x'", 1_900),
+        ("::int", 60_000),
+        ("::int[][]", 30_000),
+        ("[1]", 50_000),
+        (".b", 60_000),
+        (" , date", 50_000),
+    ] {
+        texts.push(format!("SELECT (a){}", operand.repeat(times)));
+    }
+    for (prefix, times) in [("NOT ", 1_900), ("- ", 1_900), ("interval ", 1_900), ("interval ", 60_000), ("date ", 60_000), ("a.", 60_000)]
+    {
+        texts.push(format!("SELECT {}1", prefix.repeat(times)));
+    }
+    texts.push(format!("SELECT 1{}", format!("{} + or", " + and".repeat(1_000)).repeat(60)));
+    texts.push(format!("SELECT a::{}", nested("array<", "int", ">", 900)));
+    texts.push(format!("CREATE TABLE t (a int{})", "[]".repeat(50_000)));
+    texts.push(format!("EXPLAIN {}", "EXPLAIN ".repeat(60_000)));
+    texts.push(format!("PREPARE a AS {}SELECT 1", "PREPARE a AS ".repeat(40_000)));
+    const STACK_BYTES: usize = 16 * 1024 * 1024;
+    for text in texts {
+        let begun = std::time::Instant::now();
+        let shown = format!("{text:.70}");
+        let worker = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
+            for parsed in parse(&text).unwrap_or_default() {
+                if let Statement::Query(query) = &*parsed.statement {
+                    assert!(query.clone() == *query && !query.to_string().is_empty());
+                }
+            }
+        });
+        worker.unwrap().join().unwrap_or_else(|_| panic!("{shown}"));
+        assert!(begun.elapsed().as_secs() < 10, "{shown} took {:?}", begun.elapsed());
+    }
+}
+
+/// What people and their tools write stays inside the limits.
+#[test]
+fn long_statements_of_everyday_are_accepted() {
+    for text in [
+        format!("SELECT * FROM t WHERE {} a = 1", "a.b = 1 AND c <> 'x' OR ".repeat(900)),
+        format!("SELECT 1 WHERE a IN ({}1)", "1, ".repeat(50_000)),
+        format!("SELECT 1{}", " + 1".repeat(200)),
+        format!("SELECT 'a'{}", " || b".repeat(900)),
+        format!("SELECT a{}", ", -a * (b + c) / NULLIF(d, 0)".repeat(1_000)),
+        format!("SELECT CASE {} END", "WHEN a.b = 1 THEN 'x' ".repeat(400)),
+        format!("SELECT * FROM t{}", " LEFT JOIN u AS v ON t.a = v.b".repeat(400)),
+        format!("SELECT a{} FROM t", ", sum(b) FILTER (WHERE c = 'x' AND d IS NOT NULL) AS e".repeat(1_000)),
+        format!("INSERT INTO t VALUES {}(now(), -1)", "(now() - interval '1 day', a + b), ".repeat(10_000)),
+    ] {
+        assert!(parse(&text).is_ok(), "{text:.70}: {:?}", parse(&text).err());
+    }
 }

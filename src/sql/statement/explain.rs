@@ -20,6 +20,9 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
         analyze |= reader.accept_one(&["ANALYZE", "ANALYSE"]).is_some();
         verbose |= reader.accept(&["VERBOSE"]);
     }
+    if reader.sees(&["EXPLAIN"]) {
+        return Err(reader.unexpected());
+    }
     let statement = super::parse(reader)?;
     match statement {
         Statement::Query(_) => Ok(Statement::Explain(Explain { analyze, verbose, statement: Box::new(statement) })),
