@@ -27,8 +27,7 @@ deps: ## install what the build needs and is missing (Debian and its like)
 	@missing=()
 	command -v c++ >/dev/null || missing+=(g++)
 	command -v cc >/dev/null || missing+=(gcc libc6-dev)
-	# Not libclang-cpp.so, which other packages bring and bindgen cannot use.
-	compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null || compgen -G '/usr/lib/*/libclang[.-][s0-9]*' >/dev/null || [ -n "$${LIBCLANG_PATH:-}" ] || missing+=(libclang-dev)
+	compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/lib/*/libclang*.so*' >/dev/null || [ -n "$${LIBCLANG_PATH:-}" ] || missing+=(libclang-dev)
 	if [ $${#missing[@]} -gt 0 ]; then
 		command -v apt-get >/dev/null || { echo "install these first: $${missing[*]}" >&2; exit 1; }
 		echo "installing: $${missing[*]}"

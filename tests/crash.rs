@@ -26,6 +26,12 @@ const VIEWS: &[(&str, &str)] = &[
     ("by_hour", "SELECT date_trunc('hour', at) AS hour, count(*) AS n, min(seq) AS low, max(seq) AS high FROM events GROUP BY 1"),
     ("by_batch", "SELECT writer, batch, count(*) AS n, count(DISTINCT seq) AS seqs FROM events WHERE seq >= 0 GROUP BY writer, batch"),
     ("total", "SELECT count(*) AS n, sum(revenue) AS revenue FROM events"),
+    ("by_day", "SELECT writer, date_trunc('day', minute) AS day, sum(n) AS n, sum(revenue) AS revenue FROM by_minute GROUP BY 1, 2"),
+    ("batches", "SELECT writer, count(*) AS batches, max(n) AS largest FROM by_batch GROUP BY writer"),
+    (
+        "by_team",
+        "SELECT team, date_trunc('hour', at) AS hour, count(*) AS n, sum(revenue) AS revenue FROM events LEFT JOIN teams ON member = writer GROUP BY 1, 2",
+    ),
 ];
 
 /// What a writer knows about a batch.
@@ -197,6 +203,9 @@ async fn acknowledged_events_survive_kills_exactly_once() {
              revenue numeric(12,2), WATERMARK FOR at AS at - INTERVAL '5 minutes') WITH (partition_by = 'writer')",
         )
         .await;
+    // Writer 3 is of no team, writer 1 of two.
+    session.rows("CREATE TABLE teams (member integer, team text)").await;
+    session.rows("INSERT INTO teams VALUES (0, 'red'), (1, 'red'), (1, 'blue'), (2, 'blue')").await;
     for (view, query) in VIEWS {
         session.rows(&format!("CREATE MATERIALIZED VIEW {view} AS {query}")).await;
     }

@@ -1,5 +1,5 @@
-//! A view equals its query over the accepted rows, whatever happens: random views (made before, between and after the rows),
-//! rows in random order, late, very late and twice, statements of random size by INSERT and COPY, clean stops and kills.
+//! A view equals its query over the accepted rows, whatever happens: random views (made before, between and after the rows; joined
+//! with a plain table; over other views), rows in random order, late, very late and twice, statements of random size by INSERT and COPY, clean stops and kills.
 //!
 //! What is accepted is not taken from the server: [`Model`] decides it by SQL.md's rules. A failure prints the seed of its case;
 //! `VERUS_PROPERTY_SEED=n VERUS_PROPERTY_CASES=1` runs that case alone.
@@ -55,6 +55,17 @@ const KEYS: &[&str] = &[
     "date_trunc('hour', at)",
     "date_trunc('day', at)",
     "date_bin(INTERVAL '7 minutes', at, timestamptz '2024-01-01 00:00:00+00')",
+];
+
+/// Keys over the table that is joined.
+const JOINED_KEYS: &[&str] = &["region", "coalesce(rank, 0) % 2", "store", "TUMBLE(at, INTERVAL '1' HOUR)"];
+
+const JOINS: &[&str] = &[
+    "events JOIN places ON place = store",
+    "events LEFT JOIN places ON events.store = places.place",
+    "events, places WHERE place = store",
+    "places JOIN events ON place = store AND rank > 1",
+    "events LEFT JOIN places ON place = store AND region <> 'north'",
 ];
 
 const FILTERS: &[&str] = &[
@@ -143,9 +154,14 @@ impl Model {
     }
 }
 
+#[derive(Clone)]
 struct View {
     name: String,
     query: String,
+    /// The view that it reads.
+    over: Option<String>,
+    /// Its output columns: what each is of, `k` for keys and `a` for aggregates.
+    columns: Vec<(String, String)>,
     /// The first columns are the keys.
     keys: usize,
     /// Per column: compare as numbers, not as texts.
@@ -165,7 +181,66 @@ impl View {
         let ordinals: Vec<String> = (1..=keys.len()).map(|ordinal| ordinal.to_string()).collect();
         let group = if keys.is_empty() { String::new() } else { format!(" GROUP BY {}", ordinals.join(", ")) };
         let inexact = keys.iter().map(|_| false).chain(aggregates.iter().map(|(_, inexact)| *inexact)).collect();
-        View { name, query: format!("SELECT {} FROM events{filter}{group}", list.join(", ")), keys: keys.len(), inexact }
+        let from = "events".to_owned() + &filter;
+        View::of(name, &list, &from, &group, (keys.len(), inexact))
+    }
+
+    fn of(name: String, list: &[String], from: &str, group: &str, (keys, inexact): (usize, Vec<bool>)) -> View {
+        let named = |item: &String| item.rsplit_once(" AS ").map(|(of, name)| (name.to_owned(), of.to_owned())).expect("an alias");
+        let columns = list.iter().map(named).collect();
+        View { name, query: format!("SELECT {} FROM {from}{group}", list.join(", ")), over: None, columns, keys, inexact }
+    }
+
+    /// Rows joined with a plain table, which does not change.
+    fn joined(random: &mut StdRng, name: String) -> View {
+        let count = random.random_range(1..3);
+        let keys: Vec<&str> = JOINED_KEYS.choose_multiple(random, count).copied().collect();
+        let aggregates = ["count(*)", "sum(rank)", "sum(revenue)", "count(DISTINCT region)", "max(rank)", "count(region)", "avg(quantity)"];
+        let count = random.random_range(1..5);
+        let aggregates: Vec<&str> = aggregates.choose_multiple(random, count).copied().collect();
+        let columns = keys.iter().enumerate().map(|(index, key)| format!("{key} AS k{index}"));
+        let values = aggregates.iter().enumerate().map(|(index, aggregate)| format!("{aggregate} AS a{index}"));
+        let list: Vec<String> = columns.chain(values).collect();
+        let ordinals: Vec<String> = (1..=keys.len()).map(|ordinal| ordinal.to_string()).collect();
+        let from = JOINS.choose(random).expect("not empty");
+        let group = format!(" GROUP BY {}", ordinals.join(", "));
+        let inexact = vec![false; list.len()];
+        View::of(name, &list, from, &group, (keys.len(), inexact))
+    }
+
+    /// An aggregation of another view's groups.
+    fn above(random: &mut StdRng, name: String, lower: &View) -> View {
+        let (keys, values) = lower.columns.split_at(lower.keys);
+        let count = random.random_range(0..=keys.len());
+        let mut list: Vec<String> = Vec::new();
+        for (index, (key, of)) in keys.choose_multiple(random, count).enumerate() {
+            let coarser = of.contains("at,") || of.contains("at)") || of.contains(", at");
+            let key = if coarser && random.random_bool(0.5) { format!("date_trunc('day', {key})") } else { key.clone() };
+            list.push(format!("{key} AS k{index}"));
+        }
+        let keys = list.len();
+        let mut inexact = vec![false; keys];
+        let numeric = ["count", "sum", "avg", "median", "approx", "stddev", "var"];
+        list.push(format!("count(*) AS a{}", list.len()));
+        inexact.push(false);
+        for ((value, of), lower_inexact) in values.iter().zip(&lower.inexact[lower.keys..]) {
+            let functions: &[&str] = match numeric.iter().any(|start| of.starts_with(start)) {
+                true => &["sum", "min", "max", "avg", "count"],
+                false if of.starts_with("min") || of.starts_with("max") => &["min", "max", "count"],
+                false => &["count"],
+            };
+            let function = functions.choose(random).expect("not empty");
+            list.push(format!("{function}({value}) AS a{}", list.len()));
+            inexact.push(*lower_inexact || of.starts_with("avg") || of.starts_with("stddev") || of.starts_with("var"));
+        }
+        let filter = match random.random_bool(0.3) {
+            true => format!(" WHERE {} IS NOT NULL", lower.columns.choose(random).expect("not empty").0),
+            false => String::new(),
+        };
+        let ordinals: Vec<String> = (1..=keys).map(|ordinal| ordinal.to_string()).collect();
+        let group = if keys == 0 { String::new() } else { format!(" GROUP BY {}", ordinals.join(", ")) };
+        let from = lower.name.clone() + &filter;
+        View { over: Some(lower.name.clone()), ..View::of(name, &list, &from, &group, (keys, inexact)) }
     }
 
     async fn check(&self, session: &Session, what: &str) {
@@ -223,6 +298,8 @@ async fn case(seed: u64) {
              WITH (partition_by = 'store', dedup_key = 'id')"
         ))
         .await;
+    session.rows("CREATE TABLE places (place text, region text, rank integer)").await;
+    session.rows("INSERT INTO places VALUES ('s0', 'north', 1), ('s1', 'south', 2), ('s1', 'west', 3), ('s2', NULL, NULL)").await;
     let mut model = Model::default();
     let mut views: Vec<View> = Vec::new();
     let mut now = 1_714_557_600;
@@ -230,16 +307,26 @@ async fn case(seed: u64) {
     for step in 0..30 {
         let what = format!("seed {seed}, step {step}");
         match random.random_range(0..20) {
-            0..4 if views.len() < 6 => {
-                let view = View::random(&mut random, format!("v{step}"));
+            0..5 if views.len() < 8 => {
+                let name = format!("v{step}");
+                let lower = views.choose(&mut random).cloned();
+                let view = match (random.random_range(0..5), lower) {
+                    (0, _) => View::joined(&mut random, name),
+                    (1 | 2, Some(lower)) => View::above(&mut random, name, &lower),
+                    _ => View::random(&mut random, name),
+                };
                 session.rows(&format!("CREATE MATERIALIZED VIEW {} AS {}", view.name, view.query)).await;
                 views.push(view);
             }
-            4 if !views.is_empty() => {
+            5 if !views.is_empty() => {
                 let view = views.swap_remove(random.random_range(0..views.len()));
-                session.rows(&format!("DROP MATERIALIZED VIEW {}", view.name)).await;
+                session.rows(&format!("DROP MATERIALIZED VIEW {} CASCADE", view.name)).await;
+                let mut gone = vec![view.name];
+                while let Some(at) = views.iter().position(|view| view.over.as_ref().is_some_and(|over| gone.contains(over))) {
+                    gone.push(views.swap_remove(at).name);
+                }
             }
-            5 | 6 => {
+            6 | 7 => {
                 if random.random_bool(0.5) {
                     server.kill();
                 } else {

@@ -174,8 +174,29 @@ impl Default for TableOptions {
     }
 }
 
+/// How a view is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Maintenance {
+    /// By aggregate state of its own, changed by the commits of its event table.
+    #[default]
+    State,
+    /// From the state of the view that it reads, whenever it is read: nothing of it is stored.
+    Derived,
+    /// By recomputing its query when a source has changed; readers see the last complete result.
+    Refreshed,
+}
+
+/// A table or view that a view's query names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Which one.
+    pub oid: Oid,
+    /// Its columns when the view was created: `*` means these, though the table may have grown since.
+    pub columns: usize,
+}
+
 /// A materialized view's definition.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct View {
     /// Stable identity.
     pub oid: Oid,
@@ -183,7 +204,7 @@ pub struct View {
     pub name: String,
     /// The defining SELECT as SQL text, as printed by the parser.
     pub query: String,
-    /// The event table that it aggregates.
+    /// The event table that it aggregates; 0 for a view without state of its own.
     pub table: Oid,
     /// Output columns with names and SQL types.
     pub columns: Vec<Column>,
@@ -191,6 +212,27 @@ pub struct View {
     pub ttl_us: Option<Micros>,
     /// False until the backfill is complete.
     pub ready: bool,
+    /// How it is kept.
+    #[serde(default)]
+    pub maintenance: Maintenance,
+    /// Why it has no aggregate state of its own; none for one that has.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// What its query names; empty in views from before this was recorded, which name their table alone.
+    #[serde(default)]
+    pub sources: Vec<Source>,
+    /// Rows of its table below this LSN do not count: it was created WITH NO DATA, or over such a view.
+    #[serde(default)]
+    pub from_lsn: u64,
+    /// For a view over views of its branches: the query over them that gives the same as its own.
+    #[serde(default)]
+    pub derivation: Option<String>,
+    /// The view that this one is a branch of: they go together.
+    #[serde(default)]
+    pub owner: Option<Oid>,
+    /// Least time between two refreshes of a refreshed view, microseconds; none for the default.
+    #[serde(default)]
+    pub refresh_us: Option<Micros>,
 }
 
 impl Default for Catalog {
@@ -216,6 +258,16 @@ impl View {
     pub fn schema(&self) -> SchemaRef {
         schema_of(&self.columns)
     }
+
+    /// Whether a table or view must stay for this one.
+    pub fn reads(&self, oid: Oid) -> bool {
+        self.table == oid || self.sources.iter().any(|source| source.oid == oid)
+    }
+
+    /// Whether every commit is in it at once.
+    pub fn is_incremental(&self) -> bool {
+        self.maintenance != Maintenance::Refreshed
+    }
 }
 
 fn schema_of(columns: &[Column]) -> SchemaRef {
@@ -234,9 +286,60 @@ impl Catalog {
         self.views.values()
     }
 
-    /// The views maintained over a table.
+    /// The views with state of their own over a table.
     pub fn views_of(&self, table: Oid) -> impl Iterator<Item = &Arc<View>> {
         self.views.values().filter(move |view| view.table == table)
+    }
+
+    /// The views that cannot be without a table or view, directly or through others, in the order in which they can be dropped.
+    pub fn dependents(&self, oid: Oid) -> Vec<Arc<View>> {
+        let mut needed = vec![oid];
+        let mut found = Vec::new();
+        // A view is younger than what it reads, so its OID is greater.
+        for view in self.views.values() {
+            if needed.iter().any(|needed| view.oid != *needed && view.reads(*needed)) {
+                needed.push(view.oid);
+                found.push(Arc::clone(view));
+            }
+        }
+        let parts: Vec<_> = found.iter().flat_map(|view| self.parts(view.oid)).cloned().collect();
+        found.extend(parts);
+        found.sort_unstable_by_key(|view| std::cmp::Reverse(view.oid));
+        found.dedup_by_key(|view| view.oid);
+        found
+    }
+
+    /// The views of a view's branches.
+    pub fn parts(&self, view: Oid) -> impl Iterator<Item = &Arc<View>> {
+        self.views.values().filter(move |part| part.owner == Some(view))
+    }
+
+    /// A view with all that goes with it, in the order in which they can be dropped: what its creation has made.
+    pub fn family(&self, view: &View) -> Vec<Oid> {
+        let head = view.owner.unwrap_or(view.oid);
+        let members = self.views.values().filter(|other| other.oid == head || other.owner == Some(head));
+        let mut members: Vec<Oid> = members.map(|view| view.oid).collect();
+        members.sort_unstable_by_key(|oid| std::cmp::Reverse(*oid));
+        members
+    }
+
+    /// The catalog in which a view's query means what it meant when the view was created: tables that have grown since have
+    /// the columns of that time, and the views of its branches can be read.
+    pub fn narrowed(self: &Arc<Self>, view: &View) -> Arc<Catalog> {
+        let mut narrowed = Arc::clone(self);
+        for source in &view.sources {
+            if self.table(source.oid).is_some_and(|table| table.columns.len() > source.columns)
+                && let Some(table) = Arc::make_mut(&mut narrowed).tables.get_mut(&source.oid)
+            {
+                Arc::make_mut(table).columns.truncate(source.columns);
+            }
+            if self.view(source.oid).is_some_and(|part| part.owner == Some(view.oid) && !part.ready)
+                && let Some(part) = Arc::make_mut(&mut narrowed).views.get_mut(&source.oid)
+            {
+                Arc::make_mut(part).ready = true;
+            }
+        }
+        narrowed
     }
 
     /// A table by OID.
@@ -265,7 +368,7 @@ impl Catalog {
     }
 
     /// The catalog after a change. Errors as PostgreSQL: 42P07 when the name is taken, 42P01 when the object is
-    /// missing, 2BP01 when views still depend on a dropped table.
+    /// missing, 2BP01 when views still depend on what is dropped.
     pub fn with(&self, change: &Change) -> Result<Catalog> {
         let mut next = self.clone();
         match change {
@@ -278,14 +381,7 @@ impl Catalog {
             }
             Change::DropTable(oid) => {
                 let table = next.tables.remove(oid).ok_or_else(|| missing(*oid))?;
-                if let Some(view) = self.views_of(*oid).next() {
-                    return Err(Error::new(
-                        SqlState::DEPENDENT_OBJECTS_STILL_EXIST,
-                        format!("cannot drop table {} because other objects depend on it", table.name),
-                    )
-                    .detail(format!("Materialized view {} depends on table {}.", view.name, table.name))
-                    .hint("Use DROP ... CASCADE to drop the dependent objects too."));
-                }
+                self.droppable(*oid, "table", &table.name)?;
                 if let Some(late) = table.late_oid {
                     next.tables.remove(&late);
                 }
@@ -305,10 +401,20 @@ impl Catalog {
                 next.views.insert(view.oid, Arc::clone(view)).ok_or_else(|| missing(view.oid))?;
             }
             Change::DropView(oid) => {
-                next.views.remove(oid).ok_or_else(|| missing(*oid))?;
+                let view = next.views.remove(oid).ok_or_else(|| missing(*oid))?;
+                self.droppable(*oid, "materialized view", &view.name)?;
             }
         }
         Ok(next)
+    }
+
+    /// 2BP01 while views depend on an object.
+    fn droppable(&self, oid: Oid, what: &str, name: &str) -> Result<()> {
+        let Some(view) = self.views.values().find(|view| view.oid != oid && view.reads(oid)) else { return Ok(()) };
+        let message = format!("cannot drop {what} {name} because other objects depend on it");
+        Err(Error::new(SqlState::DEPENDENT_OBJECTS_STILL_EXIST, message)
+            .detail(format!("Materialized view {} depends on {what} {name}.", view.name))
+            .hint("Use DROP ... CASCADE to drop the dependent objects too."))
     }
 
     fn claim(&mut self, oid: Oid, name: &str) -> Result<()> {

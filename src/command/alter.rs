@@ -49,12 +49,13 @@ pub async fn table(session: &mut Session, statement: &AlterTable) -> Result<Resp
     done()
 }
 
-/// `ALTER MATERIALIZED VIEW name SET (ttl = '...')`.
+/// `ALTER MATERIALIZED VIEW name SET (ttl = '...', refresh_interval = '...')`.
 pub async fn view(session: &mut Session, name: &Name, given: &[(String, String)]) -> Result<Response> {
     let catalog = Arc::clone(&session.snapshot()?.catalog);
     let view = relation::view(&catalog, name)?;
-    let ttl_us = options::view_ttl(given)?.or(view.ttl_us);
-    let altered = View { ttl_us, ..View::clone(&view) };
+    let given = options::view(given, view.maintenance)?;
+    let (ttl_us, refresh_us) = (given.ttl_us.or(view.ttl_us), given.refresh_us.or(view.refresh_us));
+    let altered = View { ttl_us, refresh_us, ..View::clone(&view) };
     session.submit(Transaction { changes: vec![Change::AlterView(Arc::new(altered))], writes: Vec::new() }).await?;
     Ok(Response::Done("ALTER MATERIALIZED VIEW".to_owned()))
 }

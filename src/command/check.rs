@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, BooleanArray, Int64Array, RecordBatch, StringViewArray};
-use arrow::datatypes::{Int64Type, Schema, SchemaRef};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, NullArray, RecordBatch, RecordBatchOptions, StringViewArray};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog::{Catalog, Maintenance, Oid, View};
 use crate::command::{Response, relation};
 use crate::error::{Error, Result};
+use crate::query::{Context, error, provider};
 use crate::session::{Session, engine_error};
 use crate::sql::Statement;
 use crate::sql::statement::{Name, quote_identifier};
 use crate::types::SqlType;
+use crate::view::Spec;
 
 /// Output columns, for Describe.
 pub fn schema() -> SchemaRef {
@@ -21,43 +25,188 @@ pub fn schema() -> SchemaRef {
         SqlType::BigInt.field("groups", false),
         SqlType::BigInt.field("differing", false),
         SqlType::Boolean.field("ok", false),
+        SqlType::BigInt.field("applied", true),
+        SqlType::BigInt.field("late", true),
+        SqlType::BigInt.field("filtered", true),
+        SqlType::BigInt.field("rejected", true),
+        SqlType::BigInt.field("raw", true),
+        SqlType::Text.field("note", true),
     ]))
 }
 
+/// What became of the rows that were sent to a view's table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    /// In the table, and the view counts them.
+    applied: i64,
+    /// In the table's late companion.
+    late: i64,
+    /// In the table, and the view's WHERE leaves them out.
+    filtered: i64,
+    /// In `verus.rejected_events`.
+    rejected: i64,
+    /// All, counted apart.
+    raw: i64,
+}
+
 /// `CHECK MATERIALIZED VIEW v`: runs the defining query on the snapshot that the view is read from and counts the rows that
-/// only one of them has.
+/// only one of them has; and accounts for every row that was sent to the view's table. A refreshed view is refreshed first.
 pub async fn execute(session: &mut Session, name: &Name, cancel: CancellationToken) -> Result<Response> {
+    let view = relation::view(&session.snapshot()?.catalog, name)?;
+    if view.maintenance == Maintenance::Refreshed {
+        session.services.store.refresh(view.oid).await?;
+    }
     let context = session.context()?;
-    let view = relation::view(&context.snapshot.catalog, name)?;
-    let own = quote_identifier(&view.name);
-    // Rows are compared as sets, their numbers apart: a row that one side has twice shows in the counts.
-    let query = format!(
-        "WITH kept AS (SELECT * FROM {own}), expected AS ({query}) \
-         SELECT (SELECT count(*) FROM kept), (SELECT count(*) FROM expected), \
-         (SELECT count(*) FROM (SELECT * FROM kept EXCEPT SELECT * FROM expected) AS surplus) \
-         + (SELECT count(*) FROM (SELECT * FROM expected EXCEPT SELECT * FROM kept) AS missing)",
-        query = view.query
-    );
-    let engine = Arc::clone(&session.services.engine);
-    let statement = Statement::Query(Box::new(crate::sql::parse_query(&query)?));
-    let bound = engine.bind(&context, &statement, &[])?;
-    let stream = engine.run(&context, &bound, &[], cancel).await?;
-    let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(engine_error)?;
-    let row = batches.iter().find(|batch| batch.num_rows() == 1).ok_or_else(|| Error::internal("the check gave no row"))?;
-    let number = |column: usize| row.column(column).as_primitive_opt::<Int64Type>().map(|values| values.value(0));
-    let (Some(groups), Some(expected), Some(unmatched)) = (number(0), number(1), number(2)) else {
-        return Err(Error::internal("the check gave no counts"));
-    };
-    let differing = unmatched.max((groups - expected).abs());
-    let batch = RecordBatch::try_new(
-        schema(),
-        vec![
-            Arc::new(StringViewArray::from_iter_values([view.name.as_str()])),
-            Arc::new(Int64Array::from(vec![groups])),
-            Arc::new(Int64Array::from(vec![differing])),
-            Arc::new(BooleanArray::from(vec![differing == 0])),
-        ],
-    )
-    .map_err(|error| Error::internal(error.to_string()))?;
+    let joins = context.snapshot.views.get(&view.oid).is_some_and(|version| version.spec.join().is_some());
+    let mut check = Check { session, context, cancel };
+    let (groups, differing) = check.compare(&view).await?;
+    let counts = check.account(&view).await?;
+    let adds_up = counts.is_none_or(|counts| counts.applied + counts.late + counts.filtered + counts.rejected == counts.raw);
+    let count = |of: fn(&Counts) -> i64| Arc::new(Int64Array::from(vec![counts.as_ref().map(of)])) as ArrayRef;
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringViewArray::from_iter_values([view.name.as_str()])),
+        Arc::new(Int64Array::from(vec![groups])),
+        Arc::new(Int64Array::from(vec![differing])),
+        Arc::new(BooleanArray::from(vec![differing == 0 && adds_up])),
+        count(|counts| counts.applied),
+        count(|counts| counts.late),
+        count(|counts| counts.filtered),
+        count(|counts| counts.rejected),
+        count(|counts| counts.raw),
+        Arc::new(StringViewArray::from_iter([note(&view, joins)])),
+    ];
+    let batch = RecordBatch::try_new(schema(), columns).map_err(|error| Error::internal(error.to_string()))?;
     Ok(Response::of_batch(batch, "CHECK"))
+}
+
+/// What one has to know to read the outcome.
+fn note(view: &View, joins: bool) -> Option<String> {
+    match (view.maintenance, view.from_lsn) {
+        _ if joins => Some("rows are joined as of their arrival: compared with the joined tables as they are now".to_owned()),
+        (Maintenance::Refreshed, _) => Some("a refreshed view: refreshed, then compared".to_owned()),
+        (Maintenance::State, from_lsn @ 1..) => Some(format!("made from the rows from LSN {from_lsn} on: compared with those")),
+        _ => None,
+    }
+}
+
+struct Check<'a> {
+    session: &'a mut Session,
+    context: Context,
+    cancel: CancellationToken,
+}
+
+impl Check<'_> {
+    /// The view's rows, and how many differ from its query's.
+    async fn compare(&mut self, view: &View) -> Result<(i64, i64)> {
+        let own = quote_identifier(&view.name);
+        let below = if view.from_lsn > 0 { shadows(&self.context.snapshot.catalog, view) } else { String::new() };
+        // Rows are compared as sets, their numbers apart: a row that one side has twice shows in the counts.
+        let query = format!(
+            "WITH kept AS (SELECT * FROM {own}), {below}expected AS ({query}) \
+             SELECT (SELECT count(*) FROM kept), (SELECT count(*) FROM expected), \
+             (SELECT count(*) FROM (SELECT * FROM kept EXCEPT SELECT * FROM expected) AS surplus) \
+             + (SELECT count(*) FROM (SELECT * FROM expected EXCEPT SELECT * FROM kept) AS missing)",
+            query = view.query
+        );
+        let counts = self.numbers(&query, (view.table, view.from_lsn)).await?;
+        let [groups, expected, unmatched] = counts[..] else { return Err(Error::internal("the check gave no counts")) };
+        Ok((groups, unmatched.max((groups - expected).abs())))
+    }
+
+    /// What became of the rows sent to the table of a view with aggregate state; of another one, to the table of the view below it.
+    async fn account(&mut self, view: &View) -> Result<Option<Counts>> {
+        let snapshot = Arc::clone(&self.context.snapshot);
+        let mut lower = view.oid;
+        while let Some(derived) = snapshot.catalog.view(lower).filter(|view| view.maintenance == Maintenance::Derived) {
+            lower = derived.sources.first().map_or(0, |source| source.oid);
+        }
+        let Some(version) = snapshot.views.get(&lower) else { return Ok(None) };
+        let spec = &version.spec;
+        if spec.join().is_some() {
+            // Whether a row counts depends on what it was joined with.
+            return Ok(None);
+        }
+        let Some(table) = snapshot.catalog.table(spec.view.table) else { return Ok(None) };
+        let since = (table.oid, spec.view.from_lsn);
+        let name = quote_identifier(&table.name);
+        let mut counts = Counts::default();
+        let accepted = self.number(&format!("SELECT count(*) FROM {name}"), since).await?;
+        if let Some(late) = table.late_oid.and_then(|late| snapshot.catalog.table(late)) {
+            let query = format!("SELECT count(*) FROM {}", quote_identifier(&late.name));
+            counts.late = self.number(&query, (late.oid, spec.view.from_lsn)).await?;
+        }
+        let (applied, seen) = self.applied(spec, &name, since).await?;
+        (counts.applied, counts.filtered) = (applied, seen - applied);
+        counts.raw = accepted + counts.late + counts.rejected;
+        Ok(Some(counts))
+    }
+
+    /// How many of the table's rows the view counts, of how many.
+    async fn applied(&mut self, spec: &Spec, table: &str, since: (Oid, u64)) -> Result<(i64, i64)> {
+        let columns = &self.context.snapshot.catalog.table(since.0).ok_or_else(|| Error::internal("the table is gone"))?.columns;
+        let read = spec.filter_columns();
+        let names: Vec<String> =
+            read.iter().filter_map(|column| columns.get(*column)).map(|column| quote_identifier(&column.name)).collect();
+        let width = columns.len();
+        let list = if names.is_empty() { "1 AS one".to_owned() } else { names.join(", ") };
+        let mut rows = self.run(&format!("SELECT {list} FROM {table}"), since).await?;
+        let (mut applied, mut seen) = (0, 0);
+        while let Some(batch) = rows.try_next().await.map_err(engine_error)? {
+            applied += spec.counted(&in_place(&batch, &read, width)?)? as i64;
+            seen += batch.num_rows() as i64;
+        }
+        Ok((applied, seen))
+    }
+
+    async fn number(&mut self, query: &str, since: (Oid, u64)) -> Result<i64> {
+        self.numbers(query, since).await?.first().copied().ok_or_else(|| Error::internal("the check gave no count"))
+    }
+
+    /// The one row of a query over a table's rows from an LSN on.
+    async fn numbers(&mut self, query: &str, since: (Oid, u64)) -> Result<Vec<i64>> {
+        let batches: Vec<RecordBatch> = self.run(query, since).await?.try_collect().await.map_err(engine_error)?;
+        let row = batches.iter().find(|batch| batch.num_rows() == 1).ok_or_else(|| Error::internal("the check gave no row"))?;
+        let numbers = row.columns().iter().map(|column| column.as_primitive_opt::<Int64Type>().map(|values| values.value(0)));
+        numbers.collect::<Option<_>>().ok_or_else(|| Error::internal("the check gave no number"))
+    }
+
+    async fn run(&mut self, query: &str, (table, lsn): (Oid, u64)) -> Result<SendableRecordBatchStream> {
+        let engine = Arc::clone(&self.session.services.engine);
+        let statement = Statement::Query(Box::new(crate::sql::parse_query(query)?));
+        let mut bound = engine.bind(&self.context, &statement, &[])?;
+        if lsn > 0 {
+            bound.plan = provider::since(bound.plan, table, lsn).map_err(error::from_datafusion)?;
+        }
+        engine.run(&self.context, &bound, &[], self.cancel.clone()).await
+    }
+}
+
+/// The views below one as CTEs over the table, lowest first: what they are over the rows that count for it.
+fn shadows(catalog: &Catalog, view: &View) -> String {
+    let lower = view.sources.iter().filter_map(|source| catalog.view(source.oid));
+    let shadow = |lower: &Arc<View>| {
+        let columns: Vec<String> = lower.columns.iter().map(|column| quote_identifier(&column.name)).collect();
+        format!("{}{} ({}) AS ({}), ", shadows(catalog, lower), quote_identifier(&lower.name), columns.join(", "), lower.query)
+    };
+    lower.map(shadow).collect()
+}
+
+/// Columns of a table, in a batch as wide as the table.
+fn in_place(batch: &RecordBatch, columns: &[usize], width: usize) -> Result<RecordBatch> {
+    let rows = batch.num_rows();
+    let absent: ArrayRef = Arc::new(NullArray::new(rows));
+    let mut arrays = vec![absent; width];
+    for (column, array) in columns.iter().zip(batch.columns()) {
+        arrays[*column] = Arc::clone(array);
+    }
+    let fields: Vec<Field> = arrays
+        .iter()
+        .enumerate()
+        .map(|(index, array)| {
+            let data_type: &DataType = array.data_type();
+            Field::new(format!("c{index}"), data_type.clone(), true)
+        })
+        .collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options).map_err(|error| Error::internal(error.to_string()))
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::catalog::{Change, View};
-use crate::command::{Response, options, relation};
+use crate::catalog::{Change, Maintenance};
+use crate::command::{Response, options, relation, view_parts};
 use crate::error::{Error, Result, SqlState};
 use crate::session::Session;
 use crate::sql::statement::CreateView;
@@ -11,7 +11,8 @@ use crate::store::Transaction;
 use crate::view::describe;
 
 /// `CREATE MATERIALIZED VIEW [IF NOT EXISTS] name [(columns)] [WITH (...)] AS query [WITH [NO] DATA]`. With data it returns when the
-/// view is complete; without, the view has what comes from now on.
+/// view is complete; without, an incremental view has what comes from now on, and a refreshed one gets its first result in the
+/// background.
 pub async fn execute(session: &mut Session, statement: &CreateView) -> Result<Response> {
     relation::creatable(&statement.name)?;
     let catalog = Arc::clone(&session.snapshot()?.catalog);
@@ -24,9 +25,23 @@ pub async fn execute(session: &mut Session, statement: &CreateView) -> Result<Re
         session.warn(SqlState::DUPLICATE_TABLE, format!("{message}, skipping"));
         return Ok(Response::Done("CREATE MATERIALIZED VIEW".to_owned()));
     }
-    let ttl_us = options::view_ttl(&statement.options)?;
     let query = statement.query.to_string();
-    let (table, mut columns) = describe(&*session.services.binder, &catalog, &query)?;
+    let mut view = describe(&*session.services.binder, &catalog, &query)?;
+    view.oid = session.services.store.allocate_oid();
+    let parts = match view.maintenance {
+        Maintenance::Refreshed => {
+            let services = &session.services;
+            view_parts::split(&mut view, &statement.query, name, &*services.binder, &catalog, &services.store)
+        }
+        Maintenance::State | Maintenance::Derived => Vec::new(),
+    };
+    let given = options::view(&statement.options, view.maintenance)?;
+    if view.maintenance == Maintenance::Derived && parts.is_empty() && !statement.with_data {
+        return Err(Error::unsupported("WITH NO DATA for a view that is computed from another view's state is not supported")
+            .detail(view.reason.unwrap_or_default())
+            .hint("It keeps nothing of its own, so there is nothing to fill: create it WITH DATA."));
+    }
+    let columns = &mut view.columns;
     if statement.columns.len() > columns.len() {
         return Err(Error::syntax("too many column names were specified"));
     }
@@ -38,8 +53,15 @@ pub async fn execute(session: &mut Session, statement: &CreateView) -> Result<Re
             return Err(Error::new(SqlState::DUPLICATE_COLUMN, format!("column \"{}\" specified more than once", column.name)));
         }
     }
-    let oid = session.services.store.allocate_oid();
-    let view = View { oid, name: name.clone(), query, table, columns, ttl_us, ready: !statement.with_data };
-    session.submit(Transaction { changes: vec![Change::CreateView(Arc::new(view))], writes: Vec::new() }).await?;
+    view.name.clone_from(name);
+    (view.ttl_us, view.refresh_us) = (given.ttl_us, given.refresh_us);
+    view.ready = !statement.with_data || (view.maintenance == Maintenance::Derived && parts.is_empty());
+    let mut changes = Vec::with_capacity(parts.len() + 1);
+    for mut part in parts {
+        part.ready = !statement.with_data || part.maintenance == Maintenance::Derived;
+        changes.push(Change::CreateView(Arc::new(part)));
+    }
+    changes.push(Change::CreateView(Arc::new(view)));
+    session.submit(Transaction { changes, writes: Vec::new() }).await?;
     Ok(Response::Done("CREATE MATERIALIZED VIEW".to_owned()))
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::catalog::{Catalog, Change, TableKind};
+use crate::catalog::{Catalog, Change, Oid, TableKind};
 use crate::command::Response;
 use crate::command::relation::{self, Relation};
 use crate::error::{Error, Result, SqlState};
@@ -61,10 +61,15 @@ fn absent(statement: &Drop, name: &Name) -> Error {
 
 fn steps(catalog: &Catalog, relation: &Relation, cascade: bool) -> Result<Vec<Change>> {
     Ok(match relation {
-        Relation::View(view) => vec![Change::DropView(view.oid)],
-        Relation::Table(table) => {
-            let views = catalog.views_of(table.oid).filter(|_| cascade).map(|view| Change::DropView(view.oid));
-            views.chain([Change::DropTable(table.oid)]).collect()
+        Relation::View(view) => {
+            let own = catalog.parts(view.oid).map(|part| Change::DropView(part.oid));
+            [dependents(catalog, view.oid, cascade), vec![Change::DropView(view.oid)], own.collect()].concat()
         }
+        Relation::Table(table) => [dependents(catalog, table.oid, cascade), vec![Change::DropTable(table.oid)]].concat(),
     })
+}
+
+fn dependents(catalog: &Catalog, oid: Oid, cascade: bool) -> Vec<Change> {
+    let views = if cascade { catalog.dependents(oid) } else { Vec::new() };
+    views.iter().map(|view| Change::DropView(view.oid)).collect()
 }

@@ -24,6 +24,7 @@ pub mod show;
 pub mod show_create;
 pub mod transaction;
 pub mod truncate;
+pub mod view_parts;
 
 use std::sync::Arc;
 

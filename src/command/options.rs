@@ -2,7 +2,7 @@
 
 use arrow::datatypes::IntervalMonthDayNano;
 
-use crate::catalog::{Column, Compression, LateRows, TableOptions};
+use crate::catalog::{Column, Compression, LateRows, Maintenance, TableOptions};
 use crate::error::{Error, Result, SqlState};
 use crate::types::text::interval::interval;
 
@@ -10,7 +10,7 @@ use crate::types::text::interval::interval;
 const TABLE_OPTIONS: [&str; 7] = ["compression", "dedup_key", "dedup_window", "late_rows", "max_future", "partition_by", "retention"];
 
 /// Names of a view's options.
-const VIEW_OPTIONS: [&str; 1] = ["ttl"];
+const VIEW_OPTIONS: [&str; 2] = ["refresh_interval", "ttl"];
 
 /// Reads a table's options. 22023 for an unknown one or a bad value, 42703 for a column that is not there.
 pub fn table(given: &[(String, String)], columns: &[Column], event: bool) -> Result<TableOptions> {
@@ -50,20 +50,34 @@ pub fn table(given: &[(String, String)], columns: &[Column], event: bool) -> Res
     Ok(options)
 }
 
-/// Reads a view's options: the TTL in microseconds, none when not given.
-pub fn view_ttl(given: &[(String, String)]) -> Result<Option<i64>> {
-    let mut ttl_us = None;
+/// A view's options; none where not given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ViewOptions {
+    /// Windows older than this leave the state, microseconds.
+    pub ttl_us: Option<i64>,
+    /// Least time between two refreshes, microseconds.
+    pub refresh_us: Option<i64>,
+}
+
+/// Reads a view's options. 22023 for an unknown one or a bad value, 0A000 for one that does not fit how the view is kept.
+pub fn view(given: &[(String, String)], maintenance: Maintenance) -> Result<ViewOptions> {
+    let mut options = ViewOptions::default();
     for (key, value) in given {
         match key.as_str() {
-            "ttl" => ttl_us = Some(duration(key, value)?),
-            "refresh_interval" => {
-                return Err(Error::unsupported("option \"refresh_interval\" is for refreshed views")
-                    .detail("This view is kept incrementally: it is fresh at every commit."));
-            }
+            "ttl" => options.ttl_us = Some(duration(key, value)?),
+            "refresh_interval" => options.refresh_us = Some(duration(key, value)?),
             _ => return Err(unknown(key, &VIEW_OPTIONS)),
         }
     }
-    Ok(ttl_us)
+    if options.refresh_us.is_some() && maintenance != Maintenance::Refreshed {
+        return Err(Error::unsupported("option \"refresh_interval\" is for refreshed views")
+            .detail("This view is kept incrementally: it is fresh at every commit."));
+    }
+    if options.ttl_us.is_some() && maintenance != Maintenance::State {
+        return Err(Error::unsupported("option \"ttl\" is for views with aggregate state of their own")
+            .detail("This view keeps no windows: it is computed from what it reads."));
+    }
+    Ok(options)
 }
 
 fn late_rows(value: &str) -> Result<LateRows> {

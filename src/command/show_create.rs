@@ -100,7 +100,9 @@ fn options(table: &Table) -> Vec<String> {
 }
 
 fn of_view(view: &View) -> String {
-    let with = view.ttl_us.map_or(String::new(), |ttl| format!(" WITH (ttl = '{}')", duration(ttl)));
+    let given = [("ttl", view.ttl_us), ("refresh_interval", view.refresh_us)];
+    let given: Vec<_> = given.iter().filter_map(|(key, us)| us.map(|us| format!("{key} = '{}'", duration(us)))).collect();
+    let with = if given.is_empty() { String::new() } else { format!(" WITH ({})", given.join(", ")) };
     format!("CREATE MATERIALIZED VIEW {}{with} AS {}", quote(&view.name), view.query)
 }
 

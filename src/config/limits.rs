@@ -71,6 +71,8 @@ pub struct StoreLimits {
     pub checkpoint_ms: u64,
     /// Bytes of one statement's rows.
     pub statement_bytes_max: usize,
+    /// Least time between two refreshes of a view that does not say its own, milliseconds.
+    pub refresh_interval_ms: u64,
 }
 
 /// Limits of view state.
@@ -82,6 +84,8 @@ pub struct ViewLimits {
     pub block_rows_max: usize,
     /// RocksDB memtables and block cache, bytes.
     pub rocksdb_bytes: usize,
+    /// Rows of a plain table that a view looks up: they are kept in order in memory.
+    pub join_rows_max: usize,
 }
 
 /// Limits of query execution.
@@ -174,13 +178,14 @@ impl Default for StoreLimits {
             flush_age_ms: 10_000,
             checkpoint_ms: 1_000,
             statement_bytes_max: 640 * MIB,
+            refresh_interval_ms: 1_000,
         }
     }
 }
 
 impl Default for ViewLimits {
     fn default() -> Self {
-        Self { block_cache_bytes: 192 * MIB, block_rows_max: 16_384, rocksdb_bytes: 64 * MIB }
+        Self { block_cache_bytes: 192 * MIB, block_rows_max: 16_384, rocksdb_bytes: 64 * MIB, join_rows_max: 1_000_000 }
     }
 }
 

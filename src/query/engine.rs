@@ -33,6 +33,7 @@ use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::bind;
@@ -52,6 +53,7 @@ use crate::clock::Clock;
 use crate::config::limits::QueryLimits;
 use crate::error::{Error, Result};
 use crate::sql::Statement;
+use crate::store::{Runner, Snapshot};
 use crate::task::Spawner;
 use crate::types::SqlType;
 
@@ -213,6 +215,22 @@ impl Binder for Engine {
 
     fn session_state(&self) -> SessionState {
         self.state.as_ref().clone()
+    }
+}
+
+impl Runner for Engine {
+    fn run(&self, snapshot: Arc<Snapshot>, plan: LogicalPlan) -> BoxFuture<'_, Result<SendableRecordBatchStream>> {
+        let schema = SchemaRef::new(plan.schema().as_arrow().clone());
+        let context = Context {
+            snapshot,
+            now: self.clock.now(),
+            time_zone: crate::types::UTC.to_owned(),
+            user: "verus".to_owned(),
+            backend: 0,
+            settings: Arc::default(),
+        };
+        let bound = Bound { plan, schema, parameters: Vec::new(), explain: None };
+        Box::pin(async move { Engine::run(self, &context, &bound, &[], CancellationToken::new()).await })
     }
 }
 

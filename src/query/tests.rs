@@ -136,8 +136,8 @@ fn view(oid: u32, name: &str, ready: bool) -> View {
         .iter()
         .map(|(name, type_name)| column(name, type_name))
         .collect(),
-        ttl_us: None,
         ready,
+        ..View::default()
     }
 }
 
@@ -156,7 +156,8 @@ impl Harness {
         let hot = vec![Arc::new(HotBatch { rows, first_lsn: 1, next_lsn: 6, bytes: 0 })];
         let state = TableState { table: Arc::clone(&table), hot, cold: None, truncated_lsn: 0, flushing_lsn: 0 };
         let tables = HashMap::from([(table.oid, Arc::new(state))]);
-        let snapshot = Arc::new(Snapshot { next_lsn: 6, catalog: Arc::new(catalog), tables, views: HashMap::new() });
+        let snapshot =
+            Arc::new(Snapshot { recomputed: HashMap::new(), next_lsn: 6, catalog: Arc::new(catalog), tables, views: HashMap::new() });
         let context = Context {
             snapshot,
             now: NOW,

@@ -8,7 +8,7 @@ use crate::catalog::Oid;
 use crate::clock::Micros;
 use crate::query::catalogs::{Activity, SessionRow};
 use crate::session::Registry;
-use crate::store::Store;
+use crate::store::{Progress, Store};
 use crate::telemetry::Metrics;
 
 /// The joined components.
@@ -20,6 +20,8 @@ pub struct Running {
     pub store: Weak<Store>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// The default `refresh_interval`.
+    pub refresh_interval_ms: u64,
 }
 
 impl Activity for Running {
@@ -42,6 +44,18 @@ impl Activity for Running {
     fn watermark(&self, table: Oid) -> Option<(Micros, Micros, usize)> {
         let range = self.store.upgrade()?.watermark(table)?;
         Some((range.least, range.greatest, range.partitions))
+    }
+
+    fn refresh_failure(&self, view: Oid) -> Option<String> {
+        Some(self.store.upgrade()?.refresh_failure(view)?.report().message.to_string())
+    }
+
+    fn refresh_interval_us(&self) -> i64 {
+        i64::try_from(self.refresh_interval_ms.saturating_mul(1_000)).unwrap_or(i64::MAX)
+    }
+
+    fn backfill(&self, view: Oid) -> Option<Progress> {
+        self.store.upgrade()?.backfill_progress(view)
     }
 
     fn metrics(&self) -> String {

@@ -23,7 +23,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::query::Engine;
 use crate::query::catalogs::SystemCatalogs;
 use crate::session::{Registry, Services};
-use crate::store::{Parts, Store};
+use crate::store::{Parts, Runner, Store};
 use crate::task::{Runtimes, Spawner};
 use crate::telemetry::Metrics;
 use crate::{pg, web};
@@ -95,8 +95,14 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
         metrics: Arc::clone(&metrics),
     })?;
     let registry = Arc::new(Registry::default());
-    let running = activity::Running { registry: Arc::clone(&registry), store: Arc::downgrade(&store), metrics: Arc::clone(&metrics) };
+    let running = activity::Running {
+        registry: Arc::clone(&registry),
+        store: Arc::downgrade(&store),
+        metrics: Arc::clone(&metrics),
+        refresh_interval_ms: config.limits.store.refresh_interval_ms,
+    };
     engine.set_system(Arc::new(SystemCatalogs::new(Arc::new(running))));
+    store.keep_fresh(Arc::clone(&engine) as Arc<dyn Runner>);
     let config = Arc::new(config);
     Ok(Arc::new(Services { store, engine, binder, config, metrics, clock, spawner: spawner.clone(), registry }))
 }

@@ -10,8 +10,9 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 
 use crate::catalog::bind::Binder;
-use crate::catalog::{Catalog, Change, Oid, View};
+use crate::catalog::{Catalog, Change, Maintenance, Oid, View};
 use crate::error::{Error, Result};
+use crate::store::enrich::Found;
 use crate::store::snapshot::{HotBatch, Snapshot, TableState};
 use crate::view;
 
@@ -24,6 +25,8 @@ pub struct Accepted {
     pub rows: RecordBatch,
     /// LSN of the first row.
     pub first_lsn: u64,
+    /// What views join the rows with.
+    pub found: Vec<Found>,
 }
 
 impl Accepted {
@@ -50,6 +53,8 @@ pub struct Tools {
 pub struct Retired {
     /// State of dropped and emptied views.
     pub views: Vec<Arc<view::Version>>,
+    /// Results of dropped refreshed views.
+    pub results: Vec<Arc<view::Stored>>,
     /// Dropped and emptied tables.
     pub tables: Vec<Arc<TableState>>,
 }
@@ -58,6 +63,7 @@ pub struct Retired {
 pub fn changes(snapshot: &mut Snapshot, changes: &[Change], lsn: u64, tools: &Tools) -> Result<Retired> {
     let mut retired = Retired::default();
     for change in changes {
+        let change = &placed(change, lsn);
         let catalog = Arc::new(snapshot.catalog.with(change)?);
         match change {
             Change::CreateTable(table) => {
@@ -85,16 +91,33 @@ pub fn changes(snapshot: &mut Snapshot, changes: &[Change], lsn: u64, tools: &To
                     }
                 }
             }
+            Change::CreateView(view) if view.maintenance != Maintenance::State => {
+                let recomputed = view::Recomputed::bind(&*tools.binder, &catalog, view)?;
+                snapshot.recomputed.insert(view.oid, Arc::new(recomputed));
+            }
             Change::CreateView(view) => {
                 let spec = compile(&*tools.binder, &catalog, view)?;
                 snapshot.views.insert(view.oid, Arc::new(view::Version::new(spec, &tools.blocks)));
             }
             Change::ViewReady(_) | Change::AlterView(_) => {}
-            Change::DropView(oid) => retired.views.extend(snapshot.views.remove(oid)),
+            Change::DropView(oid) => {
+                retired.views.extend(snapshot.views.remove(oid));
+                retired.results.extend(snapshot.recomputed.remove(oid).and_then(|recomputed| recomputed.result.clone()));
+            }
         }
         snapshot.catalog = catalog;
     }
     Ok(retired)
+}
+
+/// A view that starts from now has the rows from the LSN on at which it is created.
+fn placed(change: &Change, lsn: u64) -> Change {
+    match change {
+        Change::CreateView(view) if view.ready && view.maintenance == Maintenance::State => {
+            Change::CreateView(Arc::new(View { from_lsn: lsn, ..View::clone(view) }))
+        }
+        other => other.clone(),
+    }
 }
 
 /// Compiles a view's definition against a catalog.
@@ -123,7 +146,11 @@ pub fn deltas(snapshot: &Snapshot, accepted: &[Accepted], threads: usize) -> Res
             .views_of(table)
             .filter_map(|view| snapshot.views.get(&view.oid))
             .map(|version| Arc::clone(&version.spec))
+            .filter(|spec| spec.join().is_none())
             .collect();
+        for batch in &batches {
+            joined(snapshot, batch, threads, &mut deltas)?;
+        }
         if specs.is_empty() {
             continue;
         }
@@ -135,6 +162,21 @@ pub fn deltas(snapshot: &Snapshot, accepted: &[Accepted], threads: usize) -> Res
         }
     }
     Ok(deltas)
+}
+
+/// The deltas of the views that join a batch's rows.
+fn joined(snapshot: &Snapshot, batch: &Accepted, threads: usize, deltas: &mut Deltas) -> Result<()> {
+    for found in &batch.found {
+        let present = found.views.iter().filter_map(|view| snapshot.views.get(view));
+        let specs: Vec<Arc<view::Spec>> = present.map(|version| Arc::clone(&version.spec)).collect();
+        let Some(join) = specs.first().and_then(|spec| spec.join()) else { continue };
+        let rows = join.rows(&batch.rows, &found.rows, |column| specs.iter().any(|spec| spec.reads(column)))?;
+        let outcomes = view::apply(&specs, &rows, batch.first_lsn, batch.next_lsn(), threads)?;
+        for (spec, delta) in specs.iter().zip(outcomes) {
+            deltas.entry(spec.view.oid).or_default().extend(delta);
+        }
+    }
+    Ok(())
 }
 
 /// Puts small neighbours together; a large batch stays alone, so that it is not copied.

@@ -2,10 +2,11 @@
 //!
 //! *Place*: `Store::commit` runs it for a created view, recovery for one whose stored state cannot be used.
 //!
-//! *Invariant*: the view takes rows from its LSN on as deltas of commits; the backfill takes exactly the rows below it, from
-//! one snapshot. Nothing is live before the batch that also holds the position is written, so an interrupted backfill leaves
+//! *Invariant*: the view takes rows from its LSN on as deltas of commits; the backfill takes exactly the rows below it (and not below
+//! the view's `from_lsn`, before which rows do not count), from one snapshot. Nothing is live before the batch that also holds the position is written, so an interrupted backfill leaves
 //! a view that is not ready, which the next start drops.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
@@ -17,31 +18,145 @@ use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::StreamExt;
+use parking_lot::Mutex;
 
 use crate::catalog::Oid;
-use crate::error::{Error, Result};
+use crate::clock::Micros;
+use crate::error::{Error, Result, SqlState};
 use crate::state::Batch;
 use crate::store::snapshot::TableState;
 use crate::store::{Shared, Snapshot};
 use crate::types::LSN_COLUMN;
-use crate::view::{Backfill, apply};
+use crate::view::{Backfill, Version, apply};
 
 /// Builds the state of `view` from the rows below `lsn` and publishes it.
 pub async fn run(shared: &Arc<Shared>, view: Oid, lsn: u64) -> Result<()> {
     let snapshot = shared.published.load();
-    let work = build(Arc::clone(shared), snapshot, view, lsn);
+    spawn(shared, build(Arc::clone(shared), snapshot, view, lsn, Backfill::new)).await
+}
+
+/// Builds the state of a view anew and publishes it in place of what it has, while ingestion goes on.
+pub async fn rebuild(shared: &Arc<Shared>, view: Oid) -> Result<()> {
+    let shared = Arc::clone(shared);
+    let work = {
+        let shared = Arc::clone(&shared);
+        async move {
+            let _rebuilding = shared.backfills.exclusive(view)?;
+            let snapshot = shared.published.update(|snapshot| {
+                if let Some(version) = snapshot.views.get(&view) {
+                    version.seal(snapshot.next_lsn);
+                }
+                Ok(Arc::new(snapshot.clone()))
+            })?;
+            let lsn = snapshot.next_lsn;
+            build(Arc::clone(&shared), snapshot, view, lsn, Backfill::replacing).await
+        }
+    };
+    spawn(&shared, work).await
+}
+
+async fn spawn(shared: &Shared, work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
     shared.parts.spawner.cpu(work).await.map_err(|error| Error::internal(format!("the backfill of a view was stopped: {error}")))?
 }
 
-async fn build(shared: Arc<Shared>, snapshot: Arc<Snapshot>, view: Oid, lsn: u64) -> Result<()> {
+/// The backfills that are running, and how far they are.
+#[derive(Debug, Default)]
+pub struct Backfills {
+    progress: Mutex<HashMap<Oid, Progress>>,
+    /// Views whose state is being replaced: it must not be checkpointed or merged.
+    exclusive: Mutex<HashSet<Oid>>,
+    /// Held while a view's state is checkpointed or merged.
+    storing: Mutex<()>,
+}
+
+/// How far a backfill is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Rows read.
+    pub done: u64,
+    /// Rows there are to read.
+    pub total: u64,
+    /// When it began, microseconds.
+    pub started_at: Micros,
+}
+
+struct Exclusive<'a>(&'a Backfills, Oid);
+
+impl Drop for Exclusive<'_> {
+    fn drop(&mut self) {
+        self.0.exclusive.lock().remove(&self.1);
+    }
+}
+
+struct Shown<'a>(&'a Backfills, Oid);
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        self.0.progress.lock().remove(&self.1);
+    }
+}
+
+impl Backfills {
+    /// How far the backfill of a view is, if one is running.
+    pub fn progress(&self, view: Oid) -> Option<Progress> {
+        self.progress.lock().get(&view).copied()
+    }
+
+    /// Keeps checkpoints and merges off a view until the guard is dropped.
+    fn exclusive(&self, view: Oid) -> Result<Exclusive<'_>> {
+        if !self.exclusive.lock().insert(view) {
+            return Err(Error::new(SqlState::OBJECT_IN_USE, "the materialized view is being refreshed already"));
+        }
+        // One that has begun ends first.
+        drop(self.storing.lock());
+        Ok(Exclusive(self, view))
+    }
+
+    /// Runs what stores a view's state, unless that is being replaced.
+    pub fn store<T>(&self, view: Oid, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+        let _storing = self.storing.lock();
+        if self.exclusive.lock().contains(&view) {
+            return Ok(None);
+        }
+        work().map(Some)
+    }
+
+    fn show(&self, view: Oid, total: u64, started_at: Micros) -> Shown<'_> {
+        self.progress.lock().insert(view, Progress { done: 0, total, started_at });
+        Shown(self, view)
+    }
+
+    fn add(&self, view: Oid, rows: u64) {
+        if let Some(progress) = self.progress.lock().get_mut(&view) {
+            progress.done += rows;
+        }
+    }
+}
+
+async fn build(
+    shared: Arc<Shared>,
+    snapshot: Arc<Snapshot>,
+    view: Oid,
+    lsn: u64,
+    backfill: impl FnOnce(&Version) -> Backfill + Send + 'static,
+) -> Result<()> {
     let gone = || Error::internal("the view was dropped while it was built");
     let version = snapshot.views.get(&view).ok_or_else(gone)?;
     let table = snapshot.tables.get(&version.spec.view.table).ok_or_else(gone)?;
     let specs = [Arc::clone(&version.spec)];
-    let mut backfill = Backfill::new(version);
+    let from_lsn = version.spec.view.from_lsn;
+    let lookups = specs[0].join().map(|join| shared.lookups.of(&shared.parts, &snapshot, join, true)).transpose()?;
+    let total = table.hot_rows() as u64 + table.files().iter().map(|file| file.rows).sum::<u64>();
+    let _shown = shared.backfills.show(view, total, shared.parts.clock.now());
+    let mut backfill = backfill(version);
     let mut add = |rows: RecordBatch| -> Result<()> {
-        let rows = below(rows, lsn)?;
+        shared.backfills.add(view, rows.num_rows() as u64);
+        let rows = between(rows, from_lsn, lsn)?;
         if rows.num_rows() > 0 {
+            let rows = match (specs[0].join(), &lookups) {
+                (Some(join), Some(lookups)) => join.rows(&rows, &join.find(&rows, lookups)?, |column| specs[0].reads(column))?,
+                _ => rows,
+            };
             let deltas = apply(&specs, &rows, 0, lsn, 1)?;
             deltas.into_iter().flatten().try_for_each(|delta| backfill.add(delta))?;
         }
@@ -87,15 +202,16 @@ fn depends_on_order(query: &str) -> bool {
     ["array_agg", "string_agg", "first_value", "last_value", "nth_value"].iter().any(|name| query.contains(name))
 }
 
-/// The rows below an LSN, without the LSN column.
-fn below(rows: RecordBatch, lsn: u64) -> Result<RecordBatch> {
+/// The rows from one LSN on and below another, without the LSN column.
+fn between(rows: RecordBatch, from_lsn: u64, lsn: u64) -> Result<RecordBatch> {
     let last = rows.num_columns() - 1;
     let lsns = rows.column(last).as_primitive_opt::<Int64Type>().ok_or_else(|| Error::internal("rows without LSNs"))?;
     let columns: Vec<usize> = (0..last).collect();
-    let kept = if lsns.values().iter().all(|value| (*value as u64) < lsn) {
+    let wanted = |value: i64| (from_lsn..lsn).contains(&(value as u64));
+    let kept = if lsns.values().iter().all(|value| wanted(*value)) {
         rows.clone()
     } else {
-        let mask: BooleanArray = lsns.values().iter().map(|value| Some((*value as u64) < lsn)).collect();
+        let mask: BooleanArray = lsns.values().iter().map(|value| Some(wanted(*value))).collect();
         filter_record_batch(&rows, &mask).map_err(|error| Error::internal(error.to_string()))?
     };
     kept.project(&columns).map_err(|error| Error::internal(error.to_string()))

@@ -134,12 +134,18 @@ impl Background {
 
     /// Deletes the state of views and the files of tables that were dropped or emptied.
     fn delete_retired(&mut self) -> Result<()> {
-        let Retired { views, tables } = std::mem::take(&mut *self.shared.retired.lock());
+        let Retired { views, results, tables } = std::mem::take(&mut *self.shared.retired.lock());
         for version in views {
             let mut batch = Batch::default();
             version.drop_state(&mut batch);
             self.shared.state.write(batch)?;
             version.dropped();
+        }
+        for result in results {
+            let mut batch = Batch::default();
+            result.drop_state(&mut batch);
+            self.shared.state.write(batch)?;
+            result.dropped();
         }
         for table in tables {
             if self.shared.published.load().tables.contains_key(&table.table.oid) {
@@ -200,24 +206,32 @@ impl Background {
             if !ready || (version.size().deltas == 0 && version.applied_lsn() > 0) {
                 continue;
             }
-            let mut batch = Batch::default();
-            let checkpoint = version.checkpoint(snapshot.next_lsn, &mut batch)?;
-            self.shared.state.write(batch)?;
-            let published = self.shared.published.update(|newest| {
-                Ok(match newest.views.get_mut(oid) {
-                    Some(present) if Arc::ptr_eq(&present.spec, &version.spec) => {
-                        *present = Arc::new(present.checkpointed(&checkpoint));
-                        true
-                    }
-                    _ => false,
-                })
-            })?;
-            if !published {
-                // The view was dropped or emptied meanwhile: what was just written goes as well.
-                self.shared.retire(Retired { views: vec![Arc::new(version.checkpointed(&checkpoint))], tables: Vec::new() });
-            }
+            self.shared.backfills.store(*oid, || self.checkpoint_view(*oid))?;
         }
         self.shared.parts.metrics.checkpoint.observe(started.elapsed());
+        Ok(())
+    }
+
+    fn checkpoint_view(&self, oid: Oid) -> Result<()> {
+        // The newest: its state may have been replaced since the round began.
+        let snapshot = self.shared.published.load();
+        let Some(version) = snapshot.views.get(&oid) else { return Ok(()) };
+        let mut batch = Batch::default();
+        let checkpoint = version.checkpoint(snapshot.next_lsn, &mut batch)?;
+        self.shared.state.write(batch)?;
+        let published = self.shared.published.update(|newest| {
+            Ok(match newest.views.get_mut(&oid) {
+                Some(present) if Arc::ptr_eq(&present.spec, &version.spec) => {
+                    *present = Arc::new(present.checkpointed(&checkpoint));
+                    true
+                }
+                _ => false,
+            })
+        })?;
+        if !published {
+            // The view was dropped or emptied meanwhile: what was just written goes as well.
+            self.shared.retire(Retired { views: vec![Arc::new(version.checkpointed(&checkpoint))], ..Retired::default() });
+        }
         Ok(())
     }
 
@@ -242,20 +256,27 @@ impl Background {
 
     fn merge_views(&self) -> Result<()> {
         let snapshot = self.shared.published.load();
-        for (oid, version) in &snapshot.views {
-            let mut batch = Batch::default();
-            let Some(merged) = version.merge(&mut batch)? else { continue };
-            self.shared.state.write(batch)?;
-            self.shared.published.update(|newest| {
-                if let Some(present) = newest.views.get_mut(oid)
-                    && Arc::ptr_eq(&present.spec, &version.spec)
-                {
-                    *present = Arc::new(present.merged(&merged));
-                }
-                Ok(())
-            })?;
+        for oid in snapshot.views.keys() {
+            self.shared.backfills.store(*oid, || self.merge_view(*oid))?;
         }
         Ok(())
+    }
+
+    fn merge_view(&self, oid: Oid) -> Result<()> {
+        // The newest: its state may have been replaced since the round began.
+        let snapshot = self.shared.published.load();
+        let Some(version) = snapshot.views.get(&oid) else { return Ok(()) };
+        let mut batch = Batch::default();
+        let Some(merged) = version.merge(&mut batch)? else { return Ok(()) };
+        self.shared.state.write(batch)?;
+        self.shared.published.update(|newest| {
+            if let Some(present) = newest.views.get_mut(&oid)
+                && Arc::ptr_eq(&present.spec, &version.spec)
+            {
+                *present = Arc::new(present.merged(&merged));
+            }
+            Ok(())
+        })
     }
 
     fn compact(&mut self) -> Result<()> {

@@ -23,9 +23,10 @@ use crate::columnar::ColumnTable;
 use crate::error::{Error, Result, SqlState};
 use crate::store::apply::{self, Accepted};
 use crate::store::dedupe::Staged;
+use crate::store::enrich::{self, Found};
 use crate::store::flush::layout;
 use crate::store::positions::Judged;
-use crate::store::record::{Encoder, Header, RowsHeader, encode_header};
+use crate::store::record::{Encoder, FoundHeader, Header, RowsHeader, encode_header};
 use crate::store::snapshot::Snapshot;
 use crate::store::{Committed, Shared, Transaction, dropped};
 use crate::types::UTC;
@@ -103,7 +104,8 @@ impl Sequencer {
                     self.shared.parts.metrics.log_size.set(self.wal.bytes() as i64);
                 }
                 Message::Commit(request) => {
-                    let (requests, next) = gather(request, &mut queue, self.shared.parts.limits.store.group_rows_max);
+                    let rows_max = self.shared.parts.limits.store.group_rows_max;
+                    let (requests, next) = gather(request, &mut queue, rows_max, |transaction| self.is_alone(transaction));
                     held = next;
                     self.group(requests);
                 }
@@ -176,7 +178,7 @@ impl Sequencer {
             let Judged { accepted: rows, late, .. } = judged;
             for (table, rows) in [Some((table.oid, rows)), late_rows(&catalog, &table, late, now)?].into_iter().flatten() {
                 if rows.num_rows() > 0 {
-                    accepted.push(Accepted { table, first_lsn: lsn, rows });
+                    accepted.push(Accepted { table, first_lsn: lsn, rows, found: Vec::new() });
                     lsn = accepted[accepted.len() - 1].next_lsn();
                 }
             }
@@ -185,6 +187,7 @@ impl Sequencer {
             committed.next_lsn = self.next_lsn;
             return Ok(committed);
         }
+        self.look_up(&snapshot, &changes, &mut accepted)?;
         let next_lsn = lsn.max(self.next_lsn + 1);
         self.append(&changes, &accepted, next_lsn, now)?;
         self.advance(&catalog, &changes, &accepted, next_lsn)?;
@@ -195,6 +198,34 @@ impl Sequencer {
         group.accepted.extend(accepted);
         self.next_lsn = next_lsn;
         Ok(committed)
+    }
+
+    /// Finds what views join the accepted rows with, as of the newest snapshot with this transaction on top.
+    fn look_up(&self, newest: &Arc<Snapshot>, changes: &[Change], accepted: &mut [Accepted]) -> Result<()> {
+        let parts = &self.shared.parts;
+        let mut base = Arc::clone(newest);
+        if !changes.is_empty() {
+            apply::changes(Arc::make_mut(&mut base), changes, self.next_lsn, &self.shared.tools)?;
+        }
+        let own: Vec<Accepted> = accepted.iter().filter(|rows| enrich::is_joined(&base.catalog, rows.table)).cloned().collect();
+        for rows in &own {
+            if let Some(table) = base.tables.get(&rows.table) {
+                enrich::within_limit(parts, table, rows.rows.num_rows())?;
+            }
+        }
+        if !enrich::is_needed(&base, accepted) {
+            return Ok(());
+        }
+        if !own.is_empty() {
+            apply::rows(Arc::make_mut(&mut base), apply::hot(&own)?, apply::Deltas::new())?;
+        }
+        enrich::find(parts, &self.shared.lookups, &base, accepted, true)
+    }
+
+    /// Whether a transaction makes a group of its own: others are staged against the catalog and the joined tables that it leaves.
+    fn is_alone(&self, transaction: &Transaction) -> bool {
+        let catalog = &self.shared.published.load().catalog;
+        !transaction.changes.is_empty() || transaction.writes.iter().any(|write| enrich::is_joined(catalog, write.table))
     }
 
     fn judge(&self, catalog: &Catalog, writes: Vec<crate::store::Write>, committed: &mut Committed) -> Result<Vec<(Arc<Table>, Judged)>> {
@@ -220,13 +251,22 @@ impl Sequencer {
     }
 
     fn append(&mut self, changes: &[Change], accepted: &[Accepted], next_lsn: u64, now: i64) -> Result<()> {
-        let mut header = Header { changes: changes.to_vec(), rows: Vec::with_capacity(accepted.len()), committed_at: now };
+        let mut header = Header { changes: changes.to_vec(), committed_at: now, ..Header::default() };
         let mut buffers: Vec<Buffer> = Vec::new();
-        for Accepted { table, rows, first_lsn } in accepted {
+        for Accepted { table, rows, first_lsn, .. } in accepted {
             let message = self.encoder.encode(*table, rows)?;
             let bytes = message.iter().map(|buffer| buffer.len() as u64).sum();
             header.rows.push(RowsHeader { table: *table, first_lsn: *first_lsn, columns: rows.num_columns(), bytes });
             buffers.extend(message);
+        }
+        for (index, accepted) in accepted.iter().enumerate() {
+            for Found { views, rows } in &accepted.found {
+                let stream = views.first().copied().ok_or_else(|| Error::internal("a join of no view"))?;
+                let message = self.encoder.encode(stream, rows)?;
+                let bytes = message.iter().map(|buffer| buffer.len() as u64).sum();
+                header.found.push(FoundHeader { batch: index, views: views.clone(), bytes });
+                buffers.extend(message);
+            }
         }
         let head = encode_header(&header)?;
         let mut parts: Vec<&[u8]> = Vec::with_capacity(buffers.len() + 1);
@@ -323,15 +363,20 @@ impl Sequencer {
 /// Below this many rows a second thread costs more than it saves.
 const PARALLEL_ROWS_MIN: usize = 4_096;
 
-/// Takes what has queued, up to a number of rows. Catalog changes make a group of their own, so that every transaction
-/// is staged against the catalog that it will meet.
-fn gather(first: Request, queue: &mut mpsc::Receiver<Message>, rows_max: usize) -> (Vec<Request>, Option<Message>) {
+/// Takes what has queued, up to a number of rows. A transaction that has to be `alone` makes a group of its own, so that every
+/// one is staged against the catalog and the joined tables that it will meet.
+fn gather(
+    first: Request,
+    queue: &mut mpsc::Receiver<Message>,
+    rows_max: usize,
+    is_alone: impl Fn(&Transaction) -> bool,
+) -> (Vec<Request>, Option<Message>) {
     let mut rows = row_count(&first.transaction);
-    let alone = !first.transaction.changes.is_empty();
+    let alone = is_alone(&first.transaction);
     let mut group = vec![first];
     while !alone && rows < rows_max {
         match queue.try_recv() {
-            Ok(Message::Commit(request)) if request.transaction.changes.is_empty() => {
+            Ok(Message::Commit(request)) if !is_alone(&request.transaction) => {
                 rows += row_count(&request.transaction);
                 group.push(request);
             }

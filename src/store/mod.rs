@@ -16,12 +16,14 @@ mod background;
 mod classify;
 mod commit;
 pub mod dedupe;
+mod enrich;
 mod flush;
 mod lock;
 mod positions;
 mod recent;
 mod record;
 mod recover;
+mod refresh;
 pub mod snapshot;
 
 use std::collections::HashMap;
@@ -34,13 +36,15 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::catalog::bind::Binder;
-use crate::catalog::{Catalog, Change, LateRows, Oid};
+use crate::catalog::{Catalog, Change, LateRows, Maintenance, Oid, View};
 use crate::clock::{Clock, Micros};
 use crate::config::Limits;
 use crate::error::{Error, Result, SqlState};
 use crate::state::State;
 use crate::task::Spawner;
 use crate::telemetry::Metrics;
+pub use backfill::Progress;
+pub use refresh::Runner;
 pub use snapshot::{HotBatch, Snapshot, TableState};
 
 /// What one statement or transaction changes: durable and visible whole, or not at all.
@@ -107,6 +111,9 @@ struct Shared {
     hot_released: Notify,
     retired: Mutex<apply::Retired>,
     fatal: Mutex<Option<Error>>,
+    refresh: refresh::Refreshing,
+    lookups: enrich::Lookups,
+    backfills: backfill::Backfills,
 }
 
 impl Shared {
@@ -114,6 +121,7 @@ impl Shared {
     fn retire(&self, retired: apply::Retired) {
         let mut waiting = self.retired.lock();
         waiting.views.extend(retired.views);
+        waiting.results.extend(retired.results);
         waiting.tables.extend(retired.tables);
     }
 }
@@ -174,32 +182,61 @@ impl Store {
     /// Commits: returns when durable and visible. Backfills of created views are complete when it returns. Waits while the
     /// hot rows fill their memory.
     pub async fn commit(&self, transaction: Transaction) -> Result<Committed> {
-        let building: Vec<Oid> = transaction
+        let building: Vec<Arc<View>> = transaction
             .changes
             .iter()
             .filter_map(|change| match change {
-                Change::CreateView(view) if !view.ready => Some(view.oid),
+                Change::CreateView(view) if !view.ready => Some(Arc::clone(view)),
                 _ => None,
             })
             .collect();
         let committed = self.submit(transaction).await?;
         for view in building {
-            self.build(view, committed.first_lsn).await?;
+            self.build(&view, committed.first_lsn).await?;
         }
         Ok(committed)
     }
 
-    async fn build(&self, view: Oid, lsn: u64) -> Result<()> {
-        match backfill::run(&self.shared, view, lsn).await {
-            Ok(()) => {
-                self.submit(Transaction { changes: vec![Change::ViewReady(view)], writes: Vec::new() }).await?;
-                Ok(())
-            }
-            Err(error) => {
-                self.submit(Transaction { changes: vec![Change::DropView(view)], writes: Vec::new() }).await?;
-                Err(error)
-            }
+    async fn build(&self, view: &View, lsn: u64) -> Result<()> {
+        let built = match view.maintenance {
+            Maintenance::State => backfill::run(&self.shared, view.oid, lsn).await,
+            Maintenance::Derived => Ok(()),
+            Maintenance::Refreshed => refresh::refresh(&self.shared, view.oid).await,
+        };
+        let changes = match built {
+            Ok(()) => vec![Change::ViewReady(view.oid)],
+            Err(_) => self.catalog().family(view).into_iter().map(Change::DropView).collect(),
+        };
+        self.submit(Transaction { changes, writes: Vec::new() }).await?;
+        built
+    }
+
+    /// Joins what runs the queries of refreshed views, once, and starts to keep them fresh.
+    pub fn keep_fresh(&self, runner: Arc<dyn Runner>) {
+        refresh::start(&self.shared, runner);
+    }
+
+    /// Evaluates a view anew: a refreshed one, or one that joins plain tables, whose rows are then as they are now. Returns when the
+    /// result is durable and visible; at once for any other view, which is always fresh.
+    pub async fn refresh(&self, view: Oid) -> Result<()> {
+        let snapshot = self.snapshot();
+        if snapshot.recomputed.get(&view).is_some_and(|recomputed| !recomputed.view.is_incremental()) {
+            return refresh::refresh(&self.shared, view).await;
         }
+        match snapshot.views.get(&view).is_some_and(|version| version.spec.join().is_some()) {
+            true => backfill::rebuild(&self.shared, view).await,
+            false => Ok(()),
+        }
+    }
+
+    /// How far the backfill of a view is, if one is running.
+    pub fn backfill_progress(&self, view: Oid) -> Option<Progress> {
+        self.shared.backfills.progress(view)
+    }
+
+    /// Why the last refresh of a view failed, if it did.
+    pub fn refresh_failure(&self, view: Oid) -> Option<Error> {
+        self.shared.refresh.failure(view)
     }
 
     async fn submit(&self, transaction: Transaction) -> Result<Committed> {
@@ -253,13 +290,15 @@ impl Store {
                     let judged = positions.judge(&table, rows, write.late_rows, staged.entry(write.table).or_default())?;
                     let first_lsn = lsn;
                     lsn += judged.accepted.num_rows() as u64;
-                    accepted.push(apply::Accepted { table: write.table, rows: judged.accepted, first_lsn });
+                    accepted.push(apply::Accepted { table: write.table, rows: judged.accepted, first_lsn, found: Vec::new() });
                 }
             }
         }
-        let deltas = apply::deltas(&next, &accepted, 0)?;
         next.next_lsn = accepted.last().map_or(next.next_lsn, apply::Accepted::next_lsn);
-        apply::rows(&mut next, apply::hot(&accepted)?, deltas)?;
+        apply::rows(&mut next, apply::hot(&accepted)?, apply::Deltas::new())?;
+        enrich::find(&self.shared.parts, &self.shared.lookups, &next, &mut accepted, false)?;
+        let deltas = apply::deltas(&next, &accepted, 0)?;
+        apply::rows(&mut next, Vec::new(), deltas)?;
         Ok(Arc::new(next))
     }
 
@@ -283,6 +322,7 @@ impl Store {
         // An error means that the sequencer has stopped already, which is what is wanted.
         let _ = self.queue.send(commit::Message::Stop).await;
         self.background.stop();
+        self.shared.refresh.stop().await;
         let sequencer = self.sequencer.lock().take();
         let background = self.background.take_thread();
         let joined = self.shared.parts.spawner.blocking(move || {

@@ -2,8 +2,8 @@
 //!
 //! *Place*: written by `store::commit`, read by `store::recover`.
 //!
-//! Bytes: `header length u32 LE | header JSON | Arrow IPC messages, one a batch, in header order`. The header names each
-//! batch's table, LSN range and length. A message carries no schema: the catalog as of the record has it, and replay applies
+//! Bytes: `header length u32 LE | header JSON | Arrow IPC messages, one a batch, in header order | Arrow IPC messages of what views
+//! joined them with`. The header names each batch's table, LSN range and length. A message carries no schema: the catalog as of the record has it, and replay applies
 //! changes and rows in the same order as the commit did.
 
 use std::collections::HashMap;
@@ -29,6 +29,9 @@ pub struct Header {
     /// The batches that follow.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<RowsHeader>,
+    /// What views joined the batches with: messages after those of the batches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<FoundHeader>,
     /// The server's clock at the commit, microseconds: arrival time of the rows.
     pub committed_at: i64,
 }
@@ -44,6 +47,26 @@ pub struct RowsHeader {
     pub columns: usize,
     /// Bytes of the IPC message.
     pub bytes: u64,
+}
+
+/// What some views joined one batch with.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FoundHeader {
+    /// Which of the record's batches.
+    pub batch: usize,
+    /// The views, whose joins are the same.
+    pub views: Vec<Oid>,
+    /// Bytes of the IPC message.
+    pub bytes: u64,
+}
+
+/// A record's messages.
+#[derive(Debug, Default)]
+pub struct Messages {
+    /// Of [`Header::rows`].
+    pub rows: Vec<Buffer>,
+    /// Of [`Header::found`].
+    pub found: Vec<Buffer>,
 }
 
 /// Encodes batches without repeating the schema in each record.
@@ -89,24 +112,25 @@ pub fn encode_header(header: &Header) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Splits a payload into its header and the bytes of each batch.
-pub fn decode(payload: Vec<u8>) -> Result<(Header, Vec<Buffer>)> {
+/// Splits a payload into its header and the bytes of each message.
+pub fn decode(payload: Vec<u8>) -> Result<(Header, Messages)> {
     let damaged = |what: &str| Error::new(SqlState::DATA_CORRUPTED, format!("log record cannot be read: {what}"));
     let length = payload.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes) as usize).ok_or_else(|| damaged("no header"))?;
     let json = payload.get(4..4 + length).ok_or_else(|| damaged("short header"))?;
     let header: Header = serde_json::from_slice(json).map_err(|error| damaged(&error.to_string()))?;
     let payload = Buffer::from_vec(payload);
     let mut offset = 4 + length;
-    let mut messages = Vec::with_capacity(header.rows.len());
-    for rows in &header.rows {
-        let bytes = usize::try_from(rows.bytes).map_err(|_| damaged("batch length"))?;
-        if offset + bytes > payload.len() {
+    let mut next = |bytes: u64| {
+        let bytes = usize::try_from(bytes).map_err(|_| damaged("batch length"))?;
+        if bytes > payload.len() - offset {
             return Err(damaged("short batch"));
         }
-        messages.push(payload.slice_with_length(offset, bytes));
         offset += bytes;
-    }
-    Ok((header, messages))
+        Ok(payload.slice_with_length(offset - bytes, bytes))
+    };
+    let rows = header.rows.iter().map(|rows| next(rows.bytes)).collect::<Result<_>>()?;
+    let found = header.found.iter().map(|found| next(found.bytes)).collect::<Result<_>>()?;
+    Ok((header, Messages { rows, found }))
 }
 
 /// Reads one batch from its IPC message: the first `columns` of `schema`, NULLs in those added since.
@@ -159,7 +183,7 @@ mod tests {
             message.iter().for_each(|buffer| payload.extend_from_slice(buffer));
             let (header, messages) = decode(payload).unwrap();
             assert_eq!(header.rows[0].first_lsn, first_lsn);
-            let read = decode_rows(&grown, 2, messages[0].clone()).unwrap();
+            let read = decode_rows(&grown, 2, messages.rows[0].clone()).unwrap();
             assert_eq!(read.project(&[0, 1]).unwrap().columns(), rows.columns());
             assert_eq!(read.column(2).null_count(), 3);
         }

@@ -10,18 +10,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use arrow::buffer::Buffer;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::catalog::{Change, Oid};
+use crate::catalog::{Change, Maintenance, Oid};
 use crate::columnar::ColumnTable;
 use crate::error::{Error, Result};
 use crate::state::{Family, State};
 use crate::store::apply::{self, Accepted, Retired, Tools};
+use crate::store::enrich::{Found, Lookups};
 use crate::store::flush::{layout, table_dir};
 use crate::store::positions::{Positions, Saved};
 use crate::store::snapshot::{Published, Snapshot, TableState};
-use crate::store::{Parts, Shared, backfill, recent, record};
+use crate::store::{Parts, Shared, backfill, recent, record, refresh};
 use crate::view;
 use crate::wal::{Record, Wal};
 
@@ -88,6 +90,9 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
         hot_released: Notify::new(),
         retired: Mutex::new(retired),
         fatal: Mutex::new(None),
+        refresh: refresh::Refreshing::default(),
+        lookups: Lookups::default(),
+        backfills: backfill::Backfills::default(),
     });
     remove_strays(&shared)?;
     for view in rebuild {
@@ -109,6 +114,11 @@ impl Replay<'_> {
             self.snapshot.tables.insert(table.oid, Arc::new(state));
         }
         for view in catalog.views() {
+            if view.maintenance != Maintenance::State {
+                let recomputed = view::Recomputed::bind(&*self.tools.binder, &catalog, view)?.open(&self.tools.blocks)?;
+                self.snapshot.recomputed.insert(view.oid, Arc::new(recomputed));
+                continue;
+            }
             let spec = apply::compile(&*self.tools.binder, &catalog, view)?;
             let version = view::Version::open(spec, &self.tools.blocks)?;
             self.snapshot.views.insert(view.oid, Arc::new(version));
@@ -135,12 +145,14 @@ impl Replay<'_> {
             self.views_catch_up()?;
             self.changes(&header.changes, first_lsn)?;
         }
-        for (rows, message) in header.rows.iter().zip(messages) {
+        let mut found = self.found(&header, messages.found)?;
+        for (index, (rows, message)) in header.rows.iter().zip(messages.rows).enumerate() {
             let Some(state) = self.snapshot.tables.get(&rows.table) else { continue };
             let table = Arc::clone(&state.table);
             let flushed = state.cold.as_ref().map_or(0, |cold| cold.version.flushed_lsn).max(state.truncated_lsn);
             let batch = record::decode_rows(&table.schema(), rows.columns, message)?;
-            let accepted = Accepted { table: rows.table, rows: batch, first_lsn: rows.first_lsn };
+            let found = found.remove(&index).unwrap_or_default();
+            let accepted = Accepted { table: rows.table, rows: batch, first_lsn: rows.first_lsn, found };
             if rows.first_lsn >= self.saved.next_lsn {
                 self.positions.advance(&table, &accepted.rows)?;
             }
@@ -159,6 +171,19 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// What the record's batches were joined with, by batch, for the views that there still are.
+    fn found(&self, header: &record::Header, messages: Vec<Buffer>) -> Result<HashMap<usize, Vec<Found>>> {
+        let mut found: HashMap<usize, Vec<Found>> = HashMap::new();
+        for (head, message) in header.found.iter().zip(messages) {
+            let present = head.views.iter().find_map(|view| self.snapshot.views.get(view));
+            let Some(join) = present.and_then(|version| version.spec.join()) else { continue };
+            let schema = join.found_schema();
+            let rows = record::decode_rows(schema, schema.fields().len(), message)?;
+            found.entry(head.batch).or_default().push(Found { views: head.views.clone(), rows });
+        }
+        Ok(found)
+    }
+
     fn changes(&mut self, changes: &[Change], lsn: u64) -> Result<()> {
         for change in changes {
             if let Change::DropTable(oid) | Change::Truncate(oid) = change {
@@ -166,6 +191,7 @@ impl Replay<'_> {
             }
             let retired = apply::changes(&mut self.snapshot, std::slice::from_ref(change), lsn, &self.tools)?;
             self.retired.views.extend(retired.views);
+            self.retired.results.extend(retired.results);
             self.retired.tables.extend(retired.tables);
             match change {
                 Change::CreateTable(table) => {
@@ -179,6 +205,10 @@ impl Replay<'_> {
                         self.open_cold(&mut state)?;
                         self.snapshot.tables.insert(table.oid, Arc::new(state));
                     }
+                }
+                Change::CreateView(view) if view.maintenance != Maintenance::State => {
+                    let created = view::Recomputed::clone(&self.snapshot.recomputed[&view.oid]);
+                    self.snapshot.recomputed.insert(view.oid, Arc::new(created.open(&self.tools.blocks)?));
                 }
                 Change::CreateView(view) => {
                     let created = Arc::clone(&self.snapshot.views[&view.oid]);
@@ -221,11 +251,15 @@ impl Replay<'_> {
     }
 
     fn drop_unfinished(&mut self) -> Result<()> {
-        let unfinished: Vec<Change> =
-            self.snapshot.catalog.views().filter(|view| !view.ready).map(|view| Change::DropView(view.oid)).collect();
+        let catalog = Arc::clone(&self.snapshot.catalog);
+        let mut unfinished: Vec<Oid> = catalog.views().filter(|view| !view.ready).flat_map(|view| catalog.family(view)).collect();
+        unfinished.sort_unstable_by_key(|oid| std::cmp::Reverse(*oid));
+        unfinished.dedup();
+        let unfinished: Vec<Change> = unfinished.into_iter().map(Change::DropView).collect();
         let lsn = self.snapshot.next_lsn;
         let retired = apply::changes(&mut self.snapshot, &unfinished, lsn, &self.tools)?;
         self.retired.views.extend(retired.views);
+        self.retired.results.extend(retired.results);
         Ok(())
     }
 

@@ -23,8 +23,10 @@ pub struct Snapshot {
     pub catalog: Arc<Catalog>,
     /// Rows of every table.
     pub tables: HashMap<Oid, Arc<TableState>>,
-    /// State of every view, those still building among them.
+    /// State of every view that has any, those still building among them.
     pub views: HashMap<Oid, Arc<view::Version>>,
+    /// Every view that has no aggregate state: its query, and its last result if it is refreshed.
+    pub recomputed: HashMap<Oid, Arc<view::Recomputed>>,
 }
 
 /// A table's rows: hot and cold are disjoint, together they are the table.
@@ -138,6 +140,13 @@ impl TableState {
         Ok(())
     }
 
+    /// One past the LSN of the newest row, or where the table was emptied: it grows with every change of the rows.
+    pub fn changed_lsn(&self) -> u64 {
+        let hot = self.hot.last().map_or(0, |batch| batch.next_lsn);
+        let cold = self.files().iter().map(|file| file.lsn_range.1 as u64 + 1).max().unwrap_or(0);
+        hot.max(cold).max(self.truncated_lsn)
+    }
+
     /// Rows in memory.
     pub fn hot_rows(&self) -> usize {
         self.hot.iter().map(|batch| batch.rows.num_rows()).sum()
@@ -199,7 +208,13 @@ impl TableState {
 impl Snapshot {
     /// A database without objects.
     pub fn empty() -> Snapshot {
-        Snapshot { next_lsn: 1, catalog: Arc::new(Catalog::default()), tables: HashMap::new(), views: HashMap::new() }
+        Snapshot {
+            next_lsn: 1,
+            catalog: Arc::new(Catalog::default()),
+            tables: HashMap::new(),
+            views: HashMap::new(),
+            recomputed: HashMap::new(),
+        }
     }
 
     /// The table's state, to be changed.

@@ -251,13 +251,21 @@ pub struct Backfill {
     deltas: Vec<Arc<Delta>>,
     rows: usize,
     blocks: Vec<Arc<Block>>,
+    /// Blocks that the new ones stand in for.
+    replaced: Vec<Arc<Block>>,
     poison: Option<Error>,
 }
 
 impl Backfill {
     /// For the view of `version`, whose rows it does not look at.
     pub fn new(version: &Version) -> Backfill {
-        Backfill { version: version.clone(), deltas: Vec::new(), rows: 0, blocks: Vec::new(), poison: None }
+        Backfill { version: version.clone(), deltas: Vec::new(), rows: 0, blocks: Vec::new(), replaced: Vec::new(), poison: None }
+    }
+
+    /// For a view that has state already, all of which is to be replaced.
+    pub fn replacing(version: &Version) -> Backfill {
+        let replaced = version.blocks.values().flatten().chain(&version.shadowed).cloned().collect();
+        Backfill { replaced, ..Backfill::new(version) }
     }
 
     /// Adds rows. LSNs of the deltas do not matter, their order does.
@@ -290,8 +298,9 @@ impl Backfill {
         self.blocks.extend(blocks);
         self.blocks.iter().try_for_each(|block| block.list(batch))?;
         let spec = &self.version.spec;
+        self.replaced.iter().for_each(|block| block.condemn(batch));
         Meta::new(spec, next_lsn, self.poison.as_ref().map(to_text)).put(spec.view.oid, batch)?;
-        Ok(Checkpoint { applied_lsn: next_lsn, blocks: self.blocks, replaced: Vec::new(), poison: self.poison })
+        Ok(Checkpoint { applied_lsn: next_lsn, blocks: self.blocks, replaced: self.replaced, poison: self.poison })
     }
 
     fn write(&mut self, first_lsn: u64, next_lsn: u64, batch: &mut Batch) -> Result<Vec<Arc<Block>>> {

@@ -2,15 +2,15 @@
 //!
 //! *Place*: CREATE MATERIALIZED VIEW asks [`describe`]; the store compiles every view when it opens or is created.
 //!
-//! The analyzed plan must be projections, HAVING filters and aliases over one aggregation (or DISTINCT) over filters and
-//! projections over one event table. Anything else is refused with the reason.
+//! For state of its own the analyzed plan must be projections, HAVING filters and aliases over one aggregation (or DISTINCT) over
+//! filters and projections over one event table, or over such a view. Anything else is kept another way, with the reason.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::DFSchema;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
@@ -25,32 +25,63 @@ use super::aggregate::{Aggregate, Lowering};
 use super::block::FORMAT;
 use super::failure::failure;
 use super::finish::{Finish, Stage};
-use super::source::{self, Source, check, no_view, refusal};
+use super::join::{self, Join};
+use super::source::{self, Source, check, check_plan, no_view, reason, refusal};
 use super::spec::{Expression, Spec};
-use super::window;
+use super::{combine, window};
 use crate::catalog::bind::Binder;
-use crate::catalog::{Catalog, Column, Oid, Table, TableKind, View};
+use crate::catalog::{self, Catalog, Column, Maintenance, Table, View};
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
 
-/// A plan taken apart.
-struct Shape<'a> {
-    /// Nodes above the aggregation, outermost first.
-    above: Vec<&'a LogicalPlan>,
-    source: Source,
-    /// Over the table's columns.
-    keys: Vec<Expr>,
-    /// Over the table's columns.
-    aggregates: Vec<AggregateFunction>,
-    /// Of the aggregation's output: keys, then aggregates.
-    schema: &'a DFSchema,
+/// What a definition is read with.
+#[derive(Clone, Copy)]
+pub(super) struct Reading<'a> {
+    pub(super) binder: &'a dyn Binder,
+    pub(super) catalog: &'a Arc<Catalog>,
 }
 
-/// Derives a view's output columns and the table that it reads, and checks that it can be kept; for CREATE MATERIALIZED VIEW.
-pub fn describe(binder: &dyn Binder, catalog: &Arc<Catalog>, query: &str) -> Result<(Oid, Vec<Column>)> {
+/// A plan taken apart.
+pub(super) struct Shape<'a> {
+    /// Nodes above the aggregation, outermost first.
+    pub(super) above: Vec<&'a LogicalPlan>,
+    pub(super) source: Source,
+    /// Over the table's columns.
+    pub(super) keys: Vec<Expr>,
+    /// Over the table's columns.
+    pub(super) aggregates: Vec<AggregateFunction>,
+    /// Of the aggregation's output: keys, then aggregates.
+    pub(super) schema: &'a DFSchema,
+}
+
+/// Derives what the catalog has to know of a view from its query, name and options apart; for CREATE MATERIALIZED VIEW. It is kept
+/// by aggregate state if it can be, else read from the one view that it reads, else recomputed.
+pub fn describe(binder: &dyn Binder, catalog: &Arc<Catalog>, query: &str) -> Result<View> {
     let plan = binder.bind_query(catalog, query)?;
-    let shape = take_apart(&plan)?;
-    let table = event_table(catalog, &shape.source.table)?;
+    check_plan(&plan)?;
+    let mut view = View { query: query.to_owned(), columns: columns_of(&plan)?, sources: sources(catalog, &plan)?, ..View::default() };
+    let reading = Reading { binder, catalog };
+    let compiled = take_apart(&reading, &plan).and_then(|shape| {
+        let (table, from_lsn) = (Arc::clone(&shape.source.table), shape.source.from_lsn);
+        build(binder, &table, &Arc::new(view.clone()), &plan, shape)?;
+        Ok((table.oid, from_lsn))
+    });
+    match compiled {
+        Ok((table, from_lsn)) => (view.table, view.from_lsn) = (table, from_lsn),
+        Err(refused) if refused.state() == SqlState::FEATURE_NOT_SUPPORTED => {
+            let why = reason(&refused);
+            view.columns.iter_mut().for_each(|column| column.nullable = true);
+            (view.maintenance, view.reason) = match over_one_view(catalog, &view.sources, &plan)? {
+                Some(lower) => (Maintenance::Derived, Some(format!("{why}: computed from the state of view \"{lower}\" when it is read"))),
+                None => (Maintenance::Refreshed, Some(format!("{why}: recomputed when a source has changed"))),
+            };
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(view)
+}
+
+fn columns_of(plan: &LogicalPlan) -> Result<Vec<Column>> {
     let mut columns: Vec<Column> = Vec::new();
     for field in plan.schema().fields() {
         if columns.iter().any(|column| column.name == *field.name()) {
@@ -60,45 +91,64 @@ pub fn describe(binder: &dyn Binder, catalog: &Arc<Catalog>, query: &str) -> Res
         let sql_type = SqlType::of_field(field);
         columns.push(Column { name: field.name().clone(), sql_type, nullable: field.is_nullable(), default: None, generated: None });
     }
-    let view = View {
-        oid: 0,
-        name: String::new(),
-        query: query.to_owned(),
-        table: table.oid,
-        columns: columns.clone(),
-        ttl_us: None,
-        ready: false,
-    };
-    build(binder, table, &Arc::new(view), &plan, shape)?;
-    Ok((table.oid, columns))
+    Ok(columns)
+}
+
+/// The tables and views that a plan scans, in its subqueries too, in OID order.
+fn sources(catalog: &Catalog, plan: &LogicalPlan) -> Result<Vec<catalog::Source>> {
+    let mut found: Vec<catalog::Source> = Vec::new();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            let name = scan.table_name.table();
+            let table = catalog.table_named(name).map(|table| (table.oid, table.columns.len()));
+            let view = || catalog.view_named(name).map(|view| (view.oid, view.columns.len()));
+            if let Some((oid, columns)) = table.or_else(view) {
+                found.push(catalog::Source { oid, columns });
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })
+    .map_err(failure)?;
+    found.sort_unstable_by_key(|source| source.oid);
+    found.dedup();
+    Ok(found)
+}
+
+/// The name of the incremental view that is all that a plan of filters, projections and aggregations reads.
+fn over_one_view(catalog: &Catalog, sources: &[catalog::Source], plan: &LogicalPlan) -> Result<Option<String>> {
+    let [source] = sources else { return Ok(None) };
+    let Some(lower) = catalog.view(source.oid).filter(|view| view.is_incremental()) else { return Ok(None) };
+    let mut scans = 0;
+    let mut simple = true;
+    plan.apply_with_subqueries(|node| {
+        match node {
+            LogicalPlan::TableScan(_) => scans += 1,
+            LogicalPlan::Projection(_)
+            | LogicalPlan::Filter(_)
+            | LogicalPlan::Aggregate(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::Distinct(Distinct::All(_)) => {}
+            _ => simple = false,
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })
+    .map_err(failure)?;
+    Ok((simple && scans == 1).then(|| lower.name.clone()))
 }
 
 impl Spec {
     /// Compiles a definition. 0A000 with the reason for what cannot be kept incrementally.
     pub fn compile(binder: &dyn Binder, catalog: &Arc<Catalog>, table: &Table, view: &Arc<View>) -> Result<Spec> {
-        let plan = binder.bind_query(catalog, &view.query)?;
-        let shape = take_apart(&plan)?;
-        build(binder, table, view, &plan, shape)
+        let narrowed = catalog.narrowed(view);
+        let plan = binder.bind_query(&narrowed, &view.query)?;
+        let shape = take_apart(&Reading { binder, catalog: &narrowed }, &plan)?;
+        // Columns that the table got later do not move those that are looked up behind it.
+        let table = narrowed.table(table.oid).cloned().unwrap_or_else(|| Arc::new(table.clone()));
+        build(binder, &table, view, &plan, shape)
     }
 }
 
-fn event_table<'a>(catalog: &'a Catalog, name: &str) -> Result<&'a Arc<Table>> {
-    let table = catalog.table_named(name).ok_or_else(|| {
-        if catalog.view_named(name).is_some() {
-            return no_view("another materialized view as source", "Select from the event table that it reads.");
-        }
-        Error::new(SqlState::WRONG_OBJECT_TYPE, format!("\"{name}\" is not an event table"))
-    })?;
-    match table.kind {
-        TableKind::Event => Ok(table),
-        TableKind::Late | TableKind::Plain => Err(no_view(
-            &format!("table \"{name}\", which is not an event table,"),
-            "Select from a table that declares WATERMARK FOR its event time.",
-        )),
-    }
-}
-
-fn take_apart(plan: &LogicalPlan) -> Result<Shape<'_>> {
+pub(super) fn take_apart<'a>(reading: &Reading<'_>, plan: &'a LogicalPlan) -> Result<Shape<'a>> {
     let mut above = Vec::new();
     let mut node = plan;
     loop {
@@ -115,24 +165,31 @@ fn take_apart(plan: &LogicalPlan) -> Result<Shape<'_>> {
                 above.push(node);
                 node = &alias.input;
             }
+            // Rows of a relation have no order, and nothing above cuts them.
+            LogicalPlan::Sort(sort) if sort.fetch.is_none() => node = &sort.input,
             LogicalPlan::Aggregate(aggregate) => {
-                let source = source::fold(&aggregate.input)?;
+                let source = source::fold(reading, &aggregate.input)?;
                 let schema = aggregate.input.schema();
-                let over_table = |expr: &Expr| source.over_table(expr, schema);
-                let keys = aggregate.group_expr.iter().map(over_table).collect::<Result<Vec<_>>>()?;
+                let keys = aggregate.group_expr.iter().map(|expr| source.over_rows(expr, schema)).collect::<Result<Vec<_>>>()?;
                 let aggregates = aggregate
                     .aggr_expr
                     .iter()
-                    .map(|expr| match over_table(expr)? {
-                        Expr::AggregateFunction(call) => Ok(call),
+                    .map(|expr| match source.over_table(expr, schema)? {
+                        Expr::AggregateFunction(call) => match &source.view {
+                            Some(view) => combine::over_groups(call, view, &source.table),
+                            None => Ok(call),
+                        },
                         other => Err(no_view(&format!("the expression {other}"), "Use aggregate functions.")),
                     })
                     .collect::<Result<Vec<_>>>()?;
                 return Ok(Shape { above, source, keys, aggregates, schema: &aggregate.schema });
             }
             LogicalPlan::Distinct(Distinct::All(input)) => {
-                let mut source = source::fold(input)?;
+                let mut source = source::fold(reading, input)?;
                 let keys = std::mem::take(&mut source.outputs);
+                if keys.iter().any(source::has_aggregate) {
+                    return Err(no_view("DISTINCT over aggregates of a view", "Put DISTINCT into the query that reads the view."));
+                }
                 return Ok(Shape { above, source, keys, aggregates: Vec::new(), schema: input.schema() });
             }
             LogicalPlan::Distinct(Distinct::On(_)) => {
@@ -151,7 +208,9 @@ fn take_apart(plan: &LogicalPlan) -> Result<Shape<'_>> {
 
 fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, plan: &LogicalPlan, shape: Shape<'_>) -> Result<Spec> {
     let session = binder.session_state();
-    let rows = Planner::new(&session, DFSchema::try_from(table.schema()).map_err(failure)?);
+    let join = joins(&session, table, &shape)?;
+    let row_schema = join.as_ref().map_or_else(|| table.schema(), |join| Arc::clone(join.schema()));
+    let rows = Planner::new(&session, DFSchema::try_from(row_schema).map_err(failure)?);
     let filter = conjunction(shape.source.filters.clone()).map(|filter| rows.expression(filter)).transpose()?;
     let mut key_exprs = Vec::new();
     let mut keys = Vec::new();
@@ -196,7 +255,28 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, plan: &LogicalPla
         slot_keys,
         finish,
         fingerprint,
+        join: join.map(Arc::new),
     })
+}
+
+/// The plain tables that the view's rows are joined with.
+fn joins(session: &SessionState, table: &Table, shape: &Shape<'_>) -> Result<Option<Join>> {
+    let source = &shape.source;
+    if source.sides.is_empty() {
+        return Ok(None);
+    }
+    let calls: Vec<Expr> = shape.aggregates.iter().cloned().map(Expr::AggregateFunction).collect();
+    let read = shape.keys.iter().chain(&source.filters).chain(&calls);
+    let physical = |expr: &Expr, schema: &SchemaRef| {
+        let schema = DFSchema::try_from(Arc::clone(schema)).map_err(failure)?;
+        Ok(Planner::new(session, schema).expression(expr.clone())?.physical)
+    };
+    match join::make(table, &source.sides, read, physical)? {
+        Some(join) => Ok(Some(join)),
+        None => {
+            Err(no_view("a join without an equality of columns", "Keep the aggregate as a materialized view and join it when reading."))
+        }
+    }
 }
 
 /// The partition key when it is a key, else all keys but the time bucket, else the bucket itself.

@@ -13,12 +13,15 @@
 //! | file | what it is |
 //! |---|---|
 //! | `compile`, `source`, `window` | a defining SELECT to a [`Spec`]; what it reads; which key is its time bucket |
+//! | `join` | plain tables looked up for each row, as of its commit |
+//! | `combine` | an aggregate over a view's groups as one over its rows |
 //! | `aggregate`, `distinct`, `groups` | DataFusion's accumulators over interned groups; COUNT(DISTINCT) as value lists |
 //! | `apply` | a batch of rows to one [`Delta`] per view, sharing work between views |
 //! | `delta`, `version` | deltas in memory; a view's state as of a snapshot |
 //! | `block`, `blocks`, `cache` | a block's bytes; where blocks live; decoded blocks in memory |
 //! | `checkpoint`, `slots` | deltas to blocks, blocks to fewer blocks, rows read again to blocks; clustering |
 //! | `read`, `prune`, `finish` | the plan that reads a view; which blocks it needs; states to output columns |
+//! | `recomputed`, `result` | views without aggregate state: their query; the stored result of a refreshed one |
 //! | `failure` | what DataFusion and Arrow report, as Verus's errors |
 
 mod aggregate;
@@ -27,14 +30,18 @@ mod block;
 mod blocks;
 mod cache;
 mod checkpoint;
+mod combine;
 mod compile;
 mod delta;
 mod distinct;
 mod failure;
 mod finish;
 mod groups;
+mod join;
 mod prune;
 mod read;
+mod recomputed;
+mod result;
 mod slots;
 mod source;
 mod spec;
@@ -48,5 +55,8 @@ pub use blocks::Blocks;
 pub use checkpoint::{Backfill, Checkpoint, Merged};
 pub use compile::describe;
 pub use delta::Delta;
+pub use join::{Join, Lookup, Step};
+pub use recomputed::Recomputed;
+pub use result::{Position, Stored, Writer};
 pub use spec::Spec;
 pub use version::{Size, Version};

@@ -326,7 +326,7 @@ impl DisplayAs for ViewScan {
         if scan.limit < usize::MAX {
             write!(f, ", limit={}", scan.limit)?;
         }
-        Ok(())
+        write!(f, ", maintenance=incremental")
     }
 }
 

@@ -5,13 +5,19 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use arrow::array::AsArray;
 use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::collect_columns;
 
 use super::aggregate::Aggregate;
+use super::failure::failure;
 use super::finish::Finish;
+use super::join::Join;
 use super::window::TimeKey;
 use crate::catalog::View;
+use crate::error::Result;
 
 /// A compiled view: filter, keys, aggregates, output.
 ///
@@ -43,6 +49,8 @@ pub struct Spec {
     pub(super) columns: Vec<usize>,
     /// Of everything that gives stored state its meaning.
     pub(super) fingerprint: u64,
+    /// The plain tables that each row is joined with first: filter, keys and aggregates are over the rows after that.
+    pub(super) join: Option<Arc<Join>>,
 }
 
 impl Spec {
@@ -60,6 +68,33 @@ impl Spec {
     pub fn bucket_column(&self) -> Option<usize> {
         let key = self.time.as_ref()?.key;
         self.finish.output_keys.iter().position(|output| *output == Some(key))
+    }
+
+    /// The plain tables that each row is joined with.
+    pub fn join(&self) -> Option<&Arc<Join>> {
+        self.join.as_ref()
+    }
+
+    /// Whether a column of the rows after the join is read.
+    pub fn reads(&self, column: usize) -> bool {
+        self.columns.binary_search(&column).is_ok()
+            || self.filter.iter().any(|filter| collect_columns(&filter.physical).iter().any(|read| read.index() == column))
+    }
+
+    /// Columns of the table that decide whether a row counts, ascending.
+    pub fn filter_columns(&self) -> Vec<usize> {
+        let read = self.filter.iter().flat_map(|filter| collect_columns(&filter.physical));
+        let mut columns: Vec<usize> = read.map(|column| column.index()).collect();
+        columns.sort_unstable();
+        columns.dedup();
+        columns
+    }
+
+    /// How many of these rows count: rows of the table, of which only [`Spec::filter_columns`] are looked at.
+    pub fn counted(&self, rows: &RecordBatch) -> Result<u64> {
+        let Some(filter) = &self.filter else { return Ok(rows.num_rows() as u64) };
+        let mask = filter.physical.evaluate(rows).and_then(|mask| mask.into_array(rows.num_rows())).map_err(failure)?;
+        Ok(mask.as_boolean().true_count() as u64)
     }
 
     /// Whether a filter over output columns is applied exactly by [`super::Version::scan`].

@@ -146,8 +146,18 @@ impl Version {
             return next;
         }
         next.deltas.retain(|delta| delta.next_lsn > applied);
-        next.blocks = Arc::new(with_blocks(self.blocks.as_ref().clone(), checkpoint.blocks.iter().cloned()));
+        let mut blocks = self.blocks.as_ref().clone();
+        for present in blocks.values_mut() {
+            present.retain(|block| !checkpoint.replaced.iter().any(|gone| Arc::ptr_eq(gone, block)));
+        }
+        next.blocks = Arc::new(with_blocks(blocks, checkpoint.blocks.iter().cloned()));
         next
+    }
+
+    /// Keeps deltas below an LSN apart from later ones, for a backfill that is to replace them. Called where the snapshot with that
+    /// LSN is the newest and no other can be published meanwhile.
+    pub fn seal(&self, next_lsn: u64) {
+        self.sealed_lsn.fetch_max(next_lsn, Ordering::AcqRel);
     }
 
     /// The version after a merge's batch was written.

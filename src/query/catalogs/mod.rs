@@ -32,11 +32,12 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::logical_expr::{Expr, ScalarUDF, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::catalog::Oid;
+use crate::catalog::{Oid, View};
 use crate::clock::Micros;
 use crate::error::Result;
 use crate::query::Context;
 use crate::query::system::{INFORMATION_SCHEMA, PG_CATALOG, SystemTables, VERUS};
+use crate::store::Progress;
 use relation::Relation;
 use rows::Rows;
 
@@ -47,6 +48,15 @@ pub trait Activity: Send + Sync + Debug {
 
     /// Least and greatest watermark of an event table over its partitions, and their number; none before its first row.
     fn watermark(&self, table: Oid) -> Option<(Micros, Micros, usize)>;
+
+    /// Why the last refresh of a view failed, if it did.
+    fn refresh_failure(&self, view: Oid) -> Option<String>;
+
+    /// Least time between two refreshes of a view that does not say its own, microseconds.
+    fn refresh_interval_us(&self) -> i64;
+
+    /// How far the backfill of a view is, if one is running.
+    fn backfill(&self, view: Oid) -> Option<Progress>;
 
     /// All metrics in Prometheus's text format.
     fn metrics(&self) -> String;
@@ -90,6 +100,14 @@ pub struct World {
     pub context: Context,
     /// The server.
     pub activity: Arc<dyn Activity>,
+}
+
+impl World {
+    /// Whether a view can be read.
+    pub fn is_populated(&self, view: &View) -> bool {
+        let recomputed = self.context.snapshot.recomputed.get(&view.oid);
+        view.ready && (view.is_incremental() || recomputed.is_some_and(|recomputed| recomputed.result.is_some()))
+    }
 }
 
 impl SystemCatalogs {

@@ -249,6 +249,12 @@ pub fn options(table: &Table) -> Vec<Value> {
     shown
 }
 
+/// A view's WITH options as `pg_class.reloptions` shows them.
+pub fn view_options(view: &View) -> Vec<Value> {
+    let options = [("ttl", view.ttl_us), ("refresh_interval", view.refresh_us)];
+    options.iter().filter_map(|(key, us)| us.map(|us| Value::Text(format!("{key}={}", span(us))))).collect()
+}
+
 /// The option `late_rows` as written.
 pub fn late_rows(table: &Table) -> &'static str {
     match table.options.late_rows {

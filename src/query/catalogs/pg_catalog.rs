@@ -198,7 +198,7 @@ fn materialized_views(world: &World, rows: &mut Rows) {
             ("matviewname", view.name.as_str().into()),
             ("matviewowner", objects::ROLE.into()),
             ("hasindexes", false.into()),
-            ("ispopulated", view.ready.into()),
+            ("ispopulated", world.is_populated(view).into()),
             ("definition", format!("{};", view.query).into()),
         ]);
     }

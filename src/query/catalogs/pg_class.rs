@@ -19,9 +19,13 @@ pub fn classes(world: &World, rows: &mut Rows) {
             Object::System(relation) if relation.kind == "v" => (0, true),
             Object::System(_) => (objects::HEAP_OID, true),
             Object::Table(_) => (objects::ACCESS_METHOD_OID, true),
-            Object::View(view) => (objects::ACCESS_METHOD_OID, view.ready),
+            Object::View(view) => (objects::ACCESS_METHOD_OID, world.is_populated(view)),
         };
-        let options = table.map(objects::options).filter(|options| !options.is_empty());
+        let options = match object {
+            Object::View(view) => Some(objects::view_options(view)),
+            _ => table.map(objects::options),
+        };
+        let options = options.filter(|options| !options.is_empty());
         let estimate = if table.is_some() { (memory + files) as f64 } else { -1.0 };
         rows.add([
             ("oid", object.oid().into()),

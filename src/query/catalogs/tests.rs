@@ -30,6 +30,18 @@ impl Activity for Quiet {
         Some((0, 60_000_000, 2))
     }
 
+    fn refresh_failure(&self, _view: Oid) -> Option<String> {
+        None
+    }
+
+    fn refresh_interval_us(&self) -> i64 {
+        1_000_000
+    }
+
+    fn backfill(&self, _view: Oid) -> Option<crate::store::Progress> {
+        None
+    }
+
     fn metrics(&self) -> String {
         "# HELP verus_commits Commits acknowledged.\n# TYPE verus_commits counter\nverus_commits_total 3\n# EOF\n".to_owned()
     }
@@ -70,13 +82,13 @@ fn context() -> Context {
         query: "SELECT event_type, count(*) AS n FROM events GROUP BY event_type".into(),
         table: 16_384,
         columns: vec![column("event_type", SqlType::Text, true), column("n", SqlType::BigInt, true)],
-        ttl_us: None,
         ready: true,
+        ..View::default()
     };
     let catalog = Catalog::default().with(&Change::CreateTable(Arc::new(table))).unwrap();
     let catalog = Arc::new(catalog.with(&Change::CreateView(Arc::new(view))).unwrap());
     Context {
-        snapshot: Arc::new(Snapshot { next_lsn: 1, catalog, tables: HashMap::new(), views: HashMap::new() }),
+        snapshot: Arc::new(Snapshot { next_lsn: 1, catalog, tables: HashMap::new(), views: HashMap::new(), recomputed: HashMap::new() }),
         now: 0,
         time_zone: "UTC".into(),
         user: "verus".into(),

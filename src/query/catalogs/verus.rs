@@ -5,7 +5,7 @@ use datafusion::common::ScalarValue;
 use super::World;
 use super::objects::{self, cold};
 use super::rows::{Rows, Value};
-use crate::catalog::{Table, TableKind};
+use crate::catalog::{Table, TableKind, View};
 use crate::clock::Micros;
 
 /// Fills a relation of `verus`.
@@ -64,29 +64,53 @@ fn tables(world: &World, rows: &mut Rows) {
 fn views(world: &World, rows: &mut Rows) {
     let snapshot = &world.context.snapshot;
     for view in snapshot.catalog.views() {
-        let table = snapshot.catalog.table(view.table).map(|table| table.name.as_str());
+        let table = event_table(world, view);
+        let recomputed = snapshot.recomputed.get(&view.oid);
+        let result = recomputed.and_then(|recomputed| recomputed.result.as_ref());
+        let maintenance = if view.is_incremental() { "incremental" } else { "refreshed" };
+        let interval = view.refresh_us.unwrap_or_else(|| world.activity.refresh_interval_us());
         let watermark = world.activity.watermark(view.table);
         let version = snapshot.views.get(&view.oid);
         let size = version.map(|version| version.size()).unwrap_or_default();
         rows.add([
             ("view_name", view.name.as_str().into()),
-            ("table_name", table.unwrap_or_default().into()),
+            ("table_name", table.into()),
             ("oid", view.oid.into()),
             ("ready", view.ready.into()),
-            ("maintenance", "incremental".into()),
+            ("maintenance", maintenance.into()),
+            ("maintenance_reason", view.reason.as_deref().into()),
+            ("refreshed_at", result.map_or(Value::Null, |result| Value::Time(result.position.refreshed_at))),
+            ("refresh_interval", if view.is_incremental() { Value::Null } else { Value::Span(interval) }),
+            ("refresh_duration", result.map_or(Value::Null, |result| Value::Span(result.position.took_us))),
+            ("refresh_error", world.activity.refresh_failure(view.oid).into()),
             ("watermark_min", watermark.map_or(Value::Null, |(least, _, _)| Value::Time(least))),
             ("watermark_max", watermark.map_or(Value::Null, |(_, greatest, _)| Value::Time(greatest))),
-            ("snapshot_lsn", snapshot.next_lsn.into()),
-            ("checkpointed_lsn", version.map_or(0, |version| version.applied_lsn()).into()),
-            ("state_rows", size.block_rows.into()),
-            ("state_bytes", size.block_bytes.into()),
+            ("snapshot_lsn", result.map_or(snapshot.next_lsn, |result| result.position.lsn).into()),
+            ("checkpointed_lsn", version.map(|version| version.applied_lsn()).into()),
+            ("state_rows", result.map_or(size.block_rows, |result| result.rows()).into()),
+            ("state_bytes", result.map_or(size.block_bytes, |result| result.bytes()).into()),
             ("memory_rows", size.delta_rows.into()),
             ("memory_bytes", size.delta_bytes.into()),
-            ("blocks", size.blocks.into()),
+            ("blocks", result.map_or(size.blocks, |result| result.blocks()).into()),
             ("ttl", view.ttl_us.map_or(Value::Null, Value::Span)),
             ("definition", view.query.as_str().into()),
         ]);
     }
+}
+
+/// The event table below a view, through other views; of a refreshed view over several sources, the first one's name.
+fn event_table<'a>(world: &'a World, view: &View) -> Option<&'a str> {
+    let catalog = &world.context.snapshot.catalog;
+    let mut open: Vec<_> = view.sources.iter().rev().map(|source| source.oid).chain([view.table]).collect();
+    while let Some(oid) = open.pop() {
+        if let Some(table) = catalog.table(oid) {
+            return Some(table.name.as_str());
+        }
+        if let Some(lower) = catalog.view(oid) {
+            open.extend(lower.sources.iter().rev().map(|source| source.oid).chain([lower.table]));
+        }
+    }
+    None
 }
 
 fn files(world: &World, rows: &mut Rows) {
@@ -154,14 +178,26 @@ fn sessions(world: &World, rows: &mut Rows) {
 /// Work under way as the snapshot shows it: views that are being built, and how many rows they are built from.
 fn jobs(world: &World, rows: &mut Rows) {
     for view in world.context.snapshot.catalog.views().filter(|view| !view.ready) {
-        let (memory, files) = world.row_counts(view.table);
-        rows.add([
-            ("kind", "backfill".into()),
-            ("object_name", view.name.as_str().into()),
-            ("state", "running".into()),
-            ("rows", (memory + files).into()),
-        ]);
+        job(world, view, rows);
     }
+    for view in world.context.snapshot.catalog.views().filter(|view| view.ready) {
+        if world.activity.backfill(view.oid).is_some() {
+            job(world, view, rows);
+        }
+    }
+}
+
+fn job(world: &World, view: &View, rows: &mut Rows) {
+    let progress = world.activity.backfill(view.oid);
+    let (memory, files) = world.row_counts(view.table);
+    rows.add([
+        ("kind", if view.is_incremental() { "backfill" } else { "refresh" }.into()),
+        ("object_name", view.name.as_str().into()),
+        ("state", "running".into()),
+        ("rows", progress.map_or(memory + files, |progress| progress.total).into()),
+        ("rows_done", progress.map(|progress| progress.done.min(progress.total)).into()),
+        ("started_at", progress.map_or(Value::Null, |progress| Value::Time(progress.started_at))),
+    ]);
 }
 
 /// One row a sample of Prometheus's text format: `name{labels} value`, after its `# HELP`, `# TYPE` and `# UNIT`.

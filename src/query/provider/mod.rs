@@ -3,6 +3,7 @@
 //! *Place*: bound plans hold [`Unresolved`] sources, which name a relation; `query::resolve` replaces them by providers of
 //! the snapshot that a run reads, so that a cached plan runs on later snapshots and pins none.
 
+pub mod recomputed;
 pub mod rows;
 pub mod series;
 pub mod view;
@@ -11,20 +12,24 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
+use datafusion::common::tree_node::Transformed;
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::context::SessionState;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableSource, TableType};
+use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableSource, TableType};
 
-use crate::catalog::Oid;
+use crate::catalog::{Maintenance, Oid};
 use crate::error::{Error, SqlState};
 use crate::query::Context;
 use crate::query::system::SystemTables;
+use crate::view::Recomputed;
 
 /// What a scan in a bound plan reads.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Relation {
     /// A table's rows.
     Table(Oid),
+    /// A table's rows from an LSN on: what a view WITH NO DATA was made from.
+    Since(Oid, u64),
     /// A view's output.
     View(Oid),
     /// A table of a system schema.
@@ -63,11 +68,18 @@ impl Unresolved {
     ) -> Result<Arc<dyn TableSource>, Error> {
         let snapshot = &context.snapshot;
         match &self.relation {
-            Relation::Table(oid) => {
+            Relation::Table(oid) | Relation::Since(oid, _) => {
                 let table = snapshot.tables.get(oid).ok_or_else(|| self.missing())?;
-                Ok(provider_as_source(Arc::new(rows::Rows::new(Arc::clone(table), Arc::clone(state), Arc::clone(&self.schema)))))
+                let mut rows = rows::Rows::new(Arc::clone(table), Arc::clone(state), Arc::clone(&self.schema));
+                if let Relation::Since(_, lsn) = self.relation {
+                    rows = rows.since(lsn);
+                }
+                Ok(provider_as_source(Arc::new(rows)))
             }
             Relation::View(oid) => {
+                if let Some(recomputed) = snapshot.recomputed.get(oid) {
+                    return self.recomputed(Arc::clone(recomputed), context, state, system);
+                }
                 let version = snapshot.views.get(oid).ok_or_else(|| self.missing())?;
                 Ok(provider_as_source(Arc::new(view::ViewRows::new(Arc::clone(version), Arc::clone(state), Arc::clone(&self.schema)))))
             }
@@ -81,9 +93,40 @@ impl Unresolved {
         }
     }
 
+    fn recomputed(
+        &self,
+        recomputed: Arc<Recomputed>,
+        context: &Context,
+        state: &Arc<SessionState>,
+        system: Option<&Arc<dyn SystemTables>>,
+    ) -> Result<Arc<dyn TableSource>, Error> {
+        let (state, schema) = (Arc::clone(state), Arc::clone(&self.schema));
+        Ok(match recomputed.view.maintenance {
+            Maintenance::Refreshed => provider_as_source(Arc::new(recomputed::ResultRows::new(recomputed, state, schema)?)),
+            Maintenance::State | Maintenance::Derived => {
+                provider_as_source(Arc::new(recomputed::Derived::new(recomputed, context, state, system, schema)))
+            }
+        })
+    }
+
     fn missing(&self) -> Error {
         undefined_table(&self.name)
     }
+}
+
+/// A bound plan that reads a table's rows from an LSN on instead of all.
+pub fn since(plan: LogicalPlan, table: Oid, lsn: u64) -> Result<LogicalPlan> {
+    plan.transform_up_with_subqueries(|node| match node {
+        LogicalPlan::TableScan(mut scan) => match scan.source.downcast_ref::<Unresolved>() {
+            Some(source) if source.relation == Relation::Table(table) => {
+                scan.source = Arc::new(Unresolved { relation: Relation::Since(table, lsn), ..source.clone() });
+                Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
+            }
+            _ => Ok(Transformed::no(LogicalPlan::TableScan(scan))),
+        },
+        other => Ok(Transformed::no(other)),
+    })
+    .map(|changed| changed.data)
 }
 
 /// `relation "x" does not exist`.

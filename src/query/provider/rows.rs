@@ -2,18 +2,25 @@
 
 use std::sync::Arc;
 
+use arrow::array::Int64Array;
+use arrow::compute::filter_record_batch;
+use arrow::compute::kernels::cmp::gt_eq;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::Result;
+use datafusion::common::{Result, ScalarValue};
 use datafusion::execution::context::SessionState;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown, TableType};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 
-use crate::store::TableState;
+use crate::store::{HotBatch, TableState};
 
 /// Reads one version of a table.
 #[derive(Debug)]
@@ -21,12 +28,46 @@ pub struct Rows {
     table: Arc<TableState>,
     state: Arc<SessionState>,
     schema: SchemaRef,
+    /// Rows below this LSN are left out.
+    from_lsn: u64,
 }
 
 impl Rows {
     /// The rows of `table`. `schema` is the declared columns; the hidden LSN after them is not shown.
     pub fn new(table: Arc<TableState>, state: Arc<SessionState>, schema: SchemaRef) -> Self {
-        Self { table, state, schema }
+        Self { table, state, schema, from_lsn: 0 }
+    }
+
+    /// Without the rows below an LSN.
+    #[must_use]
+    pub fn since(self, from_lsn: u64) -> Self {
+        Self { from_lsn, ..self }
+    }
+
+    /// A file scan whose last column is the LSN, without the rows below `from_lsn` and without that column.
+    fn cold_since(&self, scan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = scan.schema();
+        let last = schema.fields().len() - 1;
+        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(schema.field(last).name(), last));
+        let least = Arc::new(Literal::new(ScalarValue::Int64(Some(self.from_lsn as i64))));
+        let filter = FilterExec::try_new(Arc::new(BinaryExpr::new(column, Operator::GtEq, least)), scan)?;
+        let shown: Vec<(Arc<dyn PhysicalExpr>, String)> = (0..last)
+            .map(|index| {
+                let name = schema.field(index).name();
+                (Arc::new(Column::new(name, index)) as Arc<dyn PhysicalExpr>, name.clone())
+            })
+            .collect();
+        Ok(Arc::new(ProjectionExec::try_new(shown, Arc::new(filter))?))
+    }
+
+    /// The rows of a batch that count.
+    fn counted(&self, batch: &HotBatch) -> Result<RecordBatch> {
+        if batch.first_lsn >= self.from_lsn {
+            return Ok(batch.rows.clone());
+        }
+        let least = Int64Array::new_scalar(self.from_lsn as i64);
+        let lsns = batch.rows.column(batch.rows.num_columns() - 1);
+        Ok(filter_record_batch(&batch.rows, &gt_eq(lsns, &least)?)?)
     }
 
     /// Hot batches, in as many partitions as there are cores.
@@ -38,17 +79,18 @@ impl Rows {
             .iter()
             .filter(|batch| batch.rows.num_rows() > 0)
             .map(|batch| {
+                let rows = self.counted(batch)?;
                 // Batches from before ALTER TABLE ... ADD COLUMN have fewer columns before their LSN.
-                let declared = batch.rows.num_columns().saturating_sub(1);
+                let declared = rows.num_columns().saturating_sub(1);
                 let columns = projection.iter().map(|index| match *index < declared {
-                    true => Arc::clone(batch.rows.column(*index)),
-                    false => arrow::array::new_null_array(self.schema.field(*index).data_type(), batch.rows.num_rows()),
+                    true => Arc::clone(rows.column(*index)),
+                    false => arrow::array::new_null_array(self.schema.field(*index).data_type(), rows.num_rows()),
                 });
                 let columns = columns.collect();
-                let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.rows.num_rows()));
-                RecordBatch::try_new_with_options(Arc::clone(&shown), columns, &options)
+                let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+                Ok(RecordBatch::try_new_with_options(Arc::clone(&shown), columns, &options)?)
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<_>>()?;
         let count = self.state.config().target_partitions().min(batches.len()).max(1);
         let mut partitions = vec![Vec::new(); count];
         for (index, batch) in batches.into_iter().enumerate() {
@@ -84,7 +126,13 @@ impl TableProvider for Rows {
         let Some(cold) = self.table.cold.as_ref().filter(|cold| !cold.version.files.is_empty()) else {
             return self.hot(&projection);
         };
-        let cold = cold.columns.scan(&self.state, &cold.version, Some(&projection), filters, limit)?;
+        let cold = match self.from_lsn {
+            0 => cold.columns.scan(&self.state, &cold.version, Some(&projection), filters, limit)?,
+            _ => {
+                let lsn = [projection.as_slice(), &[self.table.table.columns.len()]].concat();
+                self.cold_since(cold.columns.scan(&self.state, &cold.version, Some(&lsn), filters, None)?)?
+            }
+        };
         if !has_hot {
             return Ok(cold);
         }

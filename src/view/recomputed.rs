@@ -1,0 +1,41 @@
+//! A view without aggregate state: its bound query and, for a refreshed one, its last result.
+//!
+//! *Place*: every snapshot holds one per such view; `query::provider` reads it, `store::refresh` replaces its result.
+
+use std::sync::Arc;
+
+use datafusion::logical_expr::LogicalPlan;
+
+use super::blocks::Blocks;
+use super::result::Stored;
+use crate::catalog::bind::Binder;
+use crate::catalog::{Catalog, Maintenance, View};
+use crate::error::Result;
+
+/// A derived or refreshed view as of a snapshot.
+#[derive(Clone, Debug)]
+pub struct Recomputed {
+    /// The definition.
+    pub view: Arc<View>,
+    /// Its query, bound to names: what it scans is found in the snapshot that a run reads.
+    pub plan: LogicalPlan,
+    /// The last complete result of a refreshed view; none before the first.
+    pub result: Option<Arc<Stored>>,
+}
+
+impl Recomputed {
+    /// Binds a view's query. A refreshed view has no result yet.
+    pub fn bind(binder: &dyn Binder, catalog: &Arc<Catalog>, view: &Arc<View>) -> Result<Recomputed> {
+        let plan = binder.bind_query(&catalog.narrowed(view), view.derivation.as_ref().unwrap_or(&view.query))?;
+        Ok(Recomputed { view: Arc::clone(view), plan, result: None })
+    }
+
+    /// With the result that is stored, if there is one.
+    pub fn open(self, home: &Arc<Blocks>) -> Result<Recomputed> {
+        if self.view.maintenance != Maintenance::Refreshed {
+            return Ok(self);
+        }
+        let result = Stored::open(&self.view, home)?.map(Arc::new);
+        Ok(Recomputed { result, ..self })
+    }
+}
