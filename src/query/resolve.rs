@@ -11,7 +11,7 @@ use datafusion::common::{Result, ScalarValue};
 use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::expr::{Placeholder, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
+use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator, TableScan};
 
 use super::Context;
 use super::functions::session::{Values, kind_of};
@@ -124,7 +124,13 @@ impl Resolver<'_> {
                 Ok(Transformed::yes(last_as(function, DataType::Timestamp(TimeUnit::Microsecond, None))?))
             }
             zone::INSTANT if is_utc(function.args.first()) => Ok(Transformed::yes(last_as(function, SqlType::Timestamptz.arrow())?)),
-            time::TRUNCATE_IN_ZONE => truncate(function).map(Transformed::yes),
+            time::TRUNCATE_IN_ZONE if is_utc(function.args.get(2)) => {
+                let mut args = function.args;
+                args.truncate(2);
+                Ok(Transformed::yes(time::truncate().call(args)))
+            }
+            zone::ADD if is_utc(function.args.get(2)) => Ok(Transformed::yes(plain(function, Operator::Plus)?)),
+            zone::SUBTRACT if is_utc(function.args.get(2)) => Ok(Transformed::yes(plain(function, Operator::Minus)?)),
             _ => Ok(Transformed::no(Expr::ScalarFunction(function))),
         }
     }
@@ -146,13 +152,9 @@ fn last_as(mut function: ScalarFunction, data_type: DataType) -> Result<Expr> {
     }
 }
 
-/// `date_trunc` in a zone: on the instant itself in UTC, else on the local time and back.
-fn truncate(function: ScalarFunction) -> Result<Expr> {
-    let [unit, instant, zone] = <[Expr; 3]>::try_from(function.args).map_err(|_| Error::internal("date_trunc without its zone"))?;
-    let date_trunc = |args| time::truncate().call(args);
-    if is_utc(Some(&zone)) {
-        return Ok(date_trunc(vec![unit, instant]));
-    }
-    let local = zone::to_local(zone.clone(), instant);
-    Ok(zone::to_instant(zone, date_trunc(vec![unit, local])))
+/// In UTC an interval is added as DataFusion adds it, which its optimizer knows.
+fn plain(function: ScalarFunction, operator: Operator) -> Result<Expr> {
+    let [instant, interval, _] =
+        <[Expr; 3]>::try_from(function.args).map_err(|_| Error::internal("an interval is added without its zone"))?;
+    Ok(Expr::BinaryExpr(BinaryExpr::new(Box::new(instant), operator, Box::new(interval))))
 }

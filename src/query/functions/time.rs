@@ -17,10 +17,11 @@ use super::text::strings;
 use super::{Function, Typed, is_text, undefined};
 use crate::error::{Error, SqlState};
 use crate::types::SqlType;
+use crate::types::zone::Zone;
 
 const DAY_US: i64 = 86_400_000_000;
 const SECOND_US: i64 = 1_000_000;
-/// A `date_trunc` whose zone is known only when the plan is run: `query::resolve` replaces it.
+/// `date_trunc` of an instant by the clocks of a zone; `query::resolve` makes that of UTC a plain one.
 pub const TRUNCATE_IN_ZONE: &str = "date_trunc_in_zone";
 
 /// The functions.
@@ -146,7 +147,7 @@ impl Unit {
 
     fn start_of(self, time: i64) -> Result<i64, Error> {
         let start = match self {
-            Unit::Fixed { length_us, origin_us } => super::window::start_of(time, length_us, origin_us),
+            Unit::Fixed { length_us, origin_us } => crate::types::window::start_of(time, length_us, origin_us),
             Unit::Months(count) => DateTime::from_timestamp_micros(time).and_then(|moment| {
                 let months = moment.year() * 12 + i32::try_from(moment.month0()).ok()?;
                 let first = months.div_euclid(count) * count;
@@ -154,6 +155,15 @@ impl Unit {
                 Some(date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_micros())
             }),
         };
+        start.ok_or_else(|| Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"))
+    }
+
+    /// By the clocks of a zone. As PostgreSQL, units of less than a day keep the offset: of an hour that comes twice, each has its own.
+    fn start_in(self, instant: i64, zone: Zone) -> Result<i64, Error> {
+        let local = super::zone::local_of(instant, zone)?;
+        let start = self.start_of(local)?;
+        let within_day = matches!(self, Unit::Fixed { length_us, .. } if length_us < DAY_US);
+        let start = if within_day { instant.checked_sub(local - start) } else { zone.instant(start) };
         start.ok_or_else(|| Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"))
     }
 }
@@ -168,7 +178,7 @@ fn unknown_unit(name: &str) -> Error {
         .hint("Use microseconds, milliseconds, second, minute, hour, day, week, month, quarter, year or decade.")
 }
 
-/// See [`TRUNCATE_IN_ZONE`].
+/// See [`TRUNCATE_IN_ZONE`]. The zone may differ from row to row.
 pub fn truncate_in_zone() -> Function {
     Function::new(
         TRUNCATE_IN_ZONE,
@@ -178,7 +188,18 @@ pub fn truncate_in_zone() -> Function {
             }
             _ => Err(undefined("date_trunc", types)),
         },
-        |_, _| Err(Error::internal("date_trunc was not given its time zone")),
+        |args, result| {
+            let (units, zones) = (strings(&args[0])?, strings(&args[2])?);
+            let times = args[1].as_primitive::<TimestampMicrosecondType>();
+            let mut parser = super::zone::Parser::default();
+            let rows = units.iter().zip(times.iter()).zip(zones.iter());
+            let starts = rows.map(|row| match row {
+                ((Some(unit), Some(time)), Some(zone)) => Unit::parse(unit)?.start_in(time, parser.parse(zone)?).map(Some),
+                _ => Ok(None),
+            });
+            let starts = starts.collect::<Result<PrimitiveArray<TimestampMicrosecondType>, Error>>()?;
+            Ok(Arc::new(starts.with_data_type(result.clone())) as ArrayRef)
+        },
     )
 }
 

@@ -88,7 +88,7 @@ impl Unresolved {
                 Ok(provider_as_source(table))
             }
             Relation::Series(arguments) => {
-                Ok(provider_as_source(Arc::new(series::Series::new(arguments, state, Arc::clone(&self.schema))?)))
+                Ok(provider_as_source(Arc::new(series::Series::new(arguments, state, Arc::clone(&self.schema), &context.time_zone)?)))
             }
         }
     }

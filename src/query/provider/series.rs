@@ -11,7 +11,6 @@ use arrow::array::{ArrayRef, Int32Array, Int64Array, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, IntervalMonthDayNano, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
-use chrono::{DateTime, Months};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::execution::context::SessionState;
@@ -21,9 +20,10 @@ use datafusion::physical_plan::memory::{LazyBatchGenerator, LazyMemoryExec};
 use parking_lot::RwLock;
 
 use crate::error::{Error, SqlState};
-use crate::query::functions::undefined;
+use crate::query::functions::{undefined, zone};
 use crate::query::typing::casts;
 use crate::types::SqlType;
+use crate::types::zone::Zone;
 
 /// Rows of one batch.
 const BATCH_ROWS: usize = 8_192;
@@ -79,9 +79,10 @@ pub struct Series {
 }
 
 impl Series {
-    /// Evaluates the arguments, which are constants by now.
-    pub fn new(arguments: &[Expr], state: &SessionState, schema: SchemaRef) -> Result<Self, Error> {
+    /// Evaluates the arguments, which are constants by now. Instants advance by the clocks of the session's zone.
+    pub fn new(arguments: &[Expr], state: &SessionState, schema: SchemaRef, time_zone: &str) -> Result<Self, Error> {
         let item = schema.field(0).data_type().clone();
+        let zone = if matches!(item, DataType::Timestamp(_, Some(_))) { zone::parse(time_zone)? } else { Zone::UTC };
         let values = arguments.iter().map(|argument| evaluate(argument, state)).collect::<Result<Vec<_>, _>>()?;
         let bound = |value: &ScalarValue| -> Result<Option<i64>, Error> {
             let cast = value.cast_to(&item).and_then(|value| value.cast_to(&DataType::Int64));
@@ -109,10 +110,10 @@ impl Series {
         };
         let generator = match (start, stop, step) {
             (Some(start), Some(stop), Some(step)) => {
-                Generator { schema: Arc::clone(&schema), start, next: Some(start), index: 0, stop, step }
+                Generator { schema: Arc::clone(&schema), start, next: Some(start), index: 0, stop, step, zone }
             }
             // A NULL argument gives no rows.
-            _ => Generator { schema: Arc::clone(&schema), start: 0, next: None, index: 0, stop: 0, step: Step::Number(1) },
+            _ => Generator { schema: Arc::clone(&schema), start: 0, next: None, index: 0, stop: 0, step: Step::Number(1), zone },
         };
         Ok(Self { generator, schema })
     }
@@ -164,6 +165,8 @@ struct Generator {
     index: i32,
     stop: i64,
     step: Step,
+    /// Whose days and months are counted.
+    zone: Zone,
 }
 
 impl fmt::Display for Generator {
@@ -180,25 +183,13 @@ impl Generator {
         }
     }
 
-    /// The value after `value`; months are counted from the start, so that the 31st comes back after a short month.
+    /// The value after `value`; months and days are counted from the start, so that the 31st comes back after a short month, and an
+    /// hour that the clocks skipped after its day.
     fn after(&mut self, value: i64) -> Option<i64> {
-        const DAY_US: i64 = 86_400_000_000;
         self.index = self.index.checked_add(1)?;
         match self.step {
             Step::Number(number) => value.checked_add(number),
-            Step::Interval(interval) if interval.months == 0 => {
-                value.checked_add(i64::from(interval.days) * DAY_US)?.checked_add(interval.nanoseconds / 1_000)
-            }
-            Step::Interval(interval) => {
-                let months = interval.months.checked_mul(self.index)?;
-                let start = DateTime::from_timestamp_micros(self.start)?;
-                let moved = match months >= 0 {
-                    true => start.checked_add_months(Months::new(months.unsigned_abs()))?,
-                    false => start.checked_sub_months(Months::new(months.unsigned_abs()))?,
-                };
-                let rest = (i64::from(interval.days) * DAY_US + interval.nanoseconds / 1_000).checked_mul(i64::from(self.index))?;
-                moved.timestamp_micros().checked_add(rest)
-            }
+            Step::Interval(interval) => zone::later(self.start, interval, self.index, self.zone),
         }
     }
 

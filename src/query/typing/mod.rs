@@ -187,6 +187,13 @@ fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Exp
             }
             Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&function.func), args))))
         }
+        ("tumble" | "hop" | "session" | "session_end" | "window_end", [time, lengths @ ..]) => {
+            let mut args = vec![time.clone()];
+            for length in lengths {
+                args.push(operators::literal_as(length.clone(), &SqlType::Interval)?);
+            }
+            Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&function.func), args))))
+        }
         ("extract" | "extract_seconds" | "date_part", [field, argument]) => {
             let instant = matches!(argument.get_type(schema)?, DataType::Timestamp(_, Some(_)));
             let epoch = matches!(field, Expr::Literal(value, _) if value.try_as_str().flatten().is_some_and(|text| text.eq_ignore_ascii_case("epoch")));

@@ -217,6 +217,8 @@ fn temporal(left: Expr, operator: Operator, right: Expr, left_type: &DataType, r
         }
         (Date32, Plus | Minus, Interval(_)) => plain(midnight(left), right),
         (Interval(_), Plus, Date32) => plain(left, midnight(right)),
+        (Timestamp(_, Some(_)), Plus | Minus, Interval(_)) if !fixed(&right) => zone::shifted(left, right, operator == Minus),
+        (Interval(_), Plus, Timestamp(_, Some(_))) if !fixed(&left) => zone::shifted(right, left, false),
         (Timestamp(_, None), Minus, Timestamp(_, None)) | (Timestamp(_, Some(_)), Minus, Timestamp(_, Some(_))) => {
             time::subtract().call(vec![left, right])
         }
@@ -232,8 +234,11 @@ fn temporal(left: Expr, operator: Operator, right: Expr, left_type: &DataType, r
         (Date32, Minus, Timestamp(_, None)) => time::subtract().call(vec![midnight(left), right]),
         (Timestamp(_, _) | Date32, Plus | Minus, text) if is_text(text) && unknown(&right).is_some() => {
             let right = constant(unknown(&right).unwrap_or_default(), &SqlType::Interval)?;
-            let left = if matches!(left_type, Date32) { midnight(left) } else { left };
-            plain(left, right)
+            match left_type {
+                Date32 => plain(midnight(left), right),
+                Timestamp(_, Some(_)) if !fixed(&right) => zone::shifted(left, right, operator == Minus),
+                _ => plain(left, right),
+            }
         }
         (Interval(_), Multiply, number) if number.is_numeric() => time::scale().call(vec![left, to(right, DataType::Float64)]),
         (number, Multiply, Interval(_)) if number.is_numeric() => time::scale().call(vec![right, to(left, DataType::Float64)]),
@@ -264,6 +269,11 @@ fn temporal(left: Expr, operator: Operator, right: Expr, left_type: &DataType, r
         }
         _ => return Ok(Outcome::Same(left, right)),
     }))
+}
+
+/// Whether an interval is as long in every time zone.
+fn fixed(interval: &Expr) -> bool {
+    matches!(interval, Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(value)), _) if value.months == 0 && value.days == 0)
 }
 
 fn number_constant(text: &str, data_type: &DataType) -> Result<Expr> {
