@@ -52,6 +52,10 @@ const KEYS: &[&str] = &[
     "upper(store)",
     "TUMBLE(at, INTERVAL '1' MINUTE)",
     "TUMBLE(at, INTERVAL '1' HOUR)",
+    "TUMBLE(at, INTERVAL '1 hour', INTERVAL '25 minutes')",
+    "TUMBLE(at AT TIME ZONE 'America/New_York', INTERVAL '1' DAY)",
+    "date_trunc('day', at, 'Asia/Kolkata')",
+    "date_trunc('hour', at AT TIME ZONE zone)",
     "date_trunc('hour', at)",
     "date_trunc('day', at)",
     "date_bin(INTERVAL '7 minutes', at, timestamptz '2024-01-01 00:00:00+00')",
@@ -66,6 +70,16 @@ const JOINS: &[&str] = &[
     "events, places WHERE place = store",
     "places JOIN events ON place = store AND rank > 1",
     "events LEFT JOIN places ON place = store AND region <> 'north'",
+];
+
+/// Windows that overlap or depend on other rows: at most one of them is a view's key.
+const WINDOWS: &[&str] = &[
+    "HOP(at, INTERVAL '5' MINUTE, INTERVAL '1' HOUR)",
+    "HOP(at, INTERVAL '7 minutes', INTERVAL '30 minutes', INTERVAL '2 minutes')",
+    "HOP(at AT TIME ZONE 'Europe/Berlin', INTERVAL '1 hour', INTERVAL '20 minutes')",
+    "SESSION(at, INTERVAL '20' SECOND)",
+    "SESSION(at, INTERVAL '5' SECOND)",
+    "SESSION(at, INTERVAL '10' MINUTE)",
 ];
 
 const FILTERS: &[&str] = &[
@@ -87,6 +101,7 @@ struct Event {
     quantity: Option<i32>,
     cents: Option<i64>,
     score: f64,
+    zone: &'static str,
 }
 
 impl Event {
@@ -109,10 +124,11 @@ impl Event {
             quantity: sometimes(random).then(|| random.random_range(0..9)),
             cents: sometimes(random).then(|| random.random_range(-500..50_000)),
             score: random.random_range(-1000.0..1000.0),
+            zone: ["UTC", "America/New_York", "Australia/Lord_Howe"].choose(random).expect("not empty"),
         }
     }
 
-    fn values(&self) -> [Option<String>; 9] {
+    fn values(&self) -> [Option<String>; 10] {
         [
             Some(self.id.to_string()),
             Some(chrono::DateTime::from_timestamp(self.at, 0).expect("in range").to_rfc3339()),
@@ -123,6 +139,7 @@ impl Event {
             self.quantity.map(|quantity| quantity.to_string()),
             self.cents.map(|cents| format!("{}{}.{:02}", if cents < 0 { "-" } else { "" }, cents.abs() / 100, cents.abs() % 100)),
             Some(self.score.to_string()),
+            Some(self.zone.to_owned()),
         ]
     }
 }
@@ -171,7 +188,10 @@ struct View {
 impl View {
     fn random(random: &mut StdRng, name: String) -> View {
         let count = random.random_range(0..4);
-        let keys: Vec<&str> = KEYS.choose_multiple(random, count).copied().collect();
+        let mut keys: Vec<&str> = KEYS.choose_multiple(random, count).copied().collect();
+        if random.random_bool(0.5) {
+            keys.push(WINDOWS.choose(random).expect("not empty"));
+        }
         let count = random.random_range(1..6);
         let aggregates: Vec<&(&str, bool)> = AGGREGATES.choose_multiple(random, count).collect();
         let columns = keys.iter().enumerate().map(|(index, key)| format!("{key} AS k{index}"));
@@ -294,7 +314,7 @@ async fn case(seed: u64) {
     session
         .rows(&format!(
             "CREATE TABLE events (id bigint NOT NULL, at timestamptz NOT NULL, store text NOT NULL, user_id text, source text, kind text, \
-             quantity integer, revenue numeric(12,2), score double precision, WATERMARK FOR at AS at - INTERVAL '{LATENESS_SECONDS} seconds') \
+             quantity integer, revenue numeric(12,2), score double precision, zone text, WATERMARK FOR at AS at - INTERVAL '{LATENESS_SECONDS} seconds') \
              WITH (partition_by = 'store', dedup_key = 'id')"
         ))
         .await;

@@ -19,7 +19,7 @@ use super::functions::session::Values;
 use super::provider::{Relation, Unresolved};
 use super::resolve::Resolver;
 use super::scope::Scope;
-use super::{Bound, catalogs, rewrite, typing};
+use super::{Bound, catalogs, rewrite, typing, windows};
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
 use crate::types::{SqlType, UTC};
@@ -48,7 +48,7 @@ pub fn query(scope: &Scope<'_>, query: &ast::Query, declared: &[Option<SqlType>]
         }
         plan = self::plan(scope, query, &types)?;
     }
-    let plan = analyze(scope, plan)?;
+    let plan = windows::normalize(analyze(scope, plan)?).map_err(from_datafusion)?;
     let (plan, schema) = output(plan)?;
     Ok(Bound { plan, schema, parameters: types.into_iter().flatten().collect(), explain: None })
 }

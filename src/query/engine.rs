@@ -46,7 +46,7 @@ use super::scope::Scope;
 use super::stream;
 use super::system::SystemTables;
 use super::typing::planner::Postgres;
-use super::{Bound, Context, ExplainOptions};
+use super::{Bound, Context, ExplainOptions, windows};
 use crate::catalog::Catalog;
 use crate::catalog::bind::Binder;
 use crate::clock::Clock;
@@ -187,7 +187,7 @@ impl Engine {
             parameters,
             relations: Some((context, &self.state, self.system.get())),
         };
-        guarded(|| resolver.plan(bound.plan.clone()).map_err(from_datafusion))
+        guarded(|| resolver.plan(bound.plan.clone()).and_then(windows::lower).map_err(from_datafusion))
     }
 
     fn scope<'a>(&'a self, catalog: &'a Arc<Catalog>, context: Option<&'a Context>) -> Scope<'a> {

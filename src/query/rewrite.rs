@@ -56,6 +56,7 @@ impl VisitorMut for Rewrite {
         having_to_qualify(select);
         series_in_list(select);
         exists_in_list(select);
+        windows::group_by_session_end(select);
         name_columns(select);
         ControlFlow::Continue(())
     }
@@ -86,14 +87,7 @@ fn rewritten(expression: &Expr) -> Result<Option<Expr>> {
         // Collation is bytewise whatever its name.
         Expr::Collate { expr, .. } => Some((**expr).clone()),
         Expr::Cast { expr, data_type, .. } => registered(data_type).map(|function| call(function, vec![(**expr).clone()])),
-        Expr::Function(function) => {
-            if let Some(name) = last_name(&function.name)
-                && matches!(name.as_str(), "hop" | "hop_end" | "session" | "session_end")
-            {
-                return Err(windows::refused(&name));
-            }
-            unqualified(function)
-        }
+        Expr::Function(function) => windows::end_of_start(function).or_else(|| unqualified(function)),
         Expr::Identifier(ident) if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("current_schema") => {
             Some(call("current_schema", Vec::new()))
         }

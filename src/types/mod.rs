@@ -9,6 +9,7 @@
 pub mod binary;
 pub mod copy;
 pub mod text;
+pub mod window;
 pub mod zone;
 
 use std::collections::HashMap;

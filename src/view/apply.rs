@@ -4,7 +4,8 @@
 //!
 //! Views are put together by filter, then by keys: a filter is evaluated once, its rows are cut out once (only the columns
 //! that are read), keys are interned once, and equal aggregates are computed once. What remains per view is its own
-//! accumulators. With more threads, the (filter, keys) sets are shared out.
+//! accumulators. With more threads, the (filter, keys) sets are shared out. Rows of views that hop are multiplied between filter
+//! and keys, once for equal windows, and in slices when they are many.
 //!
 //! *On failure* of an expression the batch is halved until the row is found; it marks its group, or the view when even its
 //! filter or keys cannot be computed. Ingestion goes on.
@@ -12,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, NullArray};
 use arrow::compute::FilterBuilder;
@@ -21,9 +23,11 @@ use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::logical_expr::EmitTo;
 use parking_lot::Mutex;
 
-use super::delta::{self, Delta};
+use super::delta::{self, Delta, Work};
+use super::expand::Expansion;
 use super::failure::{failure, to_text};
 use super::groups::{Interner, state_batch};
+use super::session::Sessions;
 use super::spec::{Expression, Spec};
 use crate::error::{Error, Result};
 
@@ -36,15 +40,55 @@ const PARALLEL_ROWS_MIN: usize = 4_096;
 ///
 /// No row makes it fail: see the module. An error is a broken invariant.
 pub fn apply(specs: &[Arc<Spec>], rows: &RecordBatch, first_lsn: u64, next_lsn: u64, threads: usize) -> Result<Vec<Option<Delta>>> {
+    let slice_rows = specs.iter().filter_map(|spec| spec.expansion.as_ref()).map(Expansion::rows_max).min();
+    match slice_rows {
+        Some(slice_rows) if rows.num_rows() > slice_rows => in_slices(specs, rows, slice_rows, (first_lsn, next_lsn), threads),
+        _ => at_once(specs, rows, first_lsn, next_lsn, threads),
+    }
+}
+
+/// Applies rows to views that hop a slice at a time, to the others at once.
+fn in_slices(
+    specs: &[Arc<Spec>],
+    rows: &RecordBatch,
+    slice_rows: usize,
+    (first_lsn, next_lsn): (u64, u64),
+    threads: usize,
+) -> Result<Vec<Option<Delta>>> {
+    let mut parts: Vec<Vec<Arc<Delta>>> = specs.iter().map(|_| Vec::new()).collect();
+    for hopping in [false, true] {
+        let chosen: Vec<usize> = (0..specs.len()).filter(|index| specs[*index].expansion.is_some() == hopping).collect();
+        let members: Vec<Arc<Spec>> = chosen.iter().map(|index| Arc::clone(&specs[*index])).collect();
+        let step = if hopping { slice_rows } else { rows.num_rows() };
+        for start in (0..rows.num_rows()).step_by(step) {
+            let slice = rows.slice(start, step.min(rows.num_rows() - start));
+            for (index, delta) in chosen.iter().zip(at_once(&members, &slice, first_lsn, next_lsn, threads)?) {
+                parts[*index].extend(delta.map(Arc::new));
+            }
+        }
+    }
+    let merged = specs.iter().zip(parts).map(|(spec, mut parts)| match parts.len() {
+        0 => None,
+        1 => parts.pop().map(Arc::unwrap_or_clone),
+        // What does not merge is heard by who reads the view.
+        _ => Some(delta::merge(spec, &parts).unwrap_or_else(|error| {
+            let rows = RecordBatch::new_empty(Arc::clone(&spec.state_schema));
+            Delta { rows, first_lsn, next_lsn, poison: Some(error), work: delta::work_of(&parts) }
+        })),
+    });
+    Ok(merged.collect())
+}
+
+fn at_once(specs: &[Arc<Spec>], rows: &RecordBatch, first_lsn: u64, next_lsn: u64, threads: usize) -> Result<Vec<Option<Delta>>> {
     let mut deltas: Vec<Option<Delta>> = specs.iter().map(|_| None).collect();
-    if rows.num_rows() == 0 {
+    if rows.num_rows() == 0 || specs.is_empty() {
         return Ok(deltas);
     }
     let (sets, mut failed) = plan(specs, rows);
     let results = run(specs, &sets, if rows.num_rows() < PARALLEL_ROWS_MIN { 0 } else { threads });
-    for (index, result) in results {
+    for (index, result, work) in results {
         match result {
-            Ok(rows) => deltas[index] = Some(Delta { rows, first_lsn, next_lsn, poison: None }),
+            Ok(rows) => deltas[index] = Some(Delta { rows, first_lsn, next_lsn, poison: None, work }),
             Err(_) => failed.push(index),
         }
     }
@@ -58,6 +102,8 @@ pub fn apply(specs: &[Arc<Spec>], rows: &RecordBatch, first_lsn: u64, next_lsn: 
 struct Set {
     input: Arc<Input>,
     specs: Vec<usize>,
+    /// What each of them has for the filter and the windows.
+    prepared: Work,
 }
 
 /// Rows that pass a filter, with the columns and expressions computed from them so far.
@@ -94,28 +140,70 @@ fn plan(specs: &[Arc<Spec>], rows: &RecordBatch) -> (Vec<Set>, Vec<usize>) {
     let mut sets: Vec<Set> = Vec::new();
     let mut failed = Vec::new();
     for (filter, members) in filters {
-        let input = match selected(specs, &members, filter, rows) {
-            Ok(Some(input)) => Arc::new(Input::new(input)),
+        let started = Instant::now();
+        let selected = match selected(specs, &members, filter, rows) {
+            Ok(Some(selected)) => selected,
             Ok(None) => continue,
             Err(_) => {
                 failed.extend(members);
                 continue;
             }
         };
-        let from = sets.len();
+        let filtered_ns = nanoseconds(started) / members.len() as u64;
+        let mut expansions: Vec<(Option<&Expansion>, Vec<usize>)> = Vec::new();
         for index in members {
-            let spec = &specs[index];
-            let same = |set: &&mut Set| {
-                let other = &specs[set.specs[0]];
-                other.keys_hash == spec.keys_hash && other.keys == spec.keys
-            };
-            match sets[from..].iter_mut().find(same) {
-                Some(set) => set.specs.push(index),
-                None => sets.push(Set { input: Arc::clone(&input), specs: vec![index] }),
+            let expansion = specs[index].expansion.as_ref();
+            match expansions.iter_mut().find(|(known, _)| *known == expansion) {
+                Some((_, members)) => members.push(index),
+                None => expansions.push((expansion, vec![index])),
+            }
+        }
+        for (expansion, members) in expansions {
+            let started = Instant::now();
+            match expanded(specs, &members, expansion, &selected) {
+                Ok(Some(input)) => {
+                    let cpu_ns = filtered_ns + nanoseconds(started) / members.len() as u64;
+                    let prepared = Work { rows: selected.num_rows() as u64, cpu_ns };
+                    share(specs, members, &Arc::new(Input::new(input)), prepared, &mut sets);
+                }
+                Ok(None) => {}
+                Err(_) => failed.extend(members),
             }
         }
     }
     (sets, failed)
+}
+
+/// Puts views that read the same rows into sets with equal keys.
+fn share(specs: &[Arc<Spec>], members: Vec<usize>, input: &Arc<Input>, prepared: Work, sets: &mut Vec<Set>) {
+    let from = sets.len();
+    for index in members {
+        let spec = &specs[index];
+        let same = |set: &&mut Set| {
+            let other = &specs[set.specs[0]];
+            other.keys_hash == spec.keys_hash && other.keys == spec.keys && other.session_of_rows() == spec.session_of_rows()
+        };
+        match sets[from..].iter_mut().find(same) {
+            Some(set) => set.specs.push(index),
+            None => sets.push(Set { input: Arc::clone(input), specs: vec![index], prepared }),
+        }
+    }
+}
+
+/// One row per row and window, of those that a filter over windows lets pass.
+fn expanded(
+    specs: &[Arc<Spec>],
+    members: &[usize],
+    expansion: Option<&Expansion>,
+    rows: &RecordBatch,
+) -> DataFusionResult<Option<RecordBatch>> {
+    let Some(expansion) = expansion else { return Ok(Some(rows.clone())) };
+    let needed = |column: usize| members.iter().any(|index| specs[*index].columns.binary_search(&column).is_ok());
+    let expanded = expansion.expand(rows, needed)?;
+    if expanded.num_rows() == 0 {
+        return Ok(None);
+    }
+    selected(specs, members, expansion.filter.as_ref(), &expanded)
 }
 
 /// The rows for which `filter` is true, with the columns that `members` read; the others are of type Null, in place.
@@ -152,7 +240,12 @@ fn selected(
     Ok(Some(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?))
 }
 
-type Outcome = (usize, DataFusionResult<RecordBatch>);
+/// A view, its states, and what they took.
+type Outcome = (usize, DataFusionResult<RecordBatch>, Work);
+
+fn nanoseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
 
 fn run(specs: &[Arc<Spec>], sets: &[Set], threads: usize) -> Vec<Outcome> {
     let helpers = threads.min(sets.len().saturating_sub(1));
@@ -182,17 +275,22 @@ fn run(specs: &[Arc<Spec>], sets: &[Set], threads: usize) -> Vec<Outcome> {
 
 /// The states of a set's views; an error of a shared step is every member's.
 fn compute(specs: &[Arc<Spec>], set: &Set) -> Vec<Outcome> {
+    let started = Instant::now();
     let shared = intern(&specs[set.specs[0]], &set.input);
+    let shared_ns = nanoseconds(started) / set.specs.len() as u64;
     let mut states: Vec<(&str, Vec<ArrayRef>)> = Vec::new();
     set.specs
         .iter()
         .map(|index| {
             let spec = &specs[*index];
+            let started = Instant::now();
             let outcome = match &shared {
                 Ok(grouped) => aggregate(spec, &set.input, grouped, &mut states),
                 Err(error) => Err(DataFusionError::Execution(error.to_string())),
             };
-            (*index, outcome)
+            let mut work = set.prepared;
+            work.cpu_ns += shared_ns + nanoseconds(started);
+            (*index, outcome, work)
         })
         .collect()
 }
@@ -206,6 +304,12 @@ struct Grouped {
 
 fn intern(spec: &Spec, input: &Input) -> DataFusionResult<Grouped> {
     let keys = spec.keys.iter().map(|key| input.evaluate(key)).collect::<DataFusionResult<Vec<_>>>()?;
+    if let Some(session) = &spec.session {
+        let mut sessions = Sessions::new(spec, session)?;
+        sessions.add(&keys, &keys[session.key], input.rows.num_rows())?;
+        let (ids, keys, count) = sessions.join()?;
+        return Ok(Grouped { ids, keys, count });
+    }
     let mut interner = Interner::new(&spec.key_schema)?;
     let mut ids = Vec::new();
     interner.intern(&keys, input.rows.num_rows(), &mut ids)?;
@@ -239,15 +343,22 @@ fn aggregate<'a>(
 
 /// One view's delta, alone.
 fn alone(spec: &Arc<Spec>, rows: &RecordBatch) -> DataFusionResult<Option<RecordBatch>> {
-    let specs = std::slice::from_ref(spec);
-    let Some(input) = selected(specs, &[0], spec.filter.as_ref(), rows)? else { return Ok(None) };
-    let input = Input::new(input);
+    let Some(input) = input_of(spec, rows)? else { return Ok(None) };
     let grouped = intern(spec, &input)?;
     aggregate(spec, &input, &grouped, &mut Vec::new()).map(Some)
 }
 
+/// The rows that one view groups.
+fn input_of(spec: &Arc<Spec>, rows: &RecordBatch) -> DataFusionResult<Option<Input>> {
+    let specs = std::slice::from_ref(spec);
+    let Some(selected) = selected(specs, &[0], spec.filter.as_ref(), rows)? else { return Ok(None) };
+    Ok(expanded(specs, &[0], spec.expansion.as_ref(), &selected)?.map(Input::new))
+}
+
 /// A delta from rows some of which fail.
 fn isolate(spec: &Arc<Spec>, rows: &RecordBatch, first_lsn: u64, next_lsn: u64) -> Result<Option<Delta>> {
+    let started = Instant::now();
+    let count = rows.num_rows() as u64;
     let mut parts = Vec::new();
     let mut poison = None;
     let mut open = vec![rows.clone()];
@@ -269,15 +380,17 @@ fn isolate(spec: &Arc<Spec>, rows: &RecordBatch, first_lsn: u64, next_lsn: u64) 
     if parts.is_empty() && poison.is_none() {
         return Ok(None);
     }
-    let parts: Vec<_> = parts.into_iter().map(|rows| Arc::new(Delta { rows, first_lsn, next_lsn, poison: None })).collect();
+    let part = |rows| Arc::new(Delta { rows, first_lsn, next_lsn, poison: None, work: Work::default() });
+    let parts: Vec<_> = parts.into_iter().map(part).collect();
     let merged = delta::merge(spec, &parts)?;
-    Ok(Some(Delta { rows: merged.rows, first_lsn, next_lsn, poison }))
+    // Which of the rows passed the filter is not known apart: all count.
+    let work = Work { rows: count, cpu_ns: nanoseconds(started) };
+    Ok(Some(Delta { rows: merged.rows, first_lsn, next_lsn, poison, work }))
 }
 
-/// The group of a row whose aggregates fail, with the error; an error of filter or keys comes back.
+/// The groups of a row whose aggregates fail, with the error; an error of filter or keys comes back.
 fn failed_group(spec: &Arc<Spec>, row: &RecordBatch, error: &Error) -> DataFusionResult<Option<RecordBatch>> {
-    let Some(input) = selected(std::slice::from_ref(spec), &[0], spec.filter.as_ref(), row)? else { return Ok(None) };
-    let input = Input::new(input);
+    let Some(input) = input_of(spec, row)? else { return Ok(None) };
     let grouped = intern(spec, &input)?;
     let mut columns = grouped.keys.clone();
     for aggregate in &spec.aggregates {
@@ -286,5 +399,6 @@ fn failed_group(spec: &Arc<Spec>, row: &RecordBatch, error: &Error) -> DataFusio
         accumulator.merge_batch(&empty, &[], grouped.count)?;
         columns.extend(accumulator.state(EmitTo::All)?);
     }
-    state_batch(spec, columns, grouped.count, &BTreeMap::from([(0, to_text(error))])).map(Some)
+    let errors = (0..grouped.count).map(|group| (group, to_text(error))).collect();
+    state_batch(spec, columns, grouped.count, &errors).map(Some)
 }

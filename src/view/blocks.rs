@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::block::{self, Decoded};
 use super::cache::Cache;
+use super::delta::Work;
 use super::spec::Spec;
 use crate::catalog::Oid;
 use crate::config::limits::ViewLimits;
@@ -95,6 +96,9 @@ pub(super) struct Meta {
     pub(super) applied_lsn: u64,
     /// As `failure::to_text` writes it.
     pub(super) poison: Option<String>,
+    /// What it took to make the blocks.
+    #[serde(default)]
+    pub(super) work: Work,
 }
 
 const LIVE: u8 = b'b';
@@ -225,9 +229,9 @@ impl Blocks {
 
 impl Meta {
     /// As of now.
-    pub(super) fn new(spec: &Spec, applied_lsn: u64, poison: Option<String>) -> Self {
+    pub(super) fn new(spec: &Spec, applied_lsn: u64, poison: Option<String>, work: Work) -> Self {
         let datafusion = datafusion::DATAFUSION_VERSION.to_owned();
-        Self { format: block::FORMAT, datafusion, fingerprint: spec.fingerprint, applied_lsn, poison }
+        Self { format: block::FORMAT, datafusion, fingerprint: spec.fingerprint, applied_lsn, poison, work }
     }
 
     /// Whether blocks written under it can be read.

@@ -14,7 +14,7 @@ use arrow::record_batch::RecordBatch;
 
 use super::block::{self, Header};
 use super::blocks::{Block, BlockName, Blocks, Entry, Meta};
-use super::delta::{self, DELTA_FAN_IN, Delta, mergeable_tail};
+use super::delta::{self, DELTA_FAN_IN, Delta, Work, mergeable_tail};
 use super::failure::{arrow_failure, failure, to_text};
 use super::groups::{Groups, indices};
 use super::slots::{Place, places};
@@ -31,6 +31,8 @@ pub struct Checkpoint {
     pub(super) blocks: Vec<Arc<Block>>,
     pub(super) replaced: Vec<Arc<Block>>,
     pub(super) poison: Option<Error>,
+    /// Of everything below the applied LSN.
+    pub(super) work: Work,
 }
 
 /// The outcome of [`Version::merge`].
@@ -82,8 +84,10 @@ impl Version {
             block.list(batch)?;
         }
         self.shadowed.iter().for_each(|block| block.condemn(batch));
-        Meta::new(&self.spec, applied_lsn, self.poison.as_ref().map(to_text)).put(self.spec.view.oid, batch)?;
-        Ok(Checkpoint { applied_lsn, blocks: writer.blocks, replaced: self.shadowed.clone(), poison: self.poison.clone() })
+        let mut work = self.work;
+        work += delta::work_of(deltas);
+        Meta::new(&self.spec, applied_lsn, self.poison.as_ref().map(to_text), work).put(self.spec.view.oid, batch)?;
+        Ok(Checkpoint { applied_lsn, blocks: writer.blocks, replaced: self.shadowed.clone(), poison: self.poison.clone(), work })
     }
 
     /// Merges the blocks of one time group that has too many, if any does. `batch` comes empty. The caller writes it and then
@@ -105,7 +109,7 @@ impl Version {
                 groups.merge(&columns, range.len()).map_err(failure)?;
             }
             let rows = groups.states().map_err(failure)?;
-            writer.add(&Delta { rows, first_lsn, next_lsn, poison: None }, batch)?;
+            writer.add(&Delta { rows, first_lsn, next_lsn, poison: None, work: Work::default() }, batch)?;
             writer.write_ahead(batch)?;
         }
         writer.blocks.iter().try_for_each(|block| block.list(batch))?;
@@ -254,12 +258,14 @@ pub struct Backfill {
     /// Blocks that the new ones stand in for.
     replaced: Vec<Arc<Block>>,
     poison: Option<Error>,
+    work: Work,
 }
 
 impl Backfill {
     /// For the view of `version`, whose rows it does not look at.
     pub fn new(version: &Version) -> Backfill {
-        Backfill { version: version.clone(), deltas: Vec::new(), rows: 0, blocks: Vec::new(), replaced: Vec::new(), poison: None }
+        let (deltas, blocks, replaced) = (Vec::new(), Vec::new(), Vec::new());
+        Backfill { version: version.clone(), deltas, rows: 0, blocks, replaced, poison: None, work: Work::default() }
     }
 
     /// For a view that has state already, all of which is to be replaced.
@@ -272,6 +278,7 @@ impl Backfill {
     pub fn add(&mut self, delta: Delta) -> Result<()> {
         self.poison = self.poison.take().or_else(|| delta.poison.clone());
         self.rows += delta.rows.num_rows();
+        self.work += delta.work;
         self.deltas.push(Arc::new(delta));
         let sizes: Vec<usize> = self.deltas.iter().map(|delta| delta.rows.num_rows()).collect();
         if let Some(start) = mergeable_tail(&sizes, DELTA_FAN_IN)
@@ -299,8 +306,8 @@ impl Backfill {
         self.blocks.iter().try_for_each(|block| block.list(batch))?;
         let spec = &self.version.spec;
         self.replaced.iter().for_each(|block| block.condemn(batch));
-        Meta::new(spec, next_lsn, self.poison.as_ref().map(to_text)).put(spec.view.oid, batch)?;
-        Ok(Checkpoint { applied_lsn: next_lsn, blocks: self.blocks, replaced: self.replaced, poison: self.poison })
+        Meta::new(spec, next_lsn, self.poison.as_ref().map(to_text), self.work).put(spec.view.oid, batch)?;
+        Ok(Checkpoint { applied_lsn: next_lsn, blocks: self.blocks, replaced: self.replaced, poison: self.poison, work: self.work })
     }
 
     fn write(&mut self, first_lsn: u64, next_lsn: u64, batch: &mut Batch) -> Result<Vec<Arc<Block>>> {
@@ -311,7 +318,7 @@ impl Backfill {
         }
         let merged = delta::merge(&self.version.spec, &deltas)?;
         let mut writer = Writer::new(&self.version.spec, &self.version.home);
-        writer.add(&Delta { rows: merged.rows, first_lsn, next_lsn, poison: None }, batch)?;
+        writer.add(&Delta { rows: merged.rows, first_lsn, next_lsn, poison: None, work: Work::default() }, batch)?;
         Ok(writer.blocks)
     }
 }

@@ -15,7 +15,7 @@ use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Distinct, Expr, ExprSchemable, LogicalPlan, utils::conjunction};
+use datafusion::logical_expr::{Distinct, Expr, ExprSchemable, LogicalPlan};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
@@ -23,9 +23,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::aggregate::{Aggregate, Lowering};
 use super::block::FORMAT;
+use super::expand::Expansion;
 use super::failure::failure;
 use super::finish::{Finish, Stage};
 use super::join::{self, Join};
+use super::session::Session;
 use super::source::{self, Source, check, check_plan, no_view, reason, refusal};
 use super::spec::{Expression, Spec};
 use super::{combine, window};
@@ -50,6 +52,8 @@ pub(super) struct Shape<'a> {
     pub(super) keys: Vec<Expr>,
     /// Over the table's columns.
     pub(super) aggregates: Vec<AggregateFunction>,
+    /// Which key is the time of a session's rows, and their gap. The last aggregate is then the session's last time.
+    pub(super) session: Option<(usize, Expr)>,
     /// Of the aggregation's output: keys, then aggregates.
     pub(super) schema: &'a DFSchema,
 }
@@ -154,6 +158,9 @@ pub(super) fn take_apart<'a>(reading: &Reading<'_>, plan: &'a LogicalPlan) -> Re
     loop {
         match node {
             LogicalPlan::Projection(projection) => {
+                if !projection.expr.iter().map(window::hops).collect::<Result<Vec<_>>>()?.concat().is_empty() {
+                    return Err(no_view("HOP over an aggregate", "Use HOP when reading the materialized view."));
+                }
                 above.push(node);
                 node = &projection.input;
             }
@@ -168,9 +175,11 @@ pub(super) fn take_apart<'a>(reading: &Reading<'_>, plan: &'a LogicalPlan) -> Re
             // Rows of a relation have no order, and nothing above cuts them.
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => node = &sort.input,
             LogicalPlan::Aggregate(aggregate) => {
-                let source = source::fold(reading, &aggregate.input)?;
+                let mut source = source::fold(reading, &aggregate.input)?;
                 let schema = aggregate.input.schema();
-                let keys = aggregate.group_expr.iter().map(|expr| source.over_rows(expr, schema)).collect::<Result<Vec<_>>>()?;
+                source.expand(&aggregate.group_expr, schema)?;
+                let mut keys = aggregate.group_expr.iter().map(|expr| source.over_rows(expr, schema)).collect::<Result<Vec<_>>>()?;
+                let session = session(&mut keys);
                 let aggregates = aggregate
                     .aggr_expr
                     .iter()
@@ -182,7 +191,7 @@ pub(super) fn take_apart<'a>(reading: &Reading<'_>, plan: &'a LogicalPlan) -> Re
                         other => Err(no_view(&format!("the expression {other}"), "Use aggregate functions.")),
                     })
                     .collect::<Result<Vec<_>>>()?;
-                return Ok(Shape { above, source, keys, aggregates, schema: &aggregate.schema });
+                return Ok(Shape { above, source, keys, aggregates, session, schema: &aggregate.schema });
             }
             LogicalPlan::Distinct(Distinct::All(input)) => {
                 let mut source = source::fold(reading, input)?;
@@ -190,7 +199,7 @@ pub(super) fn take_apart<'a>(reading: &Reading<'_>, plan: &'a LogicalPlan) -> Re
                 if keys.iter().any(source::has_aggregate) {
                     return Err(no_view("DISTINCT over aggregates of a view", "Put DISTINCT into the query that reads the view."));
                 }
-                return Ok(Shape { above, source, keys, aggregates: Vec::new(), schema: input.schema() });
+                return Ok(Shape { above, source, keys, aggregates: Vec::new(), session: None, schema: input.schema() });
             }
             LogicalPlan::Distinct(Distinct::On(_)) => {
                 return Err(no_view("DISTINCT ON", "Use GROUP BY with first_value(column ORDER BY ...)."));
@@ -206,16 +215,29 @@ pub(super) fn take_apart<'a>(reading: &Reading<'_>, plan: &'a LogicalPlan) -> Re
     }
 }
 
+/// Puts the time of a session's rows in place of the call.
+fn session(keys: &mut [Expr]) -> Option<(usize, Expr)> {
+    let (index, (time, gap)) = keys.iter().enumerate().find_map(|(index, key)| Some((index, window::session(key)?)))?;
+    let (time, gap) = (time.clone(), gap.clone());
+    keys[index] = time;
+    Some((index, gap))
+}
+
 fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, plan: &LogicalPlan, shape: Shape<'_>) -> Result<Spec> {
     let session = binder.session_state();
     let join = joins(&session, table, &shape)?;
     let row_schema = join.as_ref().map_or_else(|| table.schema(), |join| Arc::clone(join.schema()));
     let rows = Planner::new(&session, DFSchema::try_from(row_schema).map_err(failure)?);
-    let filter = conjunction(shape.source.filters.clone()).map(|filter| rows.expression(filter)).transpose()?;
+    let (of_rows, of_windows) = window::split(&shape.source.filters)?;
+    let filter = of_rows.map(|filter| rows.expression(filter)).transpose()?;
+    let (rows, expansion) = match &shape.source.hop {
+        Some(hop) => Expansion::compile(rows, hop, of_windows)?,
+        None => (rows, None),
+    };
     let mut key_exprs = Vec::new();
     let mut keys = Vec::new();
     for key in &shape.keys {
-        let simple = rows.simplify(key.clone())?;
+        let simple = rows.simplify(window::over_windows(key.clone())?)?;
         keys.push(Expression::new(rows.physical(&simple)?));
         key_exprs.push(simple);
     }
@@ -229,8 +251,13 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, plan: &LogicalPla
         let lowering = Lowering { session: &session, schema: &rows.schema, context: &rows.context };
         aggregates.push(Aggregate::lower(&call, output, &lowering)?);
     }
-    let time = window::detect(table, &key_exprs, &types);
-    let slot_keys = slot_keys(table, &key_exprs, time.as_ref().map(|time| time.key));
+    let sessions = shape.session.as_ref().map(|(key, gap)| Session::compile(&rows, *key, gap, keys.len(), &aggregates)).transpose()?;
+    // A session must not be torn: it has no time bucket, and its slot does not depend on its start.
+    let time = if sessions.is_some() { None } else { window::detect(table, &key_exprs, &types, shape.source.hop.as_ref()) };
+    let slot_keys = match &sessions {
+        Some(sessions) => slot_keys(table, &key_exprs, Some(sessions.key), true),
+        None => slot_keys(table, &key_exprs, time.as_ref().map(|time| time.key), false),
+    };
     let mut state_fields = key_fields.clone();
     for aggregate in &aggregates {
         for kind in &aggregate.state {
@@ -241,11 +268,13 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, plan: &LogicalPla
     let finish = finish(&session, view, plan, &shape, &types)?;
     let mut hasher = DefaultHasher::new();
     keys.iter().for_each(|key| key.hash.hash(&mut hasher));
-    let fingerprint = fingerprint(filter.as_ref(), &keys, &aggregates, &state_schema);
+    let fingerprint = fingerprint(filter.as_ref(), expansion.as_ref(), sessions.as_ref(), &keys, &aggregates, &state_schema);
     Ok(Spec {
         view: Arc::clone(view),
-        columns: columns(&keys, &aggregates),
+        columns: columns(expansion.as_ref(), &keys, &aggregates),
         filter,
+        expansion,
+        session: sessions,
         keys_hash: hasher.finish(),
         keys,
         key_schema: Arc::new(Schema::new(key_fields)),
@@ -266,7 +295,7 @@ fn joins(session: &SessionState, table: &Table, shape: &Shape<'_>) -> Result<Opt
         return Ok(None);
     }
     let calls: Vec<Expr> = shape.aggregates.iter().cloned().map(Expr::AggregateFunction).collect();
-    let read = shape.keys.iter().chain(&source.filters).chain(&calls);
+    let read = shape.keys.iter().chain(&source.filters).chain(&source.hop).chain(&calls);
     let physical = |expr: &Expr, schema: &SchemaRef| {
         let schema = DFSchema::try_from(Arc::clone(schema)).map_err(failure)?;
         Ok(Planner::new(session, schema).expression(expr.clone())?.physical)
@@ -279,19 +308,20 @@ fn joins(session: &SessionState, table: &Table, shape: &Shape<'_>) -> Result<Opt
     }
 }
 
-/// The partition key when it is a key, else all keys but the time bucket, else the bucket itself.
-fn slot_keys(table: &Table, keys: &[Expr], time: Option<usize>) -> Vec<usize> {
+/// The partition key when it is a key, else all keys but the one of time, else that one itself unless it is `moving`.
+fn slot_keys(table: &Table, keys: &[Expr], time: Option<usize>, moving: bool) -> Vec<usize> {
     let partition = table.options.partition_by.and_then(|column| table.columns.get(column));
     let is_partition = |expr: &Expr| matches!((expr, partition), (Expr::Column(column), Some(partition)) if column.name == partition.name);
-    if let Some(index) = keys.iter().position(is_partition) {
+    if let Some(index) = keys.iter().position(is_partition).filter(|index| !moving || Some(*index) != time) {
         return vec![index];
     }
     let others: Vec<usize> = (0..keys.len()).filter(|index| Some(*index) != time).collect();
-    if others.is_empty() { (0..keys.len()).collect() } else { others }
+    if others.is_empty() && !moving { (0..keys.len()).collect() } else { others }
 }
 
-fn columns(keys: &[Expression], aggregates: &[Aggregate]) -> Vec<usize> {
+fn columns(expansion: Option<&Expansion>, keys: &[Expression], aggregates: &[Aggregate]) -> Vec<usize> {
     let arguments = aggregates.iter().flat_map(|aggregate| aggregate.arguments.iter().chain(aggregate.filter.as_ref()));
+    let arguments = arguments.chain(expansion.into_iter().flat_map(Expansion::expressions));
     let mut columns: Vec<usize> =
         keys.iter().chain(arguments).flat_map(|expr| collect_columns(&expr.physical)).map(|column| column.index()).collect();
     columns.sort_unstable();
@@ -300,8 +330,21 @@ fn columns(keys: &[Expression], aggregates: &[Aggregate]) -> Vec<usize> {
 }
 
 /// Changes whenever stored states would mean something else.
-fn fingerprint(filter: Option<&Expression>, keys: &[Expression], aggregates: &[Aggregate], states: &SchemaRef) -> u64 {
+fn fingerprint(
+    filter: Option<&Expression>,
+    expansion: Option<&Expansion>,
+    session: Option<&Session>,
+    keys: &[Expression],
+    aggregates: &[Aggregate],
+    states: &SchemaRef,
+) -> u64 {
     let mut text = format!("format {FORMAT} filter {:?}", filter.map(|filter| &filter.physical));
+    if let Some(expansion) = expansion {
+        text.push_str(&format!(" windows {:?}", expansion.expressions().map(|expr| &expr.physical).collect::<Vec<_>>()));
+    }
+    if let Some(session) = session {
+        text.push_str(&format!(" {session:?}"));
+    }
     for key in keys {
         text.push_str(&format!(" key {:?}", key.physical));
     }
@@ -361,15 +404,15 @@ fn finish(session: &SessionState, view: &View, plan: &LogicalPlan, shape: &Shape
 }
 
 /// Makes physical expressions over one schema.
-struct Planner<'a> {
-    session: &'a SessionState,
-    schema: DFSchema,
+pub(super) struct Planner<'a> {
+    pub(super) session: &'a SessionState,
+    pub(super) schema: DFSchema,
     context: PhysicalPlanningContext,
     simplifier: ExprSimplifier,
 }
 
 impl<'a> Planner<'a> {
-    fn new(session: &'a SessionState, schema: DFSchema) -> Self {
+    pub(super) fn new(session: &'a SessionState, schema: DFSchema) -> Self {
         let context = SimplifyContext::builder()
             .with_schema(Arc::new(schema.clone()))
             .with_config_options(Arc::clone(session.config_options()))
@@ -382,7 +425,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Folds constants; keeps the type.
-    fn simplify(&self, expr: Expr) -> Result<Expr> {
+    pub(super) fn simplify(&self, expr: Expr) -> Result<Expr> {
         let before = expr.get_type(&self.schema).map_err(failure)?;
         let simple = self.simplifier.simplify(expr.clone()).map_err(failure)?;
         let same = simple.get_type(&self.schema).is_ok_and(|after| after == before);
@@ -390,7 +433,7 @@ impl<'a> Planner<'a> {
     }
 
     fn simplify_arguments(&self, call: &AggregateFunction) -> Result<AggregateFunction> {
-        let simple = Expr::AggregateFunction(call.clone())
+        let simple = window::over_windows(Expr::AggregateFunction(call.clone()))?
             .map_children(|child| {
                 let simple = self.simplify(child)?;
                 Ok(Transformed::yes(simple))
@@ -403,11 +446,11 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn physical(&self, expr: &Expr) -> Result<Arc<dyn PhysicalExpr>> {
+    pub(super) fn physical(&self, expr: &Expr) -> Result<Arc<dyn PhysicalExpr>> {
         create_physical_expr(expr, &self.schema, self.session.execution_props(), &self.context).map_err(failure)
     }
 
-    fn expression(&self, expr: Expr) -> Result<Expression> {
+    pub(super) fn expression(&self, expr: Expr) -> Result<Expression> {
         let simple = self.simplify(expr)?;
         Ok(Expression::new(self.physical(&simple)?))
     }

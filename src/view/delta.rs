@@ -5,11 +5,36 @@
 use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
+use serde::{Deserialize, Serialize};
 
 use super::failure::failure;
 use super::groups::Groups;
 use super::spec::Spec;
 use crate::error::{Error, Result};
+
+/// What it took to apply rows to a view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Rows that passed the view's filter, each counted once however many windows it is in.
+    pub rows: u64,
+    /// Time on the cores, nanoseconds. What views do together (filter, windows, keys) is divided among them evenly; an aggregate
+    /// that several have counts for the first.
+    pub cpu_ns: u64,
+}
+
+impl std::ops::AddAssign for Work {
+    fn add_assign(&mut self, other: Work) {
+        self.rows += other.rows;
+        self.cpu_ns += other.cpu_ns;
+    }
+}
+
+/// The work of several deltas.
+pub(super) fn work_of<'a>(deltas: impl IntoIterator<Item = &'a Arc<Delta>>) -> Work {
+    let mut work = Work::default();
+    deltas.into_iter().for_each(|delta| work += delta.work);
+    work
+}
 
 /// The partial aggregates that one commit, or several merged ones, contribute to a view.
 #[derive(Clone, Debug)]
@@ -22,6 +47,8 @@ pub struct Delta {
     pub next_lsn: u64,
     /// A row's filter or keys failed: every reader of the view hears this, as the query over the table would.
     pub poison: Option<Error>,
+    /// What it took.
+    pub work: Work,
 }
 
 impl Delta {
@@ -54,6 +81,7 @@ pub(super) fn covering(deltas: &[Arc<Delta>], rows: RecordBatch) -> Delta {
         first_lsn: deltas.iter().map(|delta| delta.first_lsn).min().unwrap_or(0),
         next_lsn: deltas.iter().map(|delta| delta.next_lsn).max().unwrap_or(0),
         poison: deltas.iter().find_map(|delta| delta.poison.clone()),
+        work: work_of(deltas),
     }
 }
 

@@ -13,6 +13,8 @@ use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
+use super::failure::from_text;
+use super::session::{Sessions, Span};
 use super::spec::Spec;
 
 /// Name of the column of failed groups' errors, last in a state batch that has any.
@@ -78,6 +80,9 @@ pub(super) struct Groups<'a> {
     accumulators: Vec<Option<Box<dyn GroupsAccumulator>>>,
     ids: Vec<usize>,
     errors: BTreeMap<usize, String>,
+    /// Of a view with sessions: fragments wait until all are there, for each may join two others.
+    fragments: Vec<(Vec<ArrayRef>, usize)>,
+    fragment_bytes: usize,
 }
 
 impl<'a> Groups<'a> {
@@ -95,7 +100,8 @@ impl<'a> Groups<'a> {
             .map(|(aggregate, wanted)| wanted.then(|| aggregate.accumulator()).transpose())
             .collect::<Result<Vec<_>>>()?;
         let interner = Interner::new(&spec.key_schema)?;
-        Ok(Self { spec, wanted, interner, accumulators, ids: Vec::new(), errors: BTreeMap::new() })
+        let (ids, errors) = (Vec::new(), BTreeMap::new());
+        Ok(Self { spec, wanted, interner, accumulators, ids, errors, fragments: Vec::new(), fragment_bytes: 0 })
     }
 
     /// Takes in state rows: the columns of the spec's state schema and perhaps errors. Columns of unwanted aggregates are
@@ -104,15 +110,67 @@ impl<'a> Groups<'a> {
         if rows == 0 {
             return Ok(());
         }
+        if self.spec.session.is_some() {
+            self.keep(columns, rows)?;
+            return Ok(());
+        }
         let keys = self.spec.key_schema.fields().len();
         let mut ids = std::mem::take(&mut self.ids);
         self.interner.intern(&columns[..keys], rows, &mut ids)?;
         let total = self.interner.len();
-        let mut column = keys;
+        self.accumulate(columns, &ids, total)?;
+        self.ids = ids;
+        Ok(())
+    }
+
+    /// Keeps fragments of sessions.
+    fn keep(&mut self, columns: &[ArrayRef], rows: usize) -> Result<()> {
+        for (column, wanted) in columns.iter().zip(self.columns_wanted()) {
+            self.fragment_bytes += if wanted { column.to_data().get_slice_memory_size()? } else { 0 };
+        }
+        self.fragment_bytes += rows * size_of::<Span>();
+        self.fragments.push((columns.to_vec(), rows));
+        Ok(())
+    }
+
+    /// Which columns of the state schema are looked at.
+    fn columns_wanted(&self) -> Vec<bool> {
+        let mut wanted = vec![true; self.spec.key_schema.fields().len()];
+        for (aggregate, accumulator) in self.spec.aggregates.iter().zip(&self.accumulators) {
+            wanted.extend(std::iter::repeat_n(accumulator.is_some(), aggregate.state.len()));
+        }
+        wanted
+    }
+
+    /// The groups' keys and how many there are. Joins the fragments of sessions.
+    fn keys(&mut self) -> Result<(Vec<ArrayRef>, usize)> {
+        let Some(session) = &self.spec.session else {
+            let rows = self.interner.len();
+            return Ok((self.interner.emit()?, rows));
+        };
+        let mut sessions = Sessions::new(self.spec, session)?;
+        let fragments = std::mem::take(&mut self.fragments);
+        let count = self.spec.key_schema.fields().len();
+        for (columns, rows) in &fragments {
+            sessions.add(&columns[..count], &columns[session.last], *rows)?;
+        }
+        let (groups, keys, total) = sessions.join()?;
+        let (mut next, mut seen) = (0, 0);
+        for (columns, rows) in &fragments {
+            let ids = &groups[next..next + rows];
+            seen = ids.iter().map(|id| id + 1).max().unwrap_or(0).max(seen);
+            self.accumulate(columns, ids, seen)?;
+            next += rows;
+        }
+        Ok((keys, total))
+    }
+
+    fn accumulate(&mut self, columns: &[ArrayRef], ids: &[usize], total: usize) -> Result<()> {
+        let mut column = self.spec.key_schema.fields().len();
         for (aggregate, accumulator) in self.spec.aggregates.iter().zip(&mut self.accumulators) {
             let width = aggregate.state.len();
             if let Some(accumulator) = accumulator {
-                accumulator.merge_batch(&columns[column..column + width], &ids, total)?;
+                accumulator.merge_batch(&columns[column..column + width], ids, total)?;
             }
             column += width;
         }
@@ -124,7 +182,6 @@ impl<'a> Groups<'a> {
                 }
             }
         }
-        self.ids = ids;
         Ok(())
     }
 
@@ -133,25 +190,20 @@ impl<'a> Groups<'a> {
         self.interner.size()
             + self.accumulators.iter().flatten().map(|accumulator| accumulator.size()).sum::<usize>()
             + self.ids.capacity() * size_of::<usize>()
-    }
-
-    /// The first failed group's error, if any.
-    pub(super) fn error(&self) -> Option<&str> {
-        self.errors.values().next().map(String::as_str)
+            + self.fragment_bytes
     }
 
     /// All states as one batch.
     pub(super) fn states(mut self) -> Result<RecordBatch> {
         debug_assert!(self.wanted.iter().all(|wanted| *wanted), "states are given out whole");
-        let rows = self.interner.len();
-        let mut columns = self.interner.emit()?;
+        let (mut columns, rows) = self.keys()?;
         for accumulator in self.accumulators.iter_mut().flatten() {
             columns.extend(accumulator.state(EmitTo::All)?);
         }
         state_batch(self.spec, columns, rows, &self.errors)
     }
 
-    /// Keys and, for wanted aggregates, values. Without keys there is one group even over no rows, as SQL has it.
+    /// Keys and, for wanted aggregates, values, or the first failed group's error. Without keys there is one group even over no rows, as SQL has it.
     pub(super) fn values(mut self) -> Result<(Vec<ArrayRef>, Vec<Option<ArrayRef>>, usize)> {
         if self.interner.values.is_none() && self.interner.len() == 0 {
             let wanted = self.spec.aggregates.iter().zip(&self.wanted);
@@ -159,8 +211,10 @@ impl<'a> Groups<'a> {
                 wanted.map(|(aggregate, wanted)| wanted.then(|| aggregate.over_nothing()).transpose()).collect::<Result<Vec<_>>>()?;
             return Ok((Vec::new(), values, 1));
         }
-        let rows = self.interner.len();
-        let keys = self.interner.emit()?;
+        let (keys, rows) = self.keys()?;
+        if let Some(error) = self.errors.into_values().next() {
+            return Err(from_text(&error).into());
+        }
         let values = self
             .accumulators
             .iter_mut()

@@ -17,6 +17,7 @@
 //! | `combine` | an aggregate over a view's groups as one over its rows |
 //! | `aggregate`, `distinct`, `groups` | DataFusion's accumulators over interned groups; COUNT(DISTINCT) as value lists |
 //! | `apply` | a batch of rows to one [`Delta`] per view, sharing work between views |
+//! | `expand`, `session` | rows that count in several windows; fragments that join to sessions |
 //! | `delta`, `version` | deltas in memory; a view's state as of a snapshot |
 //! | `block`, `blocks`, `cache` | a block's bytes; where blocks live; decoded blocks in memory |
 //! | `checkpoint`, `slots` | deltas to blocks, blocks to fewer blocks, rows read again to blocks; clustering |
@@ -34,6 +35,7 @@ mod combine;
 mod compile;
 mod delta;
 mod distinct;
+mod expand;
 mod failure;
 mod finish;
 mod groups;
@@ -42,6 +44,7 @@ mod prune;
 mod read;
 mod recomputed;
 mod result;
+mod session;
 mod slots;
 mod source;
 mod spec;
@@ -54,7 +57,7 @@ pub use apply::apply;
 pub use blocks::Blocks;
 pub use checkpoint::{Backfill, Checkpoint, Merged};
 pub use compile::describe;
-pub use delta::Delta;
+pub use delta::{Delta, Work};
 pub use join::{Join, Lookup, Step};
 pub use recomputed::Recomputed;
 pub use result::{Position, Stored, Writer};

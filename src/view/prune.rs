@@ -70,7 +70,9 @@ pub(super) fn over_keys(spec: &Spec, filter: &Expr) -> Option<Expr> {
 }
 
 fn key_of(spec: &Spec, column: &Column) -> Option<usize> {
-    spec.finish.output_keys[spec.finish.schema.index_of(&column.name).ok()?]
+    let key = spec.finish.output_keys[spec.finish.schema.index_of(&column.name).ok()?];
+    // A session's start is known only when its fragments are joined.
+    key.filter(|key| spec.session.as_ref().is_none_or(|session| session.key != *key))
 }
 
 impl Pruning {

@@ -29,7 +29,7 @@ use futures::stream;
 
 use super::blocks::Block;
 use super::checkpoint::{chunk_of, slot_range};
-use super::failure::{failure, from_text};
+use super::failure::failure;
 use super::finish::Projected;
 use super::groups::{Groups, indices};
 use super::prune::Pruning;
@@ -91,7 +91,8 @@ impl Version {
         let spec = &self.spec;
         let projected = spec.finish.project(projection)?;
         let keys = spec.key_schema.fields().len();
-        let wanted: Vec<bool> = (0..spec.aggregates.len()).map(|index| projected.reads(keys + index)).collect();
+        let last_time = spec.session.as_ref().map(|session| session.aggregate);
+        let wanted: Vec<bool> = (0..spec.aggregates.len()).map(|index| projected.reads(keys + index) || Some(index) == last_time).collect();
         let mut needed = vec![true; keys];
         for (aggregate, wanted) in spec.aggregates.iter().zip(&wanted) {
             needed.extend(std::iter::repeat_n(*wanted, aggregate.state.len()));
@@ -271,9 +272,6 @@ impl Scan {
             taken += rows.count;
             groups.merge(&rows.columns, rows.count)?;
             reservation.try_resize(groups.size())?;
-        }
-        if let Some(error) = groups.error() {
-            return Err(from_text(error).into());
         }
         let (keys, values, rows) = groups.values()?;
         let mut columns: Vec<Option<ArrayRef>> = keys.into_iter().map(Some).collect();

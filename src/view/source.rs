@@ -15,8 +15,12 @@ use datafusion::logical_expr::{Expr, Join, LogicalPlan, Volatility};
 use super::compile::{Reading, Shape, take_apart};
 use super::failure::failure;
 use super::join::{self, Side};
+use super::window;
 use crate::catalog::{Maintenance, Table, TableKind, View};
 use crate::error::{Error, Result, SqlState};
+
+/// The function that the table form of SESSION is made of.
+const SESSION_BREAK: &str = "session_break";
 
 /// A chain of filters and projections over one event table, or over a view of it.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub(super) struct Source {
     pub(super) from_lsn: u64,
     /// Plain tables that each row is joined with.
     pub(super) sides: Vec<Side>,
+    /// The call of HOP that multiplies the rows, over the table's columns. It stands in outputs and filters as it is.
+    pub(super) hop: Option<Expr>,
 }
 
 /// A chain of filters and projections over one plain table.
@@ -60,6 +66,7 @@ pub(super) fn fold(reading: &Reading<'_>, plan: &LogicalPlan) -> Result<Source> 
         }
         LogicalPlan::Projection(projection) => {
             let mut source = fold(reading, &projection.input)?;
+            source.expand(&projection.expr, projection.input.schema())?;
             source.outputs = source.projected(&projection.expr, projection.input.schema())?;
             Ok(source)
         }
@@ -77,7 +84,7 @@ fn relation(reading: &Reading<'_>, name: &str) -> Result<Source> {
     match table.kind {
         TableKind::Event => {
             let outputs = table.columns.iter().map(|column| Expr::Column(Column::new_unqualified(&column.name))).collect();
-            Ok(Source { table: Arc::clone(table), outputs, filters: Vec::new(), view: None, from_lsn: 0, sides: Vec::new() })
+            Ok(Source { table: Arc::clone(table), outputs, filters: Vec::new(), view: None, from_lsn: 0, sides: Vec::new(), hop: None })
         }
         TableKind::Late | TableKind::Plain => Err(no_view(
             &format!("table \"{name}\", which is not an event table,"),
@@ -92,7 +99,11 @@ fn groups(reading: &Reading<'_>, view: &Arc<View>) -> Result<Source> {
         return Err(no_view(&format!("view \"{}\", which has no state of its own,", view.name), "Select from its table."));
     }
     let plan = reading.binder.bind_query(&reading.catalog.narrowed(view), &view.query)?;
-    let Shape { above, source, keys, aggregates, schema } = take_apart(reading, &plan)?;
+    let Shape { above, source, keys, aggregates, session, schema } = take_apart(reading, &plan)?;
+    if session.is_some() {
+        // Which session a row is in, the other rows decide.
+        return Err(no_view(&format!("view \"{}\" with SESSION", view.name), "Select from its table."));
+    }
     if keys.is_empty() {
         // It has a group even over no rows, which no aggregate over the rows has.
         return Err(no_view(&format!("view \"{}\" without GROUP BY", view.name), "Select from its table."));
@@ -223,6 +234,27 @@ fn over_outputs(outputs: &[Expr], expr: &Expr, schema: &DFSchema) -> Result<Expr
 }
 
 impl Source {
+    /// Takes in the calls of HOP that a node's own expressions have. Rows are multiplied once.
+    pub(super) fn expand(&mut self, exprs: &[Expr], schema: &DFSchema) -> Result<()> {
+        let mut own: Option<Expr> = None;
+        for expr in exprs {
+            for call in window::hops(expr)? {
+                match &own {
+                    Some(known) if *known != call => return Err(several_hops()),
+                    _ => own = Some(call),
+                }
+            }
+        }
+        match (own, &self.hop) {
+            (Some(_), Some(_)) => Err(several_hops()),
+            (Some(call), None) => {
+                self.hop = Some(self.over_rows(&call, schema)?);
+                Ok(())
+            }
+            (None, _) => Ok(()),
+        }
+    }
+
     fn filter(&mut self, predicate: &Expr, schema: &DFSchema) -> Result<()> {
         for conjunct in split_conjunction(predicate) {
             let conjunct = self.over_rows(conjunct, schema)?;
@@ -255,6 +287,10 @@ impl Source {
     pub(super) fn over_table(&self, expr: &Expr, schema: &DFSchema) -> Result<Expr> {
         over_outputs(&self.outputs, expr, schema)
     }
+}
+
+fn several_hops() -> Error {
+    no_view("more than one HOP", "Create a materialized view for each.")
 }
 
 /// Whether an aggregate call stands in an expression.
@@ -338,6 +374,9 @@ pub(super) fn refusal(plan: &LogicalPlan) -> Error {
     match plan {
         LogicalPlan::Join(_) => no_view("a join", "Keep the aggregate as a materialized view and join it when reading."),
         LogicalPlan::Union(_) => no_view("UNION", "Create a materialized view for each branch and combine them when reading."),
+        LogicalPlan::Window(window) if window.window_expr.iter().any(|expr| expr.to_string().contains(SESSION_BREAK)) => {
+            no_view("SESSION in FROM", "Group by SESSION(time, gap) and the columns that sessions are kept apart by.")
+        }
         LogicalPlan::Window(_) => no_view("a window function", "Apply the window function to the materialized view when reading it."),
         LogicalPlan::Limit(_) => no_view("LIMIT or OFFSET", "Limit when reading the view."),
         LogicalPlan::Sort(_) => no_view("ORDER BY", "Order when reading the view."),

@@ -12,9 +12,11 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::collect_columns;
 
 use super::aggregate::Aggregate;
+use super::expand::Expansion;
 use super::failure::failure;
 use super::finish::Finish;
 use super::join::Join;
+use super::session::Session;
 use super::window::TimeKey;
 use crate::catalog::View;
 use crate::error::Result;
@@ -29,7 +31,11 @@ pub struct Spec {
     pub view: Arc<View>,
     /// Rows for which this is not true do not count.
     pub(super) filter: Option<Expression>,
-    /// Grouping expressions over the table's rows; none for one group over all rows.
+    /// Rows are multiplied by HOP before they are grouped.
+    pub(super) expansion: Option<Expansion>,
+    /// One of the keys is the start of a session.
+    pub(super) session: Option<Session>,
+    /// Grouping expressions over the table's rows, or over expanded rows; none for one group over all rows.
     pub(super) keys: Vec<Expression>,
     /// Hash of the keys taken together.
     pub(super) keys_hash: u64,
@@ -59,7 +65,18 @@ impl Spec {
         Arc::clone(&self.finish.schema)
     }
 
-    /// Width of the time bucket in microseconds, when it is fixed.
+    /// Whether a row counts in several groups (HOP), or in one that depends on other rows (SESSION): such a view's groups cannot be
+    /// put together to coarser ones.
+    pub fn overlaps(&self) -> bool {
+        self.expansion.is_some() || self.session.is_some()
+    }
+
+    /// What, besides the keys' expressions, says to which group a row belongs.
+    pub(super) fn session_of_rows(&self) -> Option<(usize, i64)> {
+        self.session.as_ref().map(|session| (session.key, session.gap_us))
+    }
+
+    /// Width of the time bucket in microseconds, when it is fixed: none for windows that overlap and for buckets of local time.
     pub fn bucket_us(&self) -> Option<i64> {
         self.time.as_ref().and_then(|time| time.width_us)
     }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::blocks::{Block, Blocks, delete_meta};
 use super::checkpoint::{Checkpoint, Merged};
-use super::delta::{self, DELTA_FAN_IN, Delta, MERGED_ROWS_MAX, mergeable_tail};
+use super::delta::{self, DELTA_FAN_IN, Delta, MERGED_ROWS_MAX, Work, mergeable_tail};
 use super::failure;
 use super::spec::Spec;
 use crate::error::{Error, Result};
@@ -34,6 +34,8 @@ pub struct Version {
     pub(super) poison: Option<Error>,
     applied_lsn: u64,
     must_rebuild: bool,
+    /// What it took to make the blocks.
+    pub(super) work: Work,
     /// Deltas below this LSN are being written: not to be merged with later ones. All versions of the view share it.
     pub(super) sealed_lsn: Arc<AtomicU64>,
     /// Blocks on disk whose rows are also in deltas here: unlisted by the next checkpoint.
@@ -68,6 +70,7 @@ impl Version {
             poison: None,
             applied_lsn: 0,
             must_rebuild: false,
+            work: Work::default(),
             sealed_lsn: Arc::default(),
             shadowed: Vec::new(),
         }
@@ -83,6 +86,7 @@ impl Version {
         match meta {
             Some(meta) if meta.fits(&spec) => {
                 version.applied_lsn = meta.applied_lsn;
+                version.work = meta.work;
                 version.poison = meta.poison.as_deref().map(failure::from_text);
                 version.blocks = Arc::new(with_blocks(BTreeMap::new(), blocks));
             }
@@ -145,6 +149,7 @@ impl Version {
             next.shadowed.extend(checkpoint.blocks.iter().cloned());
             return next;
         }
+        next.work = checkpoint.work;
         next.deltas.retain(|delta| delta.next_lsn > applied);
         let mut blocks = self.blocks.as_ref().clone();
         for present in blocks.values_mut() {
@@ -187,6 +192,13 @@ impl Version {
     /// Least LSN that only the deltas hold; none when there are no deltas.
     pub fn first_delta_lsn(&self) -> Option<u64> {
         self.deltas.iter().map(|delta| delta.first_lsn).min()
+    }
+
+    /// What it took to apply the rows so far. It outlives a restart; a rebuild begins anew.
+    pub fn work(&self) -> Work {
+        let mut work = self.work;
+        work += delta::work_of(&self.deltas);
+        work
     }
 
     /// Sizes for system views and metrics.
