@@ -153,6 +153,9 @@ pub struct TableOptions {
     pub retention_us: Option<i64>,
     /// A row further ahead of the server's clock breaks a rule (22008).
     pub max_future_us: i64,
+    /// A partition without an accepted row for this long, by the server's clock, does not keep windows open; none waits for ever.
+    #[serde(default)]
+    pub idle_timeout_us: Option<i64>,
     /// What happens to very late rows unless the session says otherwise.
     pub late_rows: LateRows,
     /// Of the Parquet files.
@@ -168,6 +171,7 @@ impl Default for TableOptions {
             dedup_window_us: DAY_US,
             retention_us: None,
             max_future_us: DAY_US,
+            idle_timeout_us: None,
             late_rows: LateRows::Divert,
             compression: Compression::Zstd,
         }

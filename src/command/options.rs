@@ -7,7 +7,8 @@ use crate::error::{Error, Result, SqlState};
 use crate::types::text::interval::interval;
 
 /// Names of a table's options, as errors list them.
-const TABLE_OPTIONS: [&str; 7] = ["compression", "dedup_key", "dedup_window", "late_rows", "max_future", "partition_by", "retention"];
+const TABLE_OPTIONS: [&str; 8] =
+    ["compression", "dedup_key", "dedup_window", "idle_timeout", "late_rows", "max_future", "partition_by", "retention"];
 
 /// Names of a view's options.
 const VIEW_OPTIONS: [&str; 2] = ["refresh_interval", "ttl"];
@@ -32,6 +33,7 @@ pub fn table(given: &[(String, String)], columns: &[Column], event: bool) -> Res
             "dedup_window" => options.dedup_window_us = duration(key, value)?,
             "retention" => options.retention_us = Some(duration(key, value)?),
             "max_future" => options.max_future_us = duration(key, value)?,
+            "idle_timeout" => options.idle_timeout_us = Some(duration(key, value)?),
             "late_rows" => options.late_rows = late_rows(value)?,
             "compression" => {
                 options.compression = match value.to_ascii_lowercase().as_str() {

@@ -87,6 +87,9 @@ fn options(table: &Table) -> Vec<String> {
     if options.max_future_us != default.max_future_us {
         add("max_future", &duration(options.max_future_us));
     }
+    if let Some(timeout) = options.idle_timeout_us {
+        add("idle_timeout", &duration(timeout));
+    }
     match options.late_rows {
         LateRows::Divert => {}
         LateRows::Apply => add("late_rows", "apply"),

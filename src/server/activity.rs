@@ -5,10 +5,10 @@
 use std::sync::{Arc, Weak};
 
 use crate::catalog::Oid;
-use crate::clock::Micros;
+use crate::clock::{Clock, Micros};
 use crate::query::catalogs::{Activity, SessionRow};
 use crate::session::Registry;
-use crate::store::{Progress, Store};
+use crate::store::{PartitionClosing, Progress, Store, WatermarkRange};
 use crate::telemetry::Metrics;
 
 /// The joined components.
@@ -22,6 +22,8 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     /// The default `refresh_interval`.
     pub refresh_interval_ms: u64,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Activity for Running {
@@ -41,9 +43,16 @@ impl Activity for Running {
         self.registry.rows().into_iter().map(row).collect()
     }
 
-    fn watermark(&self, table: Oid) -> Option<(Micros, Micros, usize)> {
-        let range = self.store.upgrade()?.watermark(table)?;
-        Some((range.least, range.greatest, range.partitions))
+    fn now(&self) -> Micros {
+        self.clock.now()
+    }
+
+    fn watermark(&self, table: Oid) -> Option<WatermarkRange> {
+        self.store.upgrade()?.watermark(table)
+    }
+
+    fn partitions(&self, table: Oid) -> Vec<PartitionClosing> {
+        self.store.upgrade().map(|store| store.partitions(table)).unwrap_or_default()
     }
 
     fn refresh_failure(&self, view: Oid) -> Option<String> {

@@ -100,6 +100,7 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
         store: Arc::downgrade(&store),
         metrics: Arc::clone(&metrics),
         refresh_interval_ms: config.limits.store.refresh_interval_ms,
+        clock: Arc::clone(&clock),
     };
     engine.set_system(Arc::new(SystemCatalogs::new(Arc::new(running))));
     store.keep_fresh(Arc::clone(&engine) as Arc<dyn Runner>);

@@ -27,6 +27,8 @@ pub struct Accepted {
     pub first_lsn: u64,
     /// What views join the rows with.
     pub found: Vec<Found>,
+    /// How many of them were behind the watermark and accepted all the same.
+    pub very_late: u64,
 }
 
 impl Accepted {

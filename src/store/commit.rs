@@ -19,6 +19,7 @@ use arrow::datatypes::IntervalMonthDayNano;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::catalog::{Catalog, Change, Oid, Table};
+use crate::clock::Micros;
 use crate::columnar::ColumnTable;
 use crate::error::{Error, Result, SqlState};
 use crate::store::apply::{self, Accepted};
@@ -175,10 +176,11 @@ impl Sequencer {
         let now = self.shared.parts.clock.now();
         let judged = self.judge(&catalog, writes, &mut committed)?;
         for (table, judged) in judged {
-            let Judged { accepted: rows, late, .. } = judged;
-            for (table, rows) in [Some((table.oid, rows)), late_rows(&catalog, &table, late, now)?].into_iter().flatten() {
+            let Judged { accepted: rows, late, applied, .. } = judged;
+            let diverted = late_rows(&catalog, &table, late, now)?.map(|(companion, rows)| (companion, rows, 0));
+            for (table, rows, very_late) in [Some((table.oid, rows, applied)), diverted].into_iter().flatten() {
                 if rows.num_rows() > 0 {
-                    accepted.push(Accepted { table, first_lsn: lsn, rows, found: Vec::new() });
+                    accepted.push(Accepted { table, first_lsn: lsn, rows, very_late, found: Vec::new() });
                     lsn = accepted[accepted.len() - 1].next_lsn();
                 }
             }
@@ -190,7 +192,7 @@ impl Sequencer {
         self.look_up(&snapshot, &changes, &mut accepted)?;
         let next_lsn = lsn.max(self.next_lsn + 1);
         self.append(&changes, &accepted, next_lsn, now)?;
-        self.advance(&catalog, &changes, &accepted, next_lsn)?;
+        self.advance(&catalog, &changes, &accepted, next_lsn, now)?;
         committed.first_lsn = self.next_lsn;
         committed.next_lsn = next_lsn;
         group.changes_lsn = self.next_lsn;
@@ -253,10 +255,16 @@ impl Sequencer {
     fn append(&mut self, changes: &[Change], accepted: &[Accepted], next_lsn: u64, now: i64) -> Result<()> {
         let mut header = Header { changes: changes.to_vec(), committed_at: now, ..Header::default() };
         let mut buffers: Vec<Buffer> = Vec::new();
-        for Accepted { table, rows, first_lsn, .. } in accepted {
+        for Accepted { table, rows, first_lsn, very_late, .. } in accepted {
             let message = self.encoder.encode(*table, rows)?;
             let bytes = message.iter().map(|buffer| buffer.len() as u64).sum();
-            header.rows.push(RowsHeader { table: *table, first_lsn: *first_lsn, columns: rows.num_columns(), bytes });
+            header.rows.push(RowsHeader {
+                table: *table,
+                first_lsn: *first_lsn,
+                columns: rows.num_columns(),
+                bytes,
+                very_late: *very_late,
+            });
             buffers.extend(message);
         }
         for (index, accepted) in accepted.iter().enumerate() {
@@ -276,7 +284,7 @@ impl Sequencer {
         Ok(())
     }
 
-    fn advance(&self, catalog: &Catalog, changes: &[Change], accepted: &[Accepted], next_lsn: u64) -> Result<()> {
+    fn advance(&self, catalog: &Catalog, changes: &[Change], accepted: &[Accepted], next_lsn: u64, now: Micros) -> Result<()> {
         let mut positions = self.shared.positions.lock();
         for change in changes {
             if let Change::DropTable(oid) | Change::Truncate(oid) = change {
@@ -285,9 +293,9 @@ impl Sequencer {
         }
         for rows in accepted {
             if let Some(table) = catalog.table(rows.table) {
-                positions.advance(table, &rows.rows)?;
-                // A late row's key counts as well: sent again, it is a duplicate and not late once more.
                 let owner = catalog.tables().find(|owner| owner.late_oid == Some(table.oid)).unwrap_or(table);
+                positions.advance(owner, rows, now)?;
+                // A late row's key counts as well: sent again, it is a duplicate and not late once more.
                 positions.remember(owner, &rows.rows)?;
             }
         }

@@ -44,6 +44,7 @@ use crate::state::State;
 use crate::task::Spawner;
 use crate::telemetry::Metrics;
 pub use backfill::Progress;
+pub use classify::{Lateness, PartitionClosing};
 pub use refresh::Runner;
 pub use snapshot::{HotBatch, Snapshot, TableState};
 
@@ -114,6 +115,8 @@ struct Shared {
     refresh: refresh::Refreshing,
     lookups: enrich::Lookups,
     backfills: backfill::Backfills,
+    /// Since when rows can come.
+    opened_at: Micros,
 }
 
 impl Shared {
@@ -149,6 +152,12 @@ pub struct WatermarkRange {
     pub greatest: Micros,
     /// Number of partitions.
     pub partitions: usize,
+    /// Those of them that were not heard from for the table's `idle_timeout`.
+    pub idle: usize,
+    /// Windows of every partition that end at or before this are closed.
+    pub closed_until: Micros,
+    /// Rows that were not in order.
+    pub lateness: Lateness,
 }
 
 impl Store {
@@ -290,7 +299,8 @@ impl Store {
                     let judged = positions.judge(&table, rows, write.late_rows, staged.entry(write.table).or_default())?;
                     let first_lsn = lsn;
                     lsn += judged.accepted.num_rows() as u64;
-                    accepted.push(apply::Accepted { table: write.table, rows: judged.accepted, first_lsn, found: Vec::new() });
+                    let (rows, very_late) = (judged.accepted, judged.applied);
+                    accepted.push(apply::Accepted { table: write.table, rows, first_lsn, very_late, found: Vec::new() });
                 }
             }
         }
@@ -305,11 +315,30 @@ impl Store {
     /// The watermarks of an event table; none before its first row.
     pub fn watermark(&self, table: Oid) -> Option<WatermarkRange> {
         let snapshot = self.snapshot();
-        let lateness = snapshot.catalog.table(table)?.watermark?.lateness_us;
+        let table = snapshot.catalog.table(table)?;
+        let lateness = table.watermark?.lateness_us;
         let positions = self.shared.positions.lock();
-        let watermarks = positions.watermarks.get(&table)?;
+        let watermarks = positions.watermarks.get(&table.oid)?;
         let (least, greatest) = watermarks.range()?;
-        Some(WatermarkRange { least: least - lateness, greatest: greatest - lateness, partitions: watermarks.partitions() })
+        let closing = watermarks.closing(table, self.shared.parts.clock.now(), self.shared.opened_at)?;
+        Some(WatermarkRange {
+            least: least.saturating_sub(lateness),
+            greatest: greatest.saturating_sub(lateness),
+            partitions: watermarks.partitions(),
+            idle: closing.idle,
+            closed_until: closing.closed_until,
+            lateness: watermarks.lateness,
+        })
+    }
+
+    /// The watermark of each partition of an event table, and until when its windows are closed; in no order.
+    pub fn partitions(&self, table: Oid) -> Vec<PartitionClosing> {
+        let snapshot = self.snapshot();
+        let Some(table) = snapshot.catalog.table(table) else { return Vec::new() };
+        let now = self.shared.parts.clock.now();
+        let positions = self.shared.positions.lock();
+        let watermarks = positions.watermarks.get(&table.oid);
+        watermarks.into_iter().flat_map(|watermarks| watermarks.partitions_closing(table, now, self.shared.opened_at)).collect()
     }
 
     /// Why the store has stopped taking commits, if it has.

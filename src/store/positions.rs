@@ -9,7 +9,9 @@ use arrow::compute::{filter_record_batch, not};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Catalog, LateRows, Oid, Table};
+use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
+use crate::store::apply::Accepted;
 use crate::store::classify::{Watermarks, event_times};
 use crate::store::dedupe::{Dedupe, Staged};
 use crate::store::snapshot::{Snapshot, compact_strings};
@@ -32,6 +34,8 @@ pub struct Judged {
     pub accepted: RecordBatch,
     /// Very late rows and how late each is, microseconds.
     pub late: Option<(RecordBatch, Vec<i64>)>,
+    /// Of the accepted rows, how many were behind the watermark.
+    pub applied: u64,
     /// Rows dropped as duplicates.
     pub duplicates: u64,
 }
@@ -41,11 +45,14 @@ impl Positions {
     /// of earlier batches of the same commit and takes this batch's too.
     pub fn judge(&self, table: &Table, rows: &RecordBatch, policy: LateRows, staged: &mut Staged) -> Result<Judged> {
         let (rows, duplicates) = self.without_duplicates(table, rows, staged)?;
-        let late = match (policy, self.watermarks.get(&table.oid)) {
-            (LateRows::Apply, _) | (_, None) => None,
-            (_, Some(watermarks)) => watermarks.late(table, &rows)?,
+        let late = match self.watermarks.get(&table.oid) {
+            None => None,
+            Some(watermarks) => watermarks.late(table, &rows)?,
         };
-        let Some(late) = late else { return Ok(Judged { accepted: rows, late: None, duplicates }) };
+        let Some(late) = late else { return Ok(Judged { accepted: rows, late: None, applied: 0, duplicates }) };
+        if policy == LateRows::Apply {
+            return Ok(Judged { accepted: rows, late: None, applied: late.true_count() as u64, duplicates });
+        }
         if policy == LateRows::Error {
             let rows = match late.true_count() {
                 1 => "1 row is".to_owned(),
@@ -57,7 +64,7 @@ impl Positions {
         let late_rows = select(&rows, &late)?;
         let lateness = self.watermarks[&table.oid].lateness(table, &late_rows)?;
         let on_time = not(&late).map_err(unselectable)?;
-        Ok(Judged { accepted: select(&rows, &on_time)?, late: Some((late_rows, lateness)), duplicates })
+        Ok(Judged { accepted: select(&rows, &on_time)?, late: Some((late_rows, lateness)), applied: 0, duplicates })
     }
 
     fn without_duplicates(&self, table: &Table, rows: &RecordBatch, staged: &mut Staged) -> Result<(RecordBatch, u64)> {
@@ -70,12 +77,19 @@ impl Positions {
         }
     }
 
-    /// Takes in accepted rows.
-    pub fn advance(&mut self, table: &Table, rows: &RecordBatch) -> Result<()> {
-        if table.watermark.is_some() && rows.num_rows() > 0 {
-            self.watermarks.entry(table.oid).or_default().advance(table, rows)?;
+    /// Takes in rows that were accepted when the server's clock showed `now`, an event table's or, of `owner`, diverted ones.
+    pub fn advance(&mut self, owner: &Table, accepted: &Accepted, now: Micros) -> Result<()> {
+        if owner.watermark.is_none() || accepted.rows.num_rows() == 0 {
+            return Ok(());
         }
-        Ok(())
+        let watermarks = self.watermarks.entry(owner.oid).or_default();
+        if accepted.table == owner.oid {
+            watermarks.lateness.applied += accepted.very_late;
+            watermarks.advance(owner, &accepted.rows, now)
+        } else {
+            watermarks.lateness.diverted += accepted.rows.num_rows() as u64;
+            Ok(())
+        }
     }
 
     /// Remembers the keys of accepted rows.

@@ -47,6 +47,13 @@ pub struct RowsHeader {
     pub columns: usize,
     /// Bytes of the IPC message.
     pub bytes: u64,
+    /// Of the rows of an event table, how many were behind the watermark and accepted all the same.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub very_late: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What some views joined one batch with.
@@ -178,7 +185,7 @@ mod tests {
         for first_lsn in [7, 10] {
             let message = encoder.encode(1, &rows).unwrap();
             let bytes = message.iter().map(|buffer| buffer.len() as u64).sum();
-            let header = Header { rows: vec![RowsHeader { table: 1, first_lsn, columns: 2, bytes }], ..Header::default() };
+            let header = Header { rows: vec![RowsHeader { table: 1, first_lsn, columns: 2, bytes, very_late: 0 }], ..Header::default() };
             let mut payload = encode_header(&header).unwrap();
             message.iter().for_each(|buffer| payload.extend_from_slice(buffer));
             let (header, messages) = decode(payload).unwrap();

@@ -93,6 +93,7 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
         refresh: refresh::Refreshing::default(),
         lookups: Lookups::default(),
         backfills: backfill::Backfills::default(),
+        opened_at: parts.clock.now(),
     });
     remove_strays(&shared)?;
     for view in rebuild {
@@ -152,9 +153,11 @@ impl Replay<'_> {
             let flushed = state.cold.as_ref().map_or(0, |cold| cold.version.flushed_lsn).max(state.truncated_lsn);
             let batch = record::decode_rows(&table.schema(), rows.columns, message)?;
             let found = found.remove(&index).unwrap_or_default();
-            let accepted = Accepted { table: rows.table, rows: batch, first_lsn: rows.first_lsn, found };
+            let (first_lsn, very_late) = (rows.first_lsn, rows.very_late);
+            let accepted = Accepted { table: rows.table, rows: batch, first_lsn, very_late, found };
             if rows.first_lsn >= self.saved.next_lsn {
-                self.positions.advance(&table, &accepted.rows)?;
+                let owner = self.snapshot.catalog.tables().find(|owner| owner.late_oid == Some(table.oid)).unwrap_or(&table);
+                self.positions.advance(owner, &accepted, header.committed_at)?;
             }
             if rows.first_lsn >= flushed {
                 let hot = apply::hot(std::slice::from_ref(&accepted))?;

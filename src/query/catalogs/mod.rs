@@ -37,7 +37,7 @@ use crate::clock::Micros;
 use crate::error::Result;
 use crate::query::Context;
 use crate::query::system::{INFORMATION_SCHEMA, PG_CATALOG, SystemTables, VERUS};
-use crate::store::Progress;
+use crate::store::{PartitionClosing, Progress, WatermarkRange};
 use relation::Relation;
 use rows::Rows;
 
@@ -46,8 +46,14 @@ pub trait Activity: Send + Sync + Debug {
     /// Open connections.
     fn sessions(&self) -> Vec<SessionRow>;
 
-    /// Least and greatest watermark of an event table over its partitions, and their number; none before its first row.
-    fn watermark(&self, table: Oid) -> Option<(Micros, Micros, usize)>;
+    /// The server's clock.
+    fn now(&self) -> Micros;
+
+    /// The watermarks of an event table over its partitions; none before its first row.
+    fn watermark(&self, table: Oid) -> Option<WatermarkRange>;
+
+    /// The watermark of each partition of an event table.
+    fn partitions(&self, table: Oid) -> Vec<PartitionClosing>;
 
     /// Why the last refresh of a view failed, if it did.
     fn refresh_failure(&self, view: Oid) -> Option<String>;

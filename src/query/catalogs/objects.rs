@@ -243,6 +243,7 @@ pub fn options(table: &Table) -> Vec<Value> {
     show("dedup_window", options.dedup_key.map(|_| span(options.dedup_window_us)));
     show("retention", options.retention_us.map(span));
     show("max_future", (options.max_future_us != defaults.max_future_us).then(|| span(options.max_future_us)));
+    show("idle_timeout", options.idle_timeout_us.map(span));
     show("late_rows", (options.late_rows != defaults.late_rows).then(|| late_rows(table).to_owned()));
     show("compression", (options.compression != defaults.compression).then(|| compression(table).to_owned()));
     show("watermark", table.watermark.map(|watermark| format!("{} - {}", name(watermark.column), span(watermark.lateness_us))));

@@ -14,7 +14,7 @@ use crate::clock::SystemClock;
 use crate::config::limits::QueryLimits;
 use crate::query::Engine;
 use crate::sql::Statement;
-use crate::store::Snapshot;
+use crate::store::{Lateness, PartitionClosing, Snapshot, WatermarkRange};
 use crate::task::Spawner;
 use crate::types::SqlType;
 
@@ -26,8 +26,17 @@ impl Activity for Quiet {
         vec![SessionRow { backend: 7, user: "verus".into(), state: "active", query: "SELECT 1".into(), ..Default::default() }]
     }
 
-    fn watermark(&self, _table: Oid) -> Option<(Micros, Micros, usize)> {
-        Some((0, 60_000_000, 2))
+    fn now(&self) -> Micros {
+        120_000_000
+    }
+
+    fn watermark(&self, _table: Oid) -> Option<WatermarkRange> {
+        let lateness = Lateness { late: 3, diverted: 2, applied: 1 };
+        Some(WatermarkRange { least: 0, greatest: 60_000_000, partitions: 2, idle: 1, closed_until: 60_000_000, lateness })
+    }
+
+    fn partitions(&self, _table: Oid) -> Vec<PartitionClosing> {
+        Vec::new()
     }
 
     fn refresh_failure(&self, _view: Oid) -> Option<String> {

@@ -13,6 +13,7 @@ pub fn fill(name: &str, world: &World, rows: &mut Rows) {
     match name {
         "tables" => tables(world, rows),
         "views" => views(world, rows),
+        "watermarks" => watermarks(world, rows),
         "files" => files(world, rows),
         "late_events" => late_events(world, rows),
         "sessions" => sessions(world, rows),
@@ -41,9 +42,14 @@ fn tables(world: &World, rows: &mut Rows) {
             ("partition_by", table.options.partition_by.and_then(name).into()),
             ("event_time", table.watermark.and_then(|watermark| name(watermark.column)).into()),
             ("lateness", table.watermark.map_or(Value::Null, |watermark| Value::Span(watermark.lateness_us))),
-            ("watermark_min", watermark.map_or(Value::Null, |(least, _, _)| Value::Time(least))),
-            ("watermark_max", watermark.map_or(Value::Null, |(_, greatest, _)| Value::Time(greatest))),
-            ("partitions", watermark.map(|(_, _, partitions)| partitions).into()),
+            ("watermark_min", watermark.map_or(Value::Null, |watermark| Value::Time(watermark.least))),
+            ("watermark_max", watermark.map_or(Value::Null, |watermark| Value::Time(watermark.greatest))),
+            ("partitions", watermark.map(|watermark| watermark.partitions).into()),
+            ("idle_timeout", table.options.idle_timeout_us.map_or(Value::Null, Value::Span)),
+            ("idle_partitions", watermark.map(|watermark| watermark.idle).into()),
+            ("closed_until", watermark.map_or(Value::Null, |watermark| Value::Time(watermark.closed_until))),
+            ("late", watermark.map(|watermark| watermark.lateness.late).into()),
+            ("very_late", watermark.map(|watermark| watermark.lateness.diverted + watermark.lateness.applied).into()),
             ("dedup_key", table.options.dedup_key.and_then(name).into()),
             ("dedup_window", table.options.dedup_key.map_or(Value::Null, |_| Value::Span(table.options.dedup_window_us))),
             ("retention", table.options.retention_us.map_or(Value::Null, Value::Span)),
@@ -61,6 +67,24 @@ fn tables(world: &World, rows: &mut Rows) {
     }
 }
 
+fn watermarks(world: &World, rows: &mut Rows) {
+    for table in world.context.snapshot.catalog.tables().filter(|table| table.watermark.is_some()) {
+        let mut partitions = world.activity.partitions(table.oid);
+        partitions.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        for partition in partitions {
+            rows.add([
+                ("table_name", table.name.as_str().into()),
+                ("partition", partition.key.map(String::from).into()),
+                ("newest_event_time", Value::Time(partition.newest)),
+                ("watermark", Value::Time(partition.watermark)),
+                ("last_row_at", Value::Time(partition.heard)),
+                ("idle", partition.idle.into()),
+                ("closed_until", Value::Time(partition.closed_until)),
+            ]);
+        }
+    }
+}
+
 fn views(world: &World, rows: &mut Rows) {
     let snapshot = &world.context.snapshot;
     for view in snapshot.catalog.views() {
@@ -72,6 +96,8 @@ fn views(world: &World, rows: &mut Rows) {
         let watermark = world.activity.watermark(view.table);
         let version = snapshot.views.get(&view.oid);
         let size = version.map(|version| version.size()).unwrap_or_default();
+        let work = version.map(|version| version.work()).unwrap_or_default();
+        let closed_until = watermark.map(|watermark| watermark.closed_until);
         rows.add([
             ("view_name", view.name.as_str().into()),
             ("table_name", table.into()),
@@ -83,14 +109,22 @@ fn views(world: &World, rows: &mut Rows) {
             ("refresh_interval", if view.is_incremental() { Value::Null } else { Value::Span(interval) }),
             ("refresh_duration", result.map_or(Value::Null, |result| Value::Span(result.position.took_us))),
             ("refresh_error", world.activity.refresh_failure(view.oid).into()),
-            ("watermark_min", watermark.map_or(Value::Null, |(least, _, _)| Value::Time(least))),
-            ("watermark_max", watermark.map_or(Value::Null, |(_, greatest, _)| Value::Time(greatest))),
+            ("watermark_min", watermark.map_or(Value::Null, |watermark| Value::Time(watermark.least))),
+            ("watermark_max", watermark.map_or(Value::Null, |watermark| Value::Time(watermark.greatest))),
+            ("watermark", closed_until.map_or(Value::Null, Value::Time)),
+            ("lag", closed_until.map_or(Value::Null, |closed| Value::Span(world.activity.now().saturating_sub(closed)))),
+            ("rows_applied", work.rows.into()),
+            ("late", watermark.map_or(0, |watermark| watermark.lateness.late).into()),
+            ("very_late", watermark.map_or(0, |watermark| watermark.lateness.diverted + watermark.lateness.applied).into()),
+            ("cost", Value::Span(i64::try_from(work.cpu_ns / 1_000).unwrap_or(i64::MAX))),
             ("snapshot_lsn", result.map_or(snapshot.next_lsn, |result| result.position.lsn).into()),
             ("checkpointed_lsn", version.map(|version| version.applied_lsn()).into()),
             ("state_rows", result.map_or(size.block_rows, |result| result.rows()).into()),
             ("state_bytes", result.map_or(size.block_bytes, |result| result.bytes()).into()),
             ("memory_rows", size.delta_rows.into()),
             ("memory_bytes", size.delta_bytes.into()),
+            ("groups", result.map_or(size.block_rows + size.delta_rows, |result| result.rows()).into()),
+            ("deltas", size.deltas.into()),
             ("blocks", result.map_or(size.blocks, |result| result.blocks()).into()),
             ("ttl", view.ttl_us.map_or(Value::Null, Value::Span)),
             ("definition", view.query.as_str().into()),

@@ -21,6 +21,7 @@ use crate::error::{Error, SqlState};
 use crate::query::Context;
 use crate::query::functions::session::Values;
 use crate::query::resolve::Resolver;
+use crate::query::windows;
 use crate::query::system::SystemTables;
 use crate::types::UTC;
 use crate::view::Recomputed;
@@ -78,7 +79,7 @@ impl TableProvider for Derived {
             parameters: &[],
             relations: Some((context, &self.state, self.system.as_ref())),
         };
-        let plan = resolver.plan(self.recomputed.plan.clone())?;
+        let plan = windows::lower(resolver.plan(self.recomputed.plan.clone())?)?;
         let columns: Vec<Expr> = plan
             .schema()
             .iter()
