@@ -14,7 +14,7 @@ use std::time::Duration;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+pub use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
@@ -147,6 +147,8 @@ metrics! {
     queries: Counter;
     /// From the arrival of such a statement to its last row.
     query: Latency;
+    /// Streams of the operators of plans that run.
+    plan_streams: Gauge;
     /// Open PostgreSQL connections.
     connections: Gauge;
     /// PostgreSQL connections accepted.
