@@ -149,8 +149,12 @@ impl Background {
         }
         for table in tables {
             if self.shared.published.load().tables.contains_key(&table.table.oid) {
+                if let Some(cold) = &table.cold {
+                    table.staged.iter().for_each(|file| cold.columns.abandon(std::slice::from_ref(file)));
+                }
                 self.unlist_truncated(table.table.oid)?;
             } else {
+                self.shared.opened.blocking_lock().remove(&table.table.oid);
                 self.leaving.push(table);
             }
         }
@@ -244,7 +248,8 @@ impl Background {
         let mut flushed = false;
         for (oid, table) in &snapshot.tables {
             let rows = table.hot_rows();
-            if rows > 0 && (rows >= limits.flush_rows || short || old) {
+            // Staged files only have to be listed.
+            if !table.staged.is_empty() || (rows > 0 && (rows >= limits.flush_rows || short || old)) {
                 flushed |= self.block_on(flush(&self.shared, *oid))?;
             }
         }
@@ -283,6 +288,10 @@ impl Background {
         let snapshot = self.shared.published.load();
         for (oid, table) in &snapshot.tables {
             let Some(cold) = &table.cold else { continue };
+            // A replay of the log would read files that it names, for views that have not stored them yet.
+            if table.files().iter().any(|file| file.lsn_base != 0 && file.lsn_range.1.unsigned_abs() >= self.log_cut) {
+                continue;
+            }
             let started = Instant::now();
             let retain_from = self.retain_from(table);
             if let Some(version) = self.block_on(cold.columns.compact(retain_from, COMPACTED_ROWS_MAX))? {
@@ -341,7 +350,8 @@ impl Background {
         let snapshot = self.shared.published.load();
         let hot = snapshot.tables.values().filter_map(|table| Some(table.hot.first()?.first_lsn));
         let views = snapshot.views.values().filter_map(|version| version.first_delta_lsn());
-        let needed = hot.chain(views).min().unwrap_or(saved.next_lsn).min(saved.next_lsn);
+        let staged = snapshot.tables.values().filter_map(|table| table.staged.iter().map(|file| file.lsn_range.0.unsigned_abs()).min());
+        let needed = hot.chain(staged).chain(views).min().unwrap_or(saved.next_lsn).min(saved.next_lsn);
         // A view that has no position yet lives from the log alone, from its creation on.
         let building = snapshot.catalog.views().any(|view| !view.ready);
         let unplaced = snapshot.views.values().any(|version| version.applied_lsn() == 0);
