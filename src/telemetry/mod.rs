@@ -163,6 +163,8 @@ metrics! {
     copy_sent: Counter, Bytes;
     /// Resident memory of the process.
     resident_memory: Gauge, Bytes;
+    /// Greatest resident memory of the process since its start.
+    resident_memory_peak: Gauge, Bytes;
 }
 
 impl Metrics {
@@ -181,6 +183,9 @@ impl Metrics {
         if let Some(bytes) = resident_bytes() {
             self.resident_memory.set(bytes);
         }
+        if let Some(bytes) = status_bytes("VmHWM:") {
+            self.resident_memory_peak.set(bytes);
+        }
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
@@ -195,8 +200,12 @@ impl fmt::Debug for Metrics {
 
 /// Resident memory of this process, where `/proc` tells it.
 pub fn resident_bytes() -> Option<i64> {
+    status_bytes("VmRSS:")
+}
+
+fn status_bytes(key: &str) -> Option<i64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
     line.trim().strip_suffix("kB")?.trim().parse::<i64>().ok()?.checked_mul(1024)
 }
 
