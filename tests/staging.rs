@@ -228,3 +228,24 @@ async fn kills_leave_all_or_nothing_of_a_staged_copy() {
     }
     println!("{there} whole, {absent} absent");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_of_a_staged_file_is_told() {
+    let mut server = Server::start_with(options()).await;
+    let session = server.connect().await;
+    session.rows("CREATE TABLE plain (id bigint, at timestamptz, store text, kind text, revenue numeric(12,2))").await;
+    let copied = session.copy("COPY plain FROM STDIN WITH (FORMAT csv)", &lines(0..40_000)).await;
+    assert_eq!(copied, Ok(40_000));
+    assert_eq!(session.value("SELECT sum(id) FROM plain").await, "799980000");
+    server.kill();
+    let path = std::fs::read_dir(server.data_dir().join("tables")).unwrap().flatten().next().unwrap().path().join("data");
+    let path = std::fs::read_dir(path).unwrap().flatten().next().unwrap().path();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    server.restart().await;
+    let session = server.connect().await;
+    assert_eq!(session.failure("SELECT sum(id) FROM plain").await.state, "XX001");
+    assert_eq!(session.value("SELECT 1").await, "1");
+}

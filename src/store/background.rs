@@ -87,8 +87,9 @@ struct Background {
     log_cut: u64,
 }
 
-/// Rows that one round of compaction rewrites at most.
-const COMPACTED_ROWS_MAX: u64 = 2_000_000;
+/// Memory of hot rows in the budget for each row that one round of compaction rewrites: they are all in memory, twice while they
+/// are put in order.
+const BYTES_PER_COMPACTED_ROW: usize = 512;
 
 impl Background {
     fn run(&mut self, inbox: &Receiver<Signal>) {
@@ -286,6 +287,7 @@ impl Background {
 
     fn compact(&mut self) -> Result<()> {
         let snapshot = self.shared.published.load();
+        let rows_max = (self.shared.parts.limits.store.hot_bytes_max / BYTES_PER_COMPACTED_ROW) as u64;
         for (oid, table) in &snapshot.tables {
             let Some(cold) = &table.cold else { continue };
             // A replay of the log would read files that it names, for views that have not stored them yet.
@@ -294,7 +296,7 @@ impl Background {
             }
             let started = Instant::now();
             let retain_from = self.retain_from(table);
-            if let Some(version) = self.block_on(cold.columns.compact(retain_from, COMPACTED_ROWS_MAX))? {
+            if let Some(version) = self.block_on(cold.columns.compact(retain_from, rows_max))? {
                 self.publish_cold(*oid, version)?;
                 self.shared.parts.metrics.compaction.observe(started.elapsed());
             }

@@ -58,6 +58,30 @@ impl Shared {
     }
 }
 
+/// Writes the hot rows as files. In portions: rows are copied to be put in order, and under load there are many more of them
+/// than make a flush.
+async fn write(columns: &ColumnTable, table: &TableState, rows_max: usize) -> Result<Vec<DataFile>> {
+    let mut files = Vec::new();
+    let mut portion = Vec::new();
+    let mut rows = 0;
+    for (index, batch) in table.hot.iter().enumerate() {
+        portion.push(batch.rows.clone());
+        rows += batch.rows.num_rows();
+        if rows < rows_max && index + 1 < table.hot.len() {
+            continue;
+        }
+        match columns.write(std::mem::take(&mut portion)).await {
+            Ok(written) => files.extend(written),
+            Err(error) => {
+                columns.abandon(&files);
+                return Err(error);
+            }
+        }
+        rows = 0;
+    }
+    Ok(files)
+}
+
 /// Writes the hot rows of a table as of now into Parquet. Returns whether there were any.
 pub async fn flush(shared: &Shared, oid: Oid) -> Result<bool> {
     // The batches below this LSN are sealed: coalescing must not move rows across the boundary while they are written.
@@ -72,7 +96,7 @@ pub async fn flush(shared: &Shared, oid: Oid) -> Result<bool> {
     let started = std::time::Instant::now();
     let columns = shared.columns(&table).await?;
     let rows = table.hot_rows();
-    let mut files = columns.write(table.hot.iter().map(|batch| batch.rows.clone()).collect()).await?;
+    let mut files = write(&columns, &table, shared.parts.limits.store.flush_rows.saturating_mul(2)).await?;
     let staged = table.staged.iter().filter(|file| file.lsn_range.1.unsigned_abs() < flushed_lsn);
     files.extend(staged.map(|file| DataFile::clone(file)));
     let version = columns.commit(files, &[], flushed_lsn).await?;
