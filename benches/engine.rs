@@ -14,7 +14,7 @@ use verus::catalog::{LateRows, Table};
 use verus::client::bench::{chunk::Maker, schema};
 use verus::client::event::{COLUMNS, Form};
 use verus::clock::{Clock, SystemClock};
-use verus::columnar::{ColumnTable, Layout};
+use verus::columnar::{ColumnTable, Fills, Layout};
 use verus::command::{self, Response};
 use verus::config::Config;
 use verus::event::{Decoder, LineEnd};
@@ -54,7 +54,7 @@ impl House {
         let metrics = Arc::new(Metrics::default());
         let spill = dir.path().join("spill");
         std::fs::create_dir_all(&spill).expect("a spill directory");
-        let engine = Engine::new(&config.limits.query, &spill, &spawner, Arc::clone(&clock)).expect("an engine");
+        let engine = Engine::new(&config.limits.query, &spill, &spawner, Arc::clone(&clock), &Metrics::default()).expect("an engine");
         let binder: Arc<dyn Binder> = Arc::clone(&engine) as Arc<dyn Binder>;
         let parts = Parts {
             dir: config.data_dir.clone(),
@@ -121,7 +121,7 @@ impl House {
 
     fn commit(&self, rows: arrow::record_batch::RecordBatch, table: &Table) -> u64 {
         let write = Write { table: table.oid, rows: vec![rows], late_rows: LateRows::Apply };
-        let transaction = Transaction { changes: Vec::new(), writes: vec![write] };
+        let transaction = Transaction { writes: vec![write], ..Transaction::default() };
         self.runtimes.block_on(self.services.store.commit(transaction)).expect("a commit").accepted
     }
 }
@@ -186,6 +186,7 @@ fn parquet_write(criterion: &mut Criterion) {
         partition_by: table.options.partition_by,
         event_time: table.watermark.map(|watermark| watermark.column),
         zstd: false,
+        fills: Fills::default(),
     };
     let files = house.dir.path().join("files");
     let columns = house.runtimes.block_on(ColumnTable::open(&files, "bench_events", layout)).expect("a table of files");

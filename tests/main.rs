@@ -11,5 +11,6 @@ mod harness;
 mod property;
 mod real_data;
 mod slt;
+mod staging;
 mod tidy;
 mod wire;

@@ -218,6 +218,45 @@ async fn cancel_and_timeout_stop_a_running_plan() {
     assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     canceller.await.unwrap();
     assert_eq!(session.value("SELECT 1").await, "1");
+    no_plan_runs(&server).await;
+}
+
+/// Waits until no operator of any plan exists any more. The server answers a cancelled statement at once, so this is what tells
+/// whether the plan has stopped too.
+async fn no_plan_runs(server: &Server) {
+    let begin = Instant::now();
+    loop {
+        let (_, metrics) = server.get("/metrics").await;
+        if metrics.lines().any(|line| line == "verus_plan_streams 0") {
+            return;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(5), "a plan runs on:\n{metrics}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Plans that would run for hours and hardly ever wait for anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_plan_ends() {
+    const BIG: &str = "(SELECT x FROM generate_series(1, 2000000) AS s(x))";
+    let server = Server::start().await;
+    let session = server.connect().await;
+    session.rows("SET statement_timeout = '200ms'").await;
+    for query in [
+        format!("SELECT count(*) FROM {BIG} a, {BIG} b"),
+        format!("SELECT count(*) FROM {BIG} a JOIN {BIG} b ON a.x + b.x < 0"),
+        format!("SELECT count(*) FROM {BIG} a LEFT JOIN {BIG} b ON a.x + b.x < 0"),
+        format!("SELECT count(*) FROM {BIG} a WHERE EXISTS (SELECT 1 FROM {BIG} b WHERE a.x + b.x < 0)"),
+        format!(
+            "SELECT count(*) FROM (SELECT x / 2000000 AS k, x FROM {BIG} q) a JOIN (SELECT x / 2000000 AS k, x FROM {BIG} q) b USING (k) WHERE a.x + b.x < 0"
+        ),
+        format!("SELECT sum(a.x) OVER (ORDER BY b.x) FROM {BIG} a, {BIG} b"),
+        format!("SELECT a.x FROM {BIG} a, {BIG} b ORDER BY a.x * b.x LIMIT 1"),
+        format!("EXPLAIN ANALYZE SELECT count(*) FROM {BIG} a JOIN {BIG} b ON a.x + b.x < 0"),
+    ] {
+        assert_eq!(session.failure(&query).await.state, "57014", "{query}");
+        no_plan_runs(&server).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

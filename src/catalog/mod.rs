@@ -11,12 +11,18 @@ pub mod bind;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, UInt32Array, new_null_array};
+use arrow::compute::take;
 use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
+use datafusion::common::ScalarValue;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
+use crate::types::text::parse_scalar;
+use crate::types::zone::Zone;
 
 /// Identifies a table or view for ever.
 pub type Oid = u32;
@@ -100,6 +106,9 @@ pub struct Column {
     pub default: Option<String>,
     /// GENERATED ALWAYS AS (...) STORED expression as SQL text.
     pub generated: Option<String>,
+    /// Of an added column: its value, in PostgreSQL's text format, in the rows that were stored before it. None is NULL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fill: Option<String>,
 }
 
 /// A CHECK constraint.
@@ -255,6 +264,32 @@ impl Table {
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)
     }
+}
+
+impl Column {
+    /// The value in rows that were stored before the column was added; none is NULL.
+    pub fn fill_value(&self) -> Result<Option<ScalarValue>> {
+        let Some(text) = &self.fill else { return Ok(None) };
+        let damaged = |error: Error| {
+            Error::new(SqlState::DATA_CORRUPTED, format!("the value of added column \"{}\" cannot be read", self.name))
+                .detail(error.to_string())
+        };
+        parse_scalar(&self.sql_type, text, &Zone::UTC).map(Some).map_err(damaged)
+    }
+
+    /// As many values of the column in rows that were stored before it was added.
+    pub fn filled(&self, rows: usize) -> Result<ArrayRef> {
+        match self.fill_value()? {
+            None => Ok(new_null_array(&self.sql_type.arrow(), rows)),
+            Some(value) => repeated(&value, rows).map_err(|error| Error::internal(error.to_string())),
+        }
+    }
+}
+
+/// As many copies of a value; long texts are shared, not copied.
+fn repeated(value: &ScalarValue, rows: usize) -> Result<ArrayRef, ArrowError> {
+    let one = value.to_array().map_err(|error| ArrowError::ComputeError(error.to_string()))?;
+    take(&one, &UInt32Array::from(vec![0; rows]), None)
 }
 
 impl View {

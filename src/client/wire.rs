@@ -73,13 +73,20 @@ impl Connection {
 
     /// One COPY of `data`, until it is acknowledged: the rows that were accepted.
     pub async fn copy(&self, statement: &Statement, data: Bytes) -> Result<u64> {
+        self.copy_all(statement, std::iter::once(data)).await
+    }
+
+    /// One COPY of several pieces.
+    pub async fn copy_all(&self, statement: &Statement, pieces: impl Iterator<Item = Bytes>) -> Result<u64> {
         let sink = self.client.copy_in::<_, Bytes>(statement).await?;
         pin_mut!(sink);
-        let mut from = 0;
-        while from < data.len() {
-            let to = (from + COPY_MESSAGE_BYTES).min(data.len());
-            sink.feed(data.slice(from..to)).await?;
-            from = to;
+        for data in pieces {
+            let mut from = 0;
+            while from < data.len() {
+                let to = (from + COPY_MESSAGE_BYTES).min(data.len());
+                sink.feed(data.slice(from..to)).await?;
+                from = to;
+            }
         }
         Ok(sink.finish().await?)
     }

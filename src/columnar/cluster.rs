@@ -244,7 +244,8 @@ mod tests {
             Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, None), false),
             Field::new("_lsn", DataType::Int64, false),
         ]));
-        let layout = Layout { schema: Arc::clone(&schema), partition_by: Some(0), event_time: Some(1), zstd: true };
+        let layout =
+            Layout { schema: Arc::clone(&schema), partition_by: Some(0), event_time: Some(1), zstd: true, fills: Default::default() };
         let batch = |stores: Vec<Option<&str>>, times: Vec<i64>, lsns: Vec<i64>| {
             let columns: Vec<ArrayRef> = vec![
                 Arc::new(StringViewArray::from(stores)),

@@ -10,8 +10,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, new_null_array};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use bytes::Bytes;
 use datafusion::common::ScalarValue;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
@@ -130,7 +130,7 @@ impl Span {
     }
 }
 
-/// All rows of a file in the layout's schema; columns that the file was written without are NULL.
+/// All rows of a file in the layout's schema, with the columns that the file was written without.
 pub fn rows(layout: &Layout, file: &DataFile, bytes: Bytes) -> Result<Vec<RecordBatch>> {
     let refused = |problem: String| ColumnarError::damaged(&file.path, problem);
     let plain = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new()).map_err(|error| refused(error.to_string()))?;
@@ -148,9 +148,15 @@ pub fn rows(layout: &Layout, file: &DataFile, bytes: Bytes) -> Result<Vec<Record
         let batch = batch.map_err(|error| refused(error.to_string()))?;
         let columns = layout.schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
             Some(column) => physical::cast(column, field.data_type()),
-            None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+            None => layout.fills.column(field, batch.num_rows()),
         });
-        let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
+        let mut columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
+        if file.lsn_base != 0
+            && let Some(lsns) = columns.last_mut()
+        {
+            let numbers = lsns.as_primitive_opt::<Int64Type>().ok_or_else(|| refused("its LSNs are no numbers".to_owned()))?;
+            *lsns = Arc::new(numbers.unary::<_, Int64Type>(|lsn| lsn + file.lsn_base));
+        }
         let batch = RecordBatch::try_new(Arc::clone(&layout.schema), columns).map_err(|error| refused(error.to_string()))?;
         batches.push(batch);
     }

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `cluster`, `encode` | rows into file order, file order into Parquet bytes |
 //! | `physical` | which types files hold for the layout's |
+//! | `fill` | columns that a file was written without |
 //! | `publish` | whole, durable objects |
 //! | `log` | the table log: Delta's protocol behind a trait |
 //! | `reads`, `scan` | checked reads, footers; the plan |
@@ -26,6 +27,7 @@ mod cluster;
 mod compact;
 mod encode;
 mod error;
+mod fill;
 mod log;
 mod physical;
 mod publish;
@@ -55,6 +57,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use self::encode::{Encoded, Encoder};
 use self::error::ColumnarError;
+pub use self::fill::Fills;
 use self::log::delta::{DeltaLog, LOG_DIR};
 use self::log::{Change, Listing, TableLog, stats};
 use self::publish::{Created, LocalPublish, Publish};
@@ -78,6 +81,8 @@ pub struct Layout {
     pub event_time: Option<usize>,
     /// zstd level 1 when true, else Snappy.
     pub zstd: bool,
+    /// What added columns are in files that were written before them.
+    pub fills: Fills,
 }
 
 /// A file that the table log lists.
@@ -97,6 +102,22 @@ pub struct DataFile {
     pub stats: Vec<Option<ColumnStats>>,
     /// When it was written, milliseconds since 1970.
     pub written_ms: i64,
+    /// Added to the LSNs in the file. Not zero for files that were written before their commit's LSNs were known.
+    pub lsn_base: i64,
+}
+
+impl DataFile {
+    /// The file with its LSNs counted from `base` on.
+    #[must_use]
+    pub fn rebased(mut self, base: i64) -> DataFile {
+        self.lsn_base += base;
+        self.lsn_range = (self.lsn_range.0 + base, self.lsn_range.1 + base);
+        // What the file itself says of its LSNs is no longer so.
+        if let Some(stats) = self.stats.last_mut() {
+            *stats = None;
+        }
+        self
+    }
 }
 
 /// Statistics of one column of one file. Both bounds are NULL when they are unknown or all values are NULL.
@@ -165,7 +186,7 @@ impl ColumnTable {
         let publish: Arc<dyn Publish> = Arc::new(publish);
         let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(dir).map_err(ColumnarError::storage("open", LOG_DIR))?);
         let log = DeltaLog::new(name, Arc::clone(&store), Arc::clone(&publish), limits.checkpoint_commits);
-        let listing = log.open(&layout.schema).await?;
+        let listing = log.open(&layout).await?;
         let shared = Shared {
             name: name.to_owned(),
             url: url(name)?,
@@ -188,6 +209,11 @@ impl ColumnTable {
     /// The newest version.
     pub fn version(&self) -> Arc<Version> {
         Arc::clone(&self.shared.current.load().version)
+    }
+
+    /// Another handle for readers of a wider `layout`, whether the log has its columns already or not.
+    pub fn reading(&self, layout: Layout) -> ColumnTable {
+        ColumnTable { shared: Arc::clone(&self.shared), layout }
     }
 
     /// Clusters, cuts and writes `batches` (layout schema, any order) as one or more synced files, not yet listed. They are
@@ -235,6 +261,7 @@ impl ColumnTable {
             lsn_range: encoded.lsn_range,
             stats: stats::from_footer(&self.layout, schema, &encoded.footer)?,
             written_ms: SystemClock.now() / 1000,
+            lsn_base: 0,
         };
         self.shared.pending.lock().insert(file.path.clone());
         let created = self.shared.publish.create(&file.path, encoded.bytes).await;
@@ -254,6 +281,44 @@ impl ColumnTable {
         for file in files {
             pending.remove(&file.path);
         }
+    }
+
+    /// Takes files that were written before (and are named somewhere) into the care of this table until they are listed.
+    pub fn adopt<'a>(&self, files: impl Iterator<Item = &'a DataFile>) {
+        self.shared.pending.lock().extend(files.map(|file| file.path.clone()));
+    }
+
+    /// Deletes written files that will not be committed. What cannot be deleted now is left to [`ColumnTable::collect`].
+    pub async fn discard(&self, files: &[DataFile]) {
+        for file in files {
+            if let Err(error) = self.shared.reads.store().delete(&ObjectPath::from(file.path.as_str())).await {
+                tracing::warn!(%error, path = file.path, "a file that is not needed could not be deleted yet");
+            }
+            self.shared.reads.forget(&file.path);
+        }
+        self.abandon(files);
+    }
+
+    /// A file's description as text, for [`ColumnTable::described`].
+    pub fn describe(&self, file: &DataFile) -> Result<String> {
+        Ok(log::delta::describe(file, &self.layout.schema)?)
+    }
+
+    /// Reads what [`ColumnTable::describe`] wrote, be it under a narrower layout. XX001 for anything else.
+    pub fn described(&self, text: &str) -> Result<DataFile> {
+        Ok(log::delta::described(text, &self.layout.schema)?)
+    }
+
+    /// All rows of a file, checked, in this handle's layout and in file order.
+    pub async fn read(&self, file: &DataFile) -> Result<Vec<RecordBatch>> {
+        Ok(self.rows_of(file).await?)
+    }
+
+    async fn rows_of(&self, file: &DataFile) -> error::Result<Vec<RecordBatch>> {
+        let bytes = self.shared.reads.whole(file).await?;
+        let (layout, file) = (self.layout.clone(), file.clone());
+        let read = Spawner::current().blocking(move || compact::rows(&layout, &file, bytes)).await;
+        read.map_err(|stopped| ColumnarError::Invariant(format!("reading was cut off: {stopped}")))?
     }
 
     /// Lists `adds`, unlists `removes` and moves the flushed LSN, in one commit of the table log. Returns the new version.
@@ -289,6 +354,7 @@ impl ColumnTable {
             return Err(ColumnarError::Conflict { table: shared.name.clone(), problem });
         }
         let paths: Vec<String> = adds.iter().map(|file| file.path.clone()).collect();
+        let adds = self.under_logged_schema(adds, &base.schema);
         *unsettled = true;
         let done = shared.log.commit(&base, Change { adds, removes, flushed_lsn, data_change }).await;
         *unsettled = matches!(done, Err(ColumnarError::Unknown { .. }));
@@ -301,6 +367,18 @@ impl ColumnTable {
             pending.remove(path);
         }
         Ok(version)
+    }
+
+    /// The log may have got columns since this handle was made and its files written; of these it knows nothing.
+    fn under_logged_schema(&self, files: Vec<DataFile>, logged: &SchemaRef) -> Vec<DataFile> {
+        if self.layout.schema == *logged {
+            return files;
+        }
+        let under = |file: DataFile| {
+            let stats = stats::under_schema(&self.layout.schema, &file.stats, file.rows, logged, &|_| false);
+            DataFile { stats, ..file }
+        };
+        files.into_iter().map(under).collect()
     }
 
     /// Picks small or overlapping files of one date and merges them into better ones, and unlists files whose rows all lie
@@ -323,10 +401,7 @@ impl ColumnTable {
     async fn merge(&self, picked: Vec<Arc<DataFile>>) -> Result<Arc<Version>> {
         let mut batches = Vec::new();
         for file in &picked {
-            let bytes = self.shared.reads.whole(file).await?;
-            let (layout, file) = (self.layout.clone(), Arc::clone(file));
-            let read = Spawner::current().blocking(move || compact::rows(&layout, &file, bytes)).await;
-            batches.extend(read.map_err(|stopped| ColumnarError::Invariant(format!("reading was cut off: {stopped}")))??);
+            batches.extend(self.rows_of(file).await?);
         }
         let adds = self.write(batches).await?;
         let before: u64 = picked.iter().map(|file| file.rows).sum();
@@ -397,12 +472,12 @@ impl ColumnTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let scan = scan::Scan { schema: &self.layout.schema, url: &self.shared.url, reads: &self.shared.reads, version };
+        let scan = scan::Scan { layout: &self.layout, url: &self.shared.url, reads: &self.shared.reads, version };
         Ok(scan.plan(state, projection, filters, limit)?)
     }
 
-    /// Widens the layout by nullable columns at the end of the declared ones (before `_lsn`). Older files read as NULL there.
-    /// Other handles keep their layout.
+    /// Widens the layout by columns at the end of the declared ones (before `_lsn`). Older files read as the layout's fills
+    /// there. Other handles keep their layout.
     pub async fn evolve(&mut self, layout: Layout) -> Result<()> {
         physical::file_schema(&layout.schema).map_err(|problem| ColumnarError::Incompatible {
             table: self.shared.name.clone(),
@@ -414,7 +489,7 @@ impl ColumnTable {
         }
         let base = self.shared.current.load_full();
         *unsettled = true;
-        let done = self.shared.log.widen(&base, &layout.schema).await;
+        let done = self.shared.log.widen(&base, &layout).await;
         *unsettled = matches!(done, Err(ColumnarError::Unknown { .. }));
         self.shared.current.store(Arc::new(done?));
         drop(unsettled);

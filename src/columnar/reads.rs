@@ -23,12 +23,15 @@ use parking_lot::Mutex;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::{AsyncFileReader, MetadataFetch};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{FileMetaData, KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader};
 use tokio::sync::OnceCell;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::DataFile;
 use super::error::{ColumnarError, Result};
+
+/// Key of a footer's metadata, in memory only: what is to be added to the LSNs of the file.
+pub const LSN_BASE: &str = "verus.lsnBase";
 
 /// Bytes read at once while a file is checked.
 const CHECK_STEP_BYTES: u64 = 4 * 1024 * 1024;
@@ -95,7 +98,7 @@ impl Reads {
             .load_and_finish(Fetch { reads: self, file }, file.bytes)
             .await
             .map_err(|error| ColumnarError::damaged(&file.path, error.to_string()))?;
-        let loaded = Arc::new(loaded);
+        let loaded = Arc::new(if file.lsn_base == 0 { loaded } else { with_base(loaded, file.lsn_base) });
         self.footers.lock().put(&file.path, &loaded);
         Ok(loaded)
     }
@@ -121,6 +124,27 @@ impl Reads {
     async fn range(&self, file: &DataFile, range: Range<u64>) -> Result<Bytes> {
         self.store.get_range(&Path::from(file.path.as_str()), range).await.map_err(ColumnarError::storage("read", &file.path))
     }
+}
+
+/// Tells the scan's expressions, which see nothing of a file but its footer, what to add to its LSNs.
+fn with_base(footer: ParquetMetaData, base: i64) -> ParquetMetaData {
+    let told = footer.file_metadata();
+    let mut pairs = told.key_value_metadata().cloned().unwrap_or_default();
+    pairs.push(KeyValue::new(LSN_BASE.to_owned(), base.to_string()));
+    let told = FileMetaData::new(
+        told.version(),
+        told.num_rows(),
+        told.created_by().map(str::to_owned),
+        Some(pairs),
+        told.schema_descr_ptr(),
+        told.column_orders().cloned(),
+    );
+    let row_groups = footer.row_groups().to_vec();
+    ParquetMetaDataBuilder::new(told)
+        .set_row_groups(row_groups)
+        .set_column_index(footer.column_index().cloned())
+        .set_offset_index(footer.offset_index().cloned())
+        .build()
 }
 
 fn expect_checksum(file: &DataFile, found: u64) -> Result<()> {

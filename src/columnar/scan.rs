@@ -29,12 +29,12 @@ use datafusion::physical_plan::metrics::{MetricBuilder, MetricType};
 use super::error::{ColumnarError, Result};
 use super::log::stats::is_exact;
 use super::reads::{Readers, Reads};
-use super::{DataFile, Version};
+use super::{DataFile, Layout, Version};
 
 /// What a scan is made of.
 pub struct Scan<'a> {
     /// Columns of the table.
-    pub schema: &'a SchemaRef,
+    pub layout: &'a Layout,
     /// Name of the table's object store in plans.
     pub url: &'a ObjectStoreUrl,
     /// How files are read.
@@ -62,7 +62,7 @@ impl Scan<'_> {
         options.global.enable_page_index = true;
         options.global.bloom_filter_on_read = true;
         options.global.pushdown_filters = true;
-        let source = ParquetSource::new(Arc::clone(self.schema))
+        let source = ParquetSource::new(Arc::clone(&self.layout.schema))
             .with_table_parquet_options(options)
             .with_parquet_file_reader_factory(Arc::new(Readers(Arc::clone(self.reads))));
         let count = |name: &'static str, value: usize| {
@@ -73,8 +73,8 @@ impl Scan<'_> {
 
         let statistics: Vec<Statistics> = files.iter().map(|file| self.statistics(file)).collect();
         let total = match files.len() {
-            0 => Statistics::new_unknown(self.schema).with_num_rows(Precision::Exact(0)),
-            _ => Statistics::try_merge_iter(&statistics, self.schema).map_err(refused)?,
+            0 => Statistics::new_unknown(&self.layout.schema).with_num_rows(Precision::Exact(0)),
+            _ => Statistics::try_merge_iter(&statistics, &self.layout.schema).map_err(refused)?,
         };
         let listed = files.iter().zip(statistics).map(|(file, statistics)| {
             PartitionedFile::new(file.path.clone(), file.bytes).with_extension(Arc::clone(file)).with_statistics(Arc::new(statistics))
@@ -87,6 +87,7 @@ impl Scan<'_> {
             .with_file_groups(groups)
             .with_statistics(total)
             .with_limit(limit.filter(|_| filters.is_empty()))
+            .with_expr_adapter(Some(Arc::new(self.layout.fills.clone())))
             .with_projection_indices(projection.cloned())
             .map_err(refused)?
             .build();
@@ -97,12 +98,12 @@ impl Scan<'_> {
     fn pruned(&self, state: &SessionState, filters: &[Expr]) -> Vec<Arc<DataFile>> {
         let all = || self.version.files.clone();
         let Some(predicate) = conjunction(filters.iter().cloned().map(unnormalize_col)) else { return all() };
-        let Ok(schema) = DFSchema::try_from(Arc::clone(self.schema)) else { return all() };
+        let Ok(schema) = DFSchema::try_from(Arc::clone(&self.layout.schema)) else { return all() };
         let Ok(predicate) = state.create_physical_expr(predicate, &schema) else { return all() };
-        let Some(predicate) = PruningPredicateBuilder::new().with_file_schema(Arc::clone(self.schema)).build(predicate) else {
+        let Some(predicate) = PruningPredicateBuilder::new().with_file_schema(Arc::clone(&self.layout.schema)).build(predicate) else {
             return all();
         };
-        match predicate.prune(&FileStatistics { schema: self.schema, files: &self.version.files }) {
+        match predicate.prune(&FileStatistics { schema: &self.layout.schema, files: &self.version.files }) {
             Ok(keep) => self.version.files.iter().zip(keep).filter(|(_, keep)| *keep).map(|(file, _)| Arc::clone(file)).collect(),
             Err(error) => {
                 tracing::debug!(%error, "files could not be pruned");
@@ -112,8 +113,8 @@ impl Scan<'_> {
     }
 
     fn statistics(&self, file: &DataFile) -> Statistics {
-        let fits = file.stats.len() == self.schema.fields().len();
-        let columns = self.schema.fields().iter().enumerate().map(|(index, _)| {
+        let fits = file.stats.len() == self.layout.schema.fields().len();
+        let columns = self.layout.schema.fields().iter().enumerate().map(|(index, _)| {
             let Some(stats) = file.stats.get(index).and_then(Option::as_ref).filter(|_| fits) else {
                 return ColumnStatistics::new_unknown();
             };

@@ -26,7 +26,7 @@ fn events() -> Layout {
         SqlType::Numeric(Some((12, 2))).field("revenue", true),
         SqlType::BigInt.field(LSN_COLUMN, false),
     ];
-    Layout { schema: Arc::new(Schema::new(fields)), partition_by: Some(1), event_time: Some(2), zstd: true }
+    Layout { schema: Arc::new(Schema::new(fields)), partition_by: Some(1), event_time: Some(2), zstd: true, fills: Fills::default() }
 }
 
 /// `rows` events from `lsn` on, a second apart from `from`, over ten stores; every third without revenue.
@@ -169,7 +169,13 @@ async fn every_type_comes_back_as_it_was() {
 
     for partition_by in [None, Some(8), Some(12), Some(3)] {
         let dir = TempDir::new().unwrap();
-        let layout = Layout { schema: Arc::clone(&schema), partition_by, event_time: Some(16), zstd: partition_by.is_none() };
+        let layout = Layout {
+            schema: Arc::clone(&schema),
+            partition_by,
+            event_time: Some(16),
+            zstd: partition_by.is_none(),
+            fills: Fills::default(),
+        };
         let open = || ColumnTable::open(dir.path(), "types", layout.clone());
         append(&open().await.unwrap(), written.clone()).await;
         let reopened = open().await.unwrap();
@@ -305,4 +311,67 @@ async fn added_columns_are_null_in_older_rows() {
         assert_eq!(found.num_rows(), 10);
     }
     assert_eq!(rows(&old, None).await.unwrap().0.num_columns(), 5, "the old handle reads by the old layout");
+}
+
+#[tokio::test]
+async fn added_columns_have_their_fill_in_older_rows() {
+    let dir = TempDir::new().unwrap();
+    let old = table(&dir).await;
+    append(&old, batch(0, 10, DAY)).await;
+    let mut fields: Vec<_> = events().schema.fields().iter().cloned().collect();
+    fields.insert(4, Arc::new(SqlType::Text.field("source", false)));
+    let mut fills = Fills::default();
+    fills.add("source", ScalarValue::Utf8View(Some("a value that is longer than any bound kept".to_owned())));
+    let layout = Layout { schema: Arc::new(Schema::new(fields)), fills, ..events() };
+    let unlogged = old.reading(layout.clone());
+    let mut wide = old.clone();
+    wide.evolve(layout.clone()).await.unwrap();
+    let mut columns = batch(10, 10, DAY).columns().to_vec();
+    columns.insert(4, Arc::new(StringViewArray::from_iter_values(std::iter::repeat_n("b", 10))));
+    append(&wide, RecordBatch::try_new(Arc::clone(&layout.schema), columns).unwrap()).await;
+    // Written by a handle that knows nothing of the column, after the log got it.
+    append(&old, batch(20, 10, DAY)).await;
+
+    let reopened = ColumnTable::open(dir.path(), "events", layout).await.unwrap();
+    for table in [&unlogged, &wide, &reopened] {
+        let (found, _) = rows(table, None).await.unwrap();
+        assert_eq!((found.num_rows(), found.column(4).null_count()), (30, 0));
+        for (filter, count) in [
+            (col("source").eq(lit("b")), 10),
+            (col("source").lt(lit("b")), 20),
+            (col("source").is_null(), 0),
+            (col("source").not_eq(lit("b")).and(col("store").eq(lit("a store with a long name 3"))), 2),
+        ] {
+            assert_eq!(rows(table, Some(filter.clone())).await.unwrap().0.num_rows(), count, "{filter}");
+        }
+    }
+    let expected = rows(&reopened, None).await.unwrap().0;
+    while reopened.compact(None, 1_000_000).await.unwrap().is_some() {}
+    assert_eq!(rows(&reopened, None).await.unwrap().0, expected, "compaction writes the value down");
+}
+
+#[tokio::test]
+async fn files_written_before_their_lsns_are_known() {
+    let dir = TempDir::new().unwrap();
+    let table = table(&dir).await;
+    append(&table, batch(0, 10, DAY)).await;
+    let files = table.write(vec![batch(0, 10, DAY), batch(15, 5, DAY)]).await.unwrap();
+    let described: Vec<String> = files.into_iter().map(|file| table.describe(&file.rebased(1_000)).unwrap()).collect();
+    let files: Vec<DataFile> = described.iter().map(|text| table.described(text).unwrap()).collect();
+    assert_eq!((files[0].lsn_base, files[0].lsn_range), (1_000, (1_000, 1_019)));
+    let own: Vec<i64> = table.read(&files[0]).await.unwrap()[0].column(4).as_primitive::<arrow::datatypes::Int64Type>().values().to_vec();
+    assert_eq!(own.iter().min(), Some(&1_000));
+    table.commit(files, &[], 2_000).await.unwrap();
+
+    let lsns = |found: &RecordBatch| found.column(4).as_primitive::<arrow::datatypes::Int64Type>().values().to_vec();
+    let expected: Vec<i64> = (0..10).chain(1_000..1_010).chain(1_015..1_020).collect();
+    let reopened = ColumnTable::open(dir.path(), "events", events()).await.unwrap();
+    for table in [&table, &reopened] {
+        assert_eq!(lsns(&rows(table, None).await.unwrap().0), expected);
+        assert_eq!(lsns(&rows(table, Some(col(LSN_COLUMN).gt_eq(lit(1_005_i64)))).await.unwrap().0), expected[15..]);
+        assert_eq!(rows(table, Some(col("store").eq(lit("a store with a long name 3")))).await.unwrap().0.num_rows(), 2);
+    }
+    let unlisted = reopened.write(vec![batch(0, 10, DAY)]).await.unwrap();
+    reopened.discard(&unlisted).await;
+    assert_eq!(reopened.collect(&[]).await.unwrap(), 0, "they are gone already");
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Table;
 use crate::command::relation::{self, Relation};
+use crate::command::rows::Rows;
 use crate::command::{Response, insert};
 use crate::error::{Error, Result, SqlState};
 use crate::event::encode::Encoder;
@@ -37,6 +38,7 @@ pub struct CopyIn {
     columns: usize,
     binary: bool,
     load: CopyLoad,
+    rows: Rows,
 }
 
 impl CopyIn {
@@ -52,13 +54,18 @@ impl CopyIn {
 
     /// One CopyData message.
     pub async fn push(&mut self, bytes: Bytes) -> Result<()> {
-        self.load.push(bytes).await
+        self.load.push(bytes).await?;
+        if self.load.held_bytes() >= self.rows.portion() {
+            self.rows.add(self.load.take()).await?;
+        }
+        Ok(())
     }
 
     /// CopyDone: commits; the command tag.
-    pub async fn finish(self, session: &mut Session) -> Result<String> {
+    pub async fn finish(mut self, session: &mut Session) -> Result<String> {
         let rows = self.load.finish().await?;
-        let committed = insert::commit(session, &self.table, rows).await?;
+        self.rows.add(rows).await?;
+        let committed = self.rows.commit(session, &self.table).await?;
         Ok(format!("COPY {}", committed.accepted))
     }
 }
@@ -74,10 +81,13 @@ fn from_stdin(session: &mut Session, statement: &Copy) -> Result<CopyIn> {
     let limits = &session.services.config.limits;
     let zone = session.vars.time_zone().to_owned();
     let spawner = session.services.spawner.clone();
-    let load = CopyLoad::new(pipeline, statement.options.clone(), zone, spawner, limits.wire.copy_in_flight_bytes_max)?
-        .with_bytes_max(limits.store.statement_bytes_max);
+    let mut load = CopyLoad::new(pipeline, statement.options.clone(), zone, spawner, limits.wire.copy_in_flight_bytes_max)?;
+    let rows = Rows::new(session, &table);
+    if !rows.may_stage() {
+        load = load.with_bytes_max(limits.store.statement_bytes_max);
+    }
     let binary = statement.options.format == CopyFormat::Binary;
-    Ok(CopyIn { table, columns: columns.len(), binary, load })
+    Ok(CopyIn { table, columns: columns.len(), binary, load, rows })
 }
 
 /// A COPY TO STDOUT under way.

@@ -47,7 +47,7 @@ pub async fn execute(session: &mut Session, statement: &CreateTable) -> Result<R
         changes.push(Change::CreateTable(Arc::new(late)));
     }
     changes.push(Change::CreateTable(Arc::new(table)));
-    session.submit(Transaction { changes, writes: Vec::new() }).await?;
+    session.submit(Transaction { changes, ..Transaction::default() }).await?;
     Ok(Response::Done("CREATE TABLE".to_owned()))
 }
 
@@ -113,11 +113,12 @@ pub fn column(definition: &ColumnDefinition) -> Result<Column> {
         nullable: !definition.not_null,
         default: definition.default.clone(),
         generated: definition.generated.clone(),
+        fill: None,
     })
 }
 
 /// Names a constraint as PostgreSQL does: the given name, or the first free of `base`, `base1`, `base2`.
-fn add_check(checks: &mut Vec<Check>, given: Option<&str>, base: String, expression: &str) -> Result<()> {
+pub fn add_check(checks: &mut Vec<Check>, given: Option<&str>, base: String, expression: &str) -> Result<()> {
     let taken = |name: &str, checks: &[Check]| checks.iter().any(|check| check.name == name);
     let name = match given {
         Some(given) if taken(given, checks) => {
@@ -186,7 +187,7 @@ fn watermark(columns: &[Column], name: &str, expression: &ast::Expr) -> Result<W
 }
 
 /// Binds every expression of the table, so that errors come now and not with the first row.
-fn prove(session: &Session, table: &Table) -> Result<()> {
+pub fn prove(session: &Session, table: &Table) -> Result<()> {
     let binder = &session.services.binder;
     let schema = table.schema();
     let none = Arc::new(arrow::datatypes::Schema::empty());
@@ -239,7 +240,14 @@ fn refuse_references<'a>(expression: &str, generated: impl Iterator<Item = &'a s
 
 /// The table that records an event table's very late rows: its columns without rules, then how late, when, and what became of it.
 pub fn companion(table: &Table, oid: Oid) -> Table {
-    let plain = |name: &str, sql_type: SqlType| Column { name: name.to_owned(), sql_type, nullable: true, default: None, generated: None };
+    let plain = |name: &str, sql_type: SqlType| Column {
+        name: name.to_owned(),
+        sql_type,
+        nullable: true,
+        default: None,
+        generated: None,
+        fill: None,
+    };
     let mut columns: Vec<Column> = table.columns.iter().map(|column| plain(&column.name, column.sql_type.clone())).collect();
     let types = [SqlType::Interval, SqlType::Timestamptz, SqlType::Text];
     columns.extend(LATE_COLUMNS.iter().zip(types).map(|(name, sql_type)| plain(name, sql_type)));

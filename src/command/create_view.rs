@@ -62,6 +62,6 @@ pub async fn execute(session: &mut Session, statement: &CreateView) -> Result<Re
         changes.push(Change::CreateView(Arc::new(part)));
     }
     changes.push(Change::CreateView(Arc::new(view)));
-    session.submit(Transaction { changes, writes: Vec::new() }).await?;
+    session.submit(Transaction { changes, ..Transaction::default() }).await?;
     Ok(Response::Done("CREATE MATERIALIZED VIEW".to_owned()))
 }

@@ -29,7 +29,7 @@ pub async fn execute(session: &mut Session, statement: &Drop) -> Result<Response
         }
     }
     if !changes.is_empty() {
-        session.submit(Transaction { changes, writes: Vec::new() }).await?;
+        session.submit(Transaction { changes, ..Transaction::default() }).await?;
     }
     Ok(Response::Done(if statement.view { "DROP MATERIALIZED VIEW" } else { "DROP TABLE" }.to_owned()))
 }

@@ -13,6 +13,7 @@ use sqlparser::ast;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{LateRows, Table};
+use crate::command::rows::Rows;
 use crate::command::{Response, relation};
 use crate::error::{Error, Result, SqlState};
 use crate::ingest::Pipeline;
@@ -64,34 +65,28 @@ pub async fn execute(
     let mut columns = targets(&table, &statement.columns)?;
     columns.truncate(statement.source.as_ref().map_or(0, |_| bound.schema.fields().len()));
     let pipeline = pipeline(session, &table, &columns)?;
-    let mut rows = Vec::new();
+    let mut rows = Rows::new(session, &table);
+    if statement.returning.is_some() {
+        rows = rows.in_memory();
+    }
     if statement.source.is_none() {
         // DEFAULT VALUES: a row without a source column.
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(1));
         let empty = RecordBatch::try_new_with_options(Arc::new(arrow::datatypes::Schema::empty()), Vec::new(), &options);
-        rows.push(pipeline.complete(empty.map_err(|error| Error::internal(error.to_string()))?)?);
+        rows.add(vec![pipeline.complete(empty.map_err(|error| Error::internal(error.to_string()))?)?]).await?;
     } else {
         let mut stream = session.services.engine.run(&context, bound, parameters, cancel.clone()).await?;
-        let bytes_max = session.services.config.limits.store.statement_bytes_max;
-        let mut bytes = 0;
         while let Some(batch) = stream.try_next().await.map_err(engine_error)? {
-            let batch = pipeline.complete(batch)?;
-            bytes += batch.get_array_memory_size();
-            if bytes > bytes_max {
-                session.services.metrics.limit_hit("limits.store.statement_bytes_max");
-                return Err(Error::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "the statement's rows are too large")
-                    .detail(format!("A statement can insert {bytes_max} bytes of rows."))
-                    .hint("Split it into several statements."));
-            }
-            rows.push(batch);
+            rows.add(vec![pipeline.complete(batch)?]).await?;
         }
     }
-    let committed = commit(session, &table, rows.clone()).await?;
+    let kept = if statement.returning.is_some() { rows.kept().to_vec() } else { Vec::new() };
+    let committed = rows.commit(session, &table).await?;
     match &statement.returning {
         None => Ok(done(&committed)),
         Some(items) => {
             let selection = returning(&table, items)?;
-            let context = over_rows(&context, &table, &rows)?;
+            let context = over_rows(&context, &table, &kept)?;
             let bound = session.services.engine.bind(&context, &selection, &[])?;
             let stream = session.services.engine.run(&context, &bound, &[], cancel).await?;
             Ok(Response::Rows { schema: Arc::clone(&bound.schema), stream, tag: "INSERT" })
@@ -144,12 +139,13 @@ pub fn pipeline(session: &mut Session, table: &Arc<Table>, columns: &[usize]) ->
 pub async fn commit(session: &mut Session, table: &Table, rows: Vec<RecordBatch>) -> Result<Committed> {
     let late_rows: LateRows = session.vars.late_rows().unwrap_or(table.options.late_rows);
     let write = Write { table: table.oid, rows, late_rows };
-    let committed = session.submit(Transaction { changes: Vec::new(), writes: vec![write] }).await?;
+    let committed = session.submit(Transaction { writes: vec![write], ..Transaction::default() }).await?;
     notices(session, table, &committed);
     Ok(committed)
 }
 
-fn notices(session: &mut Session, table: &Table, committed: &Committed) {
+/// Tells the client what became of rows that were not accepted.
+pub fn notices(session: &mut Session, table: &Table, committed: &Committed) {
     let rows = |count: u64| if count == 1 { "1 row".to_owned() } else { format!("{count} rows") };
     let were = |count: u64| if count == 1 { "was" } else { "were" };
     if committed.late > 0 {

@@ -18,6 +18,7 @@ pub mod options;
 pub mod prepare;
 pub mod refresh;
 pub mod relation;
+pub mod rows;
 pub mod select;
 pub mod set;
 pub mod show;
@@ -195,7 +196,7 @@ pub async fn execute(
         Statement::CreateView(statement) => create_view::execute(session, statement).await,
         Statement::Drop(statement) => drop::execute(session, statement).await,
         Statement::Truncate(names) => truncate::execute(session, names).await,
-        Statement::AlterTable(statement) => alter::table(session, statement).await,
+        Statement::AlterTable(statement) => alter::table(session, statement, cancel).await,
         Statement::AlterView { name, options } => alter::view(session, name, options).await,
         Statement::RefreshView(name) => refresh::execute(session, name).await,
         Statement::CheckView(name) => check::execute(session, name, cancel).await,

@@ -13,6 +13,6 @@ use crate::store::Transaction;
 pub async fn execute(session: &mut Session, names: &[Name]) -> Result<Response> {
     let catalog = Arc::clone(&session.snapshot()?.catalog);
     let changes = names.iter().map(|name| Ok(Change::Truncate(relation::writable(&catalog, name)?.oid))).collect::<Result<Vec<_>>>()?;
-    session.submit(Transaction { changes, writes: Vec::new() }).await?;
+    session.submit(Transaction { changes, ..Transaction::default() }).await?;
     Ok(Response::Done("TRUNCATE TABLE".to_owned()))
 }

@@ -69,10 +69,14 @@ pub struct StoreLimits {
     pub flush_age_ms: u64,
     /// Time between view checkpoints, milliseconds.
     pub checkpoint_ms: u64,
-    /// Bytes of one statement's rows.
+    /// Bytes of one statement's rows in memory; COPY and INSERT go on in files beyond it.
     pub statement_bytes_max: usize,
     /// Least time between two refreshes of a view that does not say its own, milliseconds.
     pub refresh_interval_ms: u64,
+    /// Bytes of the files of one such statement.
+    pub staged_bytes_max: u64,
+    /// Keys seen lately (`dedup_key`) in memory, bytes; beyond it they go to disk, of which a fifteenth stays in memory.
+    pub dedup_bytes_max: usize,
 }
 
 /// Limits of view state.
@@ -132,12 +136,18 @@ pub const MEMORY_BYTES_MIN: usize = 256 * MIB;
 
 impl Limits {
     /// Divides a memory budget. In sixteenths: three for hot rows, one and a half for decoded view blocks, half a one for
-    /// RocksDB, five for running queries, five for the rows of one statement; the last is left to connections and the
-    /// allocator. What is not memory keeps its default.
+    /// RocksDB, five for running queries, two for the rows of one statement, one for the keys of `dedup_key`; three are left to
+    /// the work on what is in these shares (decoding, encoding files), to connections and to the allocator. What is not
+    /// memory keeps its default.
     pub fn divide(memory_bytes: usize) -> Limits {
         let share = memory_bytes / 32;
         Limits {
-            store: StoreLimits { hot_bytes_max: 6 * share, statement_bytes_max: 10 * share, ..StoreLimits::default() },
+            store: StoreLimits {
+                hot_bytes_max: 6 * share,
+                statement_bytes_max: 4 * share,
+                dedup_bytes_max: 2 * share,
+                ..StoreLimits::default()
+            },
             view: ViewLimits { block_cache_bytes: 3 * share, rocksdb_bytes: share, ..ViewLimits::default() },
             query: QueryLimits { memory_bytes: 10 * share, ..QueryLimits::default() },
             ..Limits::default()
@@ -177,7 +187,9 @@ impl Default for StoreLimits {
             hot_bytes_max: 384 * MIB,
             flush_age_ms: 10_000,
             checkpoint_ms: 1_000,
-            statement_bytes_max: 640 * MIB,
+            statement_bytes_max: 256 * MIB,
+            staged_bytes_max: 64 * 1024 * MIB as u64,
+            dedup_bytes_max: 128 * MIB,
             refresh_interval_ms: 1_000,
         }
     }

@@ -7,7 +7,6 @@ use arrow::record_batch::RecordBatch;
 use bytes::{Bytes, BytesMut};
 use tokio::task::JoinHandle;
 
-use crate::config::limits::StoreLimits;
 use crate::error::{Error, Result, SqlState};
 use crate::event::cut::LineEnd;
 use crate::event::{Cutter, Decoder, Failure};
@@ -36,8 +35,10 @@ pub struct CopyLoad {
     in_flight_bytes_max: usize,
     /// Bytes that have come.
     bytes: usize,
-    bytes_max: usize,
+    bytes_max: Option<usize>,
     batches: Vec<RecordBatch>,
+    /// Memory of the batches.
+    held_bytes: usize,
     /// Lines of the chunks collected.
     lines: u64,
     /// `\.` came.
@@ -98,18 +99,18 @@ impl CopyLoad {
             in_flight: VecDeque::new(),
             in_flight_bytes_max,
             bytes: 0,
-            bytes_max: StoreLimits::default().statement_bytes_max,
+            bytes_max: None,
             batches: Vec::new(),
+            held_bytes: 0,
             lines: 0,
             ended: false,
         })
     }
 
-    /// With a bound on the bytes of the whole load (54000 beyond it), in place of the default of
-    /// `StoreLimits::statement_bytes_max`.
+    /// With a bound on the bytes of the whole load (54000 beyond it), for one whose rows are not taken from it on the way.
     #[must_use]
     pub fn with_bytes_max(mut self, statement_bytes_max: usize) -> CopyLoad {
-        self.bytes_max = statement_bytes_max;
+        self.bytes_max = Some(statement_bytes_max);
         self
     }
 
@@ -119,12 +120,13 @@ impl CopyLoad {
             return Ok(());
         }
         self.bytes = self.bytes.saturating_add(bytes.len());
-        if self.bytes > self.bytes_max {
+        if self.bytes > self.bytes_max.unwrap_or(usize::MAX) {
             return Err(Error::new(
                 SqlState::PROGRAM_LIMIT_EXCEEDED,
-                format!("COPY of more than {} bytes in one statement", self.bytes_max),
+                format!("COPY of more than {} bytes in one statement", self.bytes_max.unwrap_or(usize::MAX)),
             )
-            .hint("Split the data over several COPY statements."));
+            .detail("Its rows have to be kept in memory until the transaction ends.")
+            .hint("Run the COPY outside of a transaction block, or split the data over several."));
         }
         self.buffer.extend_from_slice(&bytes);
         while self.buffer.len() >= self.cut_at {
@@ -178,9 +180,21 @@ impl CopyLoad {
         self.lines += done.lines;
         self.ended = done.ended;
         if done.batch.num_rows() > 0 {
+            self.held_bytes += done.batch.get_array_memory_size();
             self.batches.push(done.batch);
         }
         Ok(())
+    }
+
+    /// Memory of the completed rows.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Gives the completed rows away, in order; [`CopyLoad::finish`] has those that come after.
+    pub fn take(&mut self) -> Vec<RecordBatch> {
+        self.held_bytes = 0;
+        std::mem::take(&mut self.batches)
     }
 
     /// CopyDone: the rest, and all rows in order. Errors name the line ("COPY events, line 3, column revenue: ...").

@@ -50,6 +50,7 @@ fn table() -> Arc<Table> {
         nullable,
         default: None,
         generated: None,
+        fill: None,
     };
     Arc::new(Table {
         oid: 16_384,

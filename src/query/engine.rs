@@ -46,6 +46,7 @@ use super::scope::Scope;
 use super::stream;
 use super::system::SystemTables;
 use super::typing::planner::Postgres;
+use super::watch::{Watch, watched};
 use super::{Bound, Context, ExplainOptions, windows};
 use crate::catalog::Catalog;
 use crate::catalog::bind::Binder;
@@ -55,6 +56,7 @@ use crate::error::{Error, Result};
 use crate::sql::Statement;
 use crate::store::{Runner, Snapshot};
 use crate::task::Spawner;
+use crate::telemetry::{Gauge, Metrics};
 use crate::types::SqlType;
 
 /// Rows of a batch between operators.
@@ -71,6 +73,8 @@ pub struct Engine {
     spawner: Spawner,
     clock: Arc<dyn Clock>,
     system: OnceLock<Arc<dyn SystemTables>>,
+    /// Streams of the operators of running plans.
+    streams: Gauge,
 }
 
 impl fmt::Debug for Engine {
@@ -81,7 +85,7 @@ impl fmt::Debug for Engine {
 
 impl Engine {
     /// An engine that spills to `spill_dir`, which is its own.
-    pub fn new(limits: &QueryLimits, spill_dir: &Path, spawner: &Spawner, clock: Arc<dyn Clock>) -> Result<Arc<Engine>> {
+    pub fn new(limits: &QueryLimits, spill_dir: &Path, spawner: &Spawner, clock: Arc<dyn Clock>, metrics: &Metrics) -> Result<Arc<Engine>> {
         let disk = DiskManagerBuilder::default()
             .with_mode(DiskManagerMode::Directories(vec![spill_dir.to_path_buf()]))
             .with_max_temp_directory_size(limits.spill_bytes_max);
@@ -107,6 +111,7 @@ impl Engine {
             spawner: spawner.clone(),
             clock,
             system: OnceLock::new(),
+            streams: metrics.plan_streams.clone(),
         }))
     }
 
@@ -163,6 +168,11 @@ impl Engine {
                 return Err(canceled());
             }
         };
+        let watch = Watch { cancel: cancel.child_token(), streams: self.streams.clone() };
+        let physical = match explained {
+            Some(options) if !options.analyze => physical,
+            _ => watched(physical, &watch).map_err(from_datafusion)?,
+        };
         let schema = SchemaRef::clone(&bound.schema);
         let input = match explained {
             Some(options) => explain::stream(options, logical, physical, Arc::clone(&self.task), SchemaRef::clone(&schema)),
@@ -171,7 +181,7 @@ impl Engine {
                 execute_stream(physical, Arc::clone(&self.task)).map_err(from_datafusion)?
             }
         };
-        Ok(stream::start(input, schema, Arc::clone(&context.snapshot), &self.spawner, cancel))
+        Ok(stream::start(input, schema, Arc::clone(&context.snapshot), &self.spawner, cancel, watch.cancel))
     }
 
     fn resolved(&self, context: &Context, bound: &Bound, parameters: &[ScalarValue]) -> Result<LogicalPlan> {

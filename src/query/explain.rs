@@ -15,6 +15,8 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
 use futures::StreamExt;
 
+use super::watch::unwrapped;
+
 /// What EXPLAIN shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExplainOptions {
@@ -64,7 +66,7 @@ async fn lines(
     }
     let elapsed = started.elapsed();
     let plan = datafusion::physical_plan::display::DisplayableExecutionPlan::with_metrics(physical.as_ref());
-    lines.extend(plan.indent(options.verbose).to_string().lines().map(str::to_owned));
+    lines.extend(unwrapped(&plan.indent(options.verbose).to_string()).lines().map(str::to_owned));
     lines.extend(sources(physical.as_ref()));
     lines.push(format!("Rows: {rows}"));
     lines.push(format!("Execution Time: {:.3} ms", elapsed.as_secs_f64() * 1e3));

@@ -23,6 +23,7 @@ pub mod scope;
 pub mod stream;
 pub mod system;
 pub mod typing;
+mod watch;
 pub mod windows;
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The stream of batches that a statement reads: computed on the cpu runtime, ended by cancellation.
 //!
-//! *Invariants*: (1) dropping the stream stops the plan; (2) after the first error nothing follows; (3) batches have the
+//! *Invariants*: (1) dropping the stream stops the plan, its operators at their next batch; (2) after the first error nothing follows; (3) batches have the
 //! schema that was announced; (4) at most [`BATCHES_MAX`] finished batches wait for the reader.
 
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use datafusion::common::Result;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 use futures::{FutureExt, Stream, StreamExt};
 use tokio::sync::mpsc;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
 use super::error::{canceled, from_datafusion};
 use crate::error::Error;
@@ -29,6 +29,8 @@ pub struct Output {
     batches: mpsc::Receiver<Result<RecordBatch>>,
     canceled: Pin<Box<WaitForCancellationFutureOwned>>,
     done: bool,
+    /// Ends the plan's operators when the stream is dropped.
+    _operators: DropGuard,
     /// Aborts the producer when the stream is dropped.
     _producer: Producer,
 }
@@ -42,12 +44,14 @@ impl Drop for Producer {
 }
 
 /// Runs `input` on the cpu runtime. `snapshot` is held until the plan has ended: the files that it reads stay as long.
+/// `operators` is what the plan's operators watch: it fires with `cancel`, and when the stream is dropped.
 pub fn start(
     input: SendableRecordBatchStream,
     schema: SchemaRef,
     snapshot: Arc<Snapshot>,
     spawner: &Spawner,
     cancel: CancellationToken,
+    operators: CancellationToken,
 ) -> SendableRecordBatchStream {
     let (sender, batches) = mpsc::channel(BATCHES_MAX);
     let producer = spawner.cpu(async move {
@@ -58,7 +62,14 @@ pub fn start(
             let _ = sender.send(Err(error.into())).await;
         }
     });
-    Box::pin(Output { schema, batches, canceled: Box::pin(cancel.cancelled_owned()), done: false, _producer: Producer(producer) })
+    Box::pin(Output {
+        schema,
+        batches,
+        canceled: Box::pin(cancel.cancelled_owned()),
+        done: false,
+        _operators: operators.drop_guard(),
+        _producer: Producer(producer),
+    })
 }
 
 async fn forward(mut input: SendableRecordBatchStream, sender: &mpsc::Sender<Result<RecordBatch>>) {

@@ -18,6 +18,7 @@ use crate::config::limits::QueryLimits;
 use crate::error::{Error, Result};
 use crate::store::{HotBatch, Snapshot, TableState};
 use crate::task::Spawner;
+use crate::telemetry::Metrics;
 use crate::types::SqlType;
 use crate::types::text::{Style, Writer, parse_scalar};
 use crate::types::zone::Zone;
@@ -66,7 +67,7 @@ struct Harness {
 
 fn column(name: &str, type_name: &str) -> Column {
     let sql_type = SqlType::parse(type_name).expect("a type's own name");
-    Column { name: name.to_owned(), sql_type, nullable: true, default: None, generated: None }
+    Column { name: name.to_owned(), sql_type, nullable: true, default: None, generated: None, fill: None }
 }
 
 fn events() -> Table {
@@ -145,7 +146,7 @@ impl Harness {
     async fn new() -> Harness {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::new(NOW));
-        let engine = Engine::new(&QueryLimits::default(), dir.path(), &Spawner::current(), clock).unwrap();
+        let engine = Engine::new(&QueryLimits::default(), dir.path(), &Spawner::current(), clock, &Metrics::default()).unwrap();
         let table = Arc::new(events());
         let catalog = Catalog::default()
             .with(&Change::CreateTable(Arc::clone(&table)))
@@ -154,7 +155,7 @@ impl Harness {
             .unwrap();
         let rows = rows(&table);
         let hot = vec![Arc::new(HotBatch { rows, first_lsn: 1, next_lsn: 6, bytes: 0 })];
-        let state = TableState { table: Arc::clone(&table), hot, cold: None, truncated_lsn: 0, flushing_lsn: 0 };
+        let state = TableState { table: Arc::clone(&table), hot, cold: None, staged: Vec::new(), truncated_lsn: 0, flushing_lsn: 0 };
         let tables = HashMap::from([(table.oid, Arc::new(state))]);
         let snapshot =
             Arc::new(Snapshot { recomputed: HashMap::new(), next_lsn: 6, catalog: Arc::new(catalog), tables, views: HashMap::new() });

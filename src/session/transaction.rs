@@ -44,6 +44,7 @@ pub struct State {
     now: Micros,
     changes: Vec<Change>,
     writes: Vec<Write>,
+    unwritten: Vec<(Oid, u64)>,
     write_bytes: usize,
     savepoints: Vec<Savepoint>,
     base: Option<Arc<Snapshot>>,
@@ -135,11 +136,12 @@ impl Session {
         }
         let changes = std::mem::take(&mut self.transaction.changes);
         let writes = std::mem::take(&mut self.transaction.writes);
+        let unwritten = std::mem::take(&mut self.transaction.unwritten);
         if changes.is_empty() && writes.is_empty() {
             self.end(true);
             return Ok(Committed::default());
         }
-        let outcome = self.send(store::Transaction { changes, writes }).await;
+        let outcome = self.send(store::Transaction { changes, writes, unwritten, ..store::Transaction::default() }).await;
         self.end(outcome.is_ok());
         let committed = outcome?;
         if committed.late > 0 {
@@ -297,6 +299,9 @@ impl Session {
 
     /// Keeps changes until COMMIT. On an error the transaction is as before.
     fn buffer(&mut self, transaction: store::Transaction) -> Result<Committed> {
+        if transaction.staged.is_some() {
+            return Err(Error::internal("staged rows are committed by their own statement"));
+        }
         let bytes_max = self.services.config.limits.store.statement_bytes_max;
         let rows_of = |writes: &[Write]| writes.iter().flat_map(|write| &write.rows).map(|rows| rows.num_rows() as u64).sum::<u64>();
         let bytes: usize = transaction.writes.iter().flat_map(|write| &write.rows).map(|rows| rows.get_array_memory_size()).sum();
@@ -326,6 +331,8 @@ impl Session {
         let state = &mut self.transaction;
         state.changes.extend(transaction.changes);
         state.writes.extend(transaction.writes);
+        // A change that is rolled back to a savepoint leaves its expectation behind, which then costs a retry at worst.
+        state.unwritten.extend(transaction.unwritten);
         state.write_bytes = write_bytes;
         state.version += 1;
         if must_check && let Err(error) = self.snapshot() {

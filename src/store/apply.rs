@@ -14,6 +14,7 @@ use crate::catalog::{Catalog, Change, Maintenance, Oid, View};
 use crate::error::{Error, Result};
 use crate::store::enrich::Found;
 use crate::store::snapshot::{HotBatch, Snapshot, TableState};
+use crate::store::staging::Files;
 use crate::view;
 
 /// Accepted rows of one table with their LSNs.
@@ -203,6 +204,15 @@ fn concat(run: &[&Accepted]) -> Result<RecordBatch> {
     }
     let schema = run[0].rows.schema();
     concat_batches(&schema, run.iter().map(|accepted| &accepted.rows)).map_err(|error| Error::internal(error.to_string()))
+}
+
+/// Adds the files of a commit.
+pub fn files(snapshot: &mut Snapshot, files: Vec<Files>) {
+    for Files { table, columns, chunks } in files {
+        if let Some(state) = snapshot.table_mut(table) {
+            state.stage(&columns, chunks.into_iter().flatten().map(Arc::new).collect());
+        }
+    }
 }
 
 /// Adds accepted rows and their deltas.

@@ -87,8 +87,9 @@ struct Background {
     log_cut: u64,
 }
 
-/// Rows that one round of compaction rewrites at most.
-const COMPACTED_ROWS_MAX: u64 = 2_000_000;
+/// Memory of hot rows in the budget for each row that one round of compaction rewrites: they are all in memory, twice while they
+/// are put in order.
+const BYTES_PER_COMPACTED_ROW: usize = 512;
 
 impl Background {
     fn run(&mut self, inbox: &Receiver<Signal>) {
@@ -149,8 +150,12 @@ impl Background {
         }
         for table in tables {
             if self.shared.published.load().tables.contains_key(&table.table.oid) {
+                if let Some(cold) = &table.cold {
+                    table.staged.iter().for_each(|file| cold.columns.abandon(std::slice::from_ref(file)));
+                }
                 self.unlist_truncated(table.table.oid)?;
             } else {
+                self.shared.opened.blocking_lock().remove(&table.table.oid);
                 self.leaving.push(table);
             }
         }
@@ -244,7 +249,8 @@ impl Background {
         let mut flushed = false;
         for (oid, table) in &snapshot.tables {
             let rows = table.hot_rows();
-            if rows > 0 && (rows >= limits.flush_rows || short || old) {
+            // Staged files only have to be listed.
+            if !table.staged.is_empty() || (rows > 0 && (rows >= limits.flush_rows || short || old)) {
                 flushed |= self.block_on(flush(&self.shared, *oid))?;
             }
         }
@@ -281,11 +287,16 @@ impl Background {
 
     fn compact(&mut self) -> Result<()> {
         let snapshot = self.shared.published.load();
+        let rows_max = (self.shared.parts.limits.store.hot_bytes_max / BYTES_PER_COMPACTED_ROW) as u64;
         for (oid, table) in &snapshot.tables {
             let Some(cold) = &table.cold else { continue };
+            // A replay of the log would read files that it names, for views that have not stored them yet.
+            if table.files().iter().any(|file| file.lsn_base != 0 && file.lsn_range.1.unsigned_abs() >= self.log_cut) {
+                continue;
+            }
             let started = Instant::now();
             let retain_from = self.retain_from(table);
-            if let Some(version) = self.block_on(cold.columns.compact(retain_from, COMPACTED_ROWS_MAX))? {
+            if let Some(version) = self.block_on(cold.columns.compact(retain_from, rows_max))? {
                 self.publish_cold(*oid, version)?;
                 self.shared.parts.metrics.compaction.observe(started.elapsed());
             }
@@ -341,7 +352,8 @@ impl Background {
         let snapshot = self.shared.published.load();
         let hot = snapshot.tables.values().filter_map(|table| Some(table.hot.first()?.first_lsn));
         let views = snapshot.views.values().filter_map(|version| version.first_delta_lsn());
-        let needed = hot.chain(views).min().unwrap_or(saved.next_lsn).min(saved.next_lsn);
+        let staged = snapshot.tables.values().filter_map(|table| table.staged.iter().map(|file| file.lsn_range.0.unsigned_abs()).min());
+        let needed = hot.chain(staged).chain(views).min().unwrap_or(saved.next_lsn).min(saved.next_lsn);
         // A view that has no position yet lives from the log alone, from its creation on.
         let building = snapshot.catalog.views().any(|view| !view.ready);
         let unplaced = snapshot.views.values().any(|version| version.applied_lsn() == 0);

@@ -22,13 +22,14 @@ use crate::catalog::{Catalog, Change, Oid, Table};
 use crate::clock::Micros;
 use crate::columnar::ColumnTable;
 use crate::error::{Error, Result, SqlState};
-use crate::store::apply::{self, Accepted};
-use crate::store::dedupe::Staged;
+use crate::store::apply::{self, Accepted, Deltas};
+use crate::store::dedupe::Staged as Keys;
 use crate::store::enrich::{self, Found};
 use crate::store::flush::layout;
 use crate::store::positions::Judged;
 use crate::store::record::{Encoder, FoundHeader, Header, RowsHeader, encode_header};
 use crate::store::snapshot::Snapshot;
+use crate::store::staging::{Files, Staged};
 use crate::store::{Committed, Shared, Transaction, dropped};
 use crate::types::UTC;
 use crate::wal::Wal;
@@ -75,6 +76,8 @@ struct Group {
     accepted: Vec<Accepted>,
     changes: Vec<Change>,
     changes_lsn: u64,
+    /// Files and deltas of a statement that did not fit memory.
+    staged: Option<(Vec<Files>, Deltas)>,
 }
 
 impl Sequencer {
@@ -160,8 +163,12 @@ impl Sequencer {
 
     /// Judges a transaction's rows, assigns LSNs and appends its record. On error nothing has changed.
     fn stage(&mut self, transaction: Transaction, group: &mut Group) -> Result<Committed> {
-        let Transaction { changes, writes } = transaction;
+        let Transaction { changes, writes, staged, unwritten } = transaction;
+        if let Some(staged) = staged {
+            return self.stage_files(staged, group);
+        }
         let snapshot = self.shared.published.load();
+        unwritten.iter().try_for_each(|(table, lsn)| expect_unwritten(&snapshot, *table, *lsn))?;
         let mut catalog = Arc::clone(&snapshot.catalog);
         for change in &changes {
             catalog = Arc::new(catalog.with(change)?);
@@ -224,15 +231,54 @@ impl Sequencer {
         enrich::find(parts, &self.shared.lookups, &base, accepted, true)
     }
 
-    /// Whether a transaction makes a group of its own: others are staged against the catalog and the joined tables that it leaves.
+    /// Whether a transaction makes a group of its own: others are staged against the catalog and the joined tables that it leaves,
+    /// and staged files are compared with what is published.
     fn is_alone(&self, transaction: &Transaction) -> bool {
         let catalog = &self.shared.published.load().catalog;
-        !transaction.changes.is_empty() || transaction.writes.iter().any(|write| enrich::is_joined(catalog, write.table))
+        !transaction.changes.is_empty()
+            || transaction.staged.is_some()
+            || transaction.writes.iter().any(|write| enrich::is_joined(catalog, write.table))
+    }
+
+    /// Commits the rows of a statement that are in files already. On error nothing has changed.
+    fn stage_files(&mut self, staged: Box<Staged>, group: &mut Group) -> Result<Committed> {
+        let mut staged = self.shared.parts.spawner.cpu_handle().block_on(staged.settle(&self.shared))?;
+        let (first_lsn, next_lsn) = (self.next_lsn, self.next_lsn + staged.numbers().max(1));
+        let (accepted, late, duplicates) = (staged.accepted, staged.late, staged.duplicates);
+        if staged.is_empty() {
+            return Ok(Committed { next_lsn: first_lsn, duplicates, ..Committed::default() });
+        }
+        let files = staged.files(first_lsn);
+        if let Err(error) = self.append_files(&staged, &files, next_lsn) {
+            staged.give_back(files);
+            return Err(error);
+        }
+        let deltas = staged.deltas(first_lsn, next_lsn);
+        let mut positions = self.shared.positions.lock();
+        staged.advance(&mut positions)?;
+        positions.next_lsn = next_lsn;
+        group.staged = Some((files, deltas));
+        self.next_lsn = next_lsn;
+        Ok(Committed { first_lsn, next_lsn, accepted, late, duplicates })
+    }
+
+    fn append_files(&mut self, staged: &Staged, files: &[Files], next_lsn: u64) -> Result<()> {
+        let mut header = Header { committed_at: self.shared.parts.clock.now(), ..Header::default() };
+        for files in files {
+            header.staged.push(files.describe()?);
+        }
+        let mut buffers: Vec<Buffer> = Vec::new();
+        if let Some(newest) = staged.newest()? {
+            buffers = self.encoder.encode(staged.table.oid, &newest)?;
+            let bytes = buffers.iter().map(|buffer| buffer.len() as u64).sum();
+            header.newest = Some(RowsHeader { table: staged.table.oid, first_lsn: self.next_lsn, columns: newest.num_columns(), bytes });
+        }
+        self.write(&header, &buffers, next_lsn)
     }
 
     fn judge(&self, catalog: &Catalog, writes: Vec<crate::store::Write>, committed: &mut Committed) -> Result<Vec<(Arc<Table>, Judged)>> {
         let positions = self.shared.positions.lock();
-        let mut staged: HashMap<Oid, Staged> = HashMap::new();
+        let mut staged: HashMap<Oid, Keys> = HashMap::new();
         let mut sorted = Vec::new();
         for write in writes {
             let table = catalog.table(write.table).ok_or_else(|| dropped(write.table))?;
@@ -276,7 +322,11 @@ impl Sequencer {
                 buffers.extend(message);
             }
         }
-        let head = encode_header(&header)?;
+        self.write(&header, &buffers, next_lsn)
+    }
+
+    fn write(&mut self, header: &Header, buffers: &[Buffer], next_lsn: u64) -> Result<()> {
+        let head = encode_header(header)?;
         let mut parts: Vec<&[u8]> = Vec::with_capacity(buffers.len() + 1);
         parts.push(&head);
         parts.extend(buffers.iter().map(Buffer::as_slice));
@@ -333,6 +383,10 @@ impl Sequencer {
                 }
             }
             apply::rows(snapshot, hot, deltas)?;
+            if let Some((files, deltas)) = group.staged.take() {
+                apply::files(snapshot, files);
+                apply::rows(snapshot, Vec::new(), deltas)?;
+            }
             snapshot.next_lsn = next_lsn;
             self.shared.hot_bytes.store(snapshot.hot_bytes(), Ordering::Release);
             Ok(retired)
@@ -349,7 +403,7 @@ impl Sequencer {
                 && let Some(cold) = changed.tables.get(&table.oid).and_then(|state| state.cold.as_ref())
             {
                 let mut columns = (*cold.columns).clone();
-                self.shared.parts.spawner.cpu_handle().block_on(columns.evolve(layout(table)))?;
+                self.shared.parts.spawner.cpu_handle().block_on(columns.evolve(layout(table)?))?;
                 widened.push((table.oid, Arc::new(columns)));
             }
         }
@@ -365,6 +419,19 @@ impl Sequencer {
         let mut changed = (*base).clone();
         apply::changes(&mut changed, &group.changes, group.changes_lsn, &self.shared.tools)?;
         Ok(Arc::new(changed))
+    }
+}
+
+/// 40001 when a table has got rows from `lsn` on. A transaction with such an expectation that changes the catalog is alone in its
+/// group, so the snapshot has everything before it.
+fn expect_unwritten(snapshot: &Snapshot, table: Oid, lsn: u64) -> Result<()> {
+    let state = snapshot.tables.get(&table).ok_or_else(|| dropped(table))?;
+    let written =
+        state.hot.iter().any(|batch| batch.next_lsn > lsn) || state.files().iter().any(|file| file.lsn_range.1.unsigned_abs() >= lsn);
+    match written {
+        true => Err(Error::new(SqlState::SERIALIZATION_FAILURE, format!("rows came into table \"{}\" meanwhile", state.table.name))
+            .hint("Run the statement again.")),
+        false => Ok(()),
     }
 }
 
@@ -400,7 +467,7 @@ fn row_count(transaction: &Transaction) -> usize {
 }
 
 /// The very late rows as rows of the table's `$late` companion: its columns, then lateness, arrival time and disposition.
-fn late_rows(catalog: &Catalog, table: &Table, late: Option<(RecordBatch, Vec<i64>)>, now: i64) -> Result<Option<(Oid, RecordBatch)>> {
+pub fn late_rows(catalog: &Catalog, table: &Table, late: Option<(RecordBatch, Vec<i64>)>, now: i64) -> Result<Option<(Oid, RecordBatch)>> {
     let (Some((rows, lateness)), Some(companion)) = (late, table.late_oid.and_then(|oid| catalog.table(oid))) else { return Ok(None) };
     let count = rows.num_rows();
     let lateness: IntervalMonthDayNanoArray =

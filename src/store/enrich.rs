@@ -125,6 +125,17 @@ fn joins_of(snapshot: &Snapshot, table: Oid) -> Vec<(Arc<Join>, Vec<Oid>)> {
     joins
 }
 
+/// 54000 for a table whose rows views join, or that views look up: what was joined goes into the log with the rows, and a table that
+/// is looked up has to fit memory.
+pub fn refuse_staging(snapshot: &Snapshot, table: Oid) -> Result<()> {
+    if joins_of(snapshot, table).is_empty() && !is_joined(&snapshot.catalog, table) {
+        return Ok(());
+    }
+    Err(Error::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "the statement's rows are too large")
+        .detail("A materialized view joins them, so they have to fit the memory of one statement.")
+        .hint("Split it into several statements."))
+}
+
 /// Whether any of the rows are of a table that views join.
 pub fn is_needed(snapshot: &Snapshot, accepted: &[Accepted]) -> bool {
     accepted.iter().any(|rows| !joins_of(snapshot, rows.table).is_empty())

@@ -25,6 +25,7 @@ mod record;
 mod recover;
 mod refresh;
 pub mod snapshot;
+pub mod staging;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -36,8 +37,9 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::catalog::bind::Binder;
-use crate::catalog::{Catalog, Change, LateRows, Maintenance, Oid, View};
+use crate::catalog::{Catalog, Change, LateRows, Maintenance, Oid, Table, View};
 use crate::clock::{Clock, Micros};
+use crate::columnar::ColumnTable;
 use crate::config::Limits;
 use crate::error::{Error, Result, SqlState};
 use crate::state::State;
@@ -47,6 +49,7 @@ pub use backfill::Progress;
 pub use classify::{Lateness, PartitionClosing};
 pub use refresh::Runner;
 pub use snapshot::{HotBatch, Snapshot, TableState};
+pub use staging::{Staged, Staging};
 
 /// What one statement or transaction changes: durable and visible whole, or not at all.
 #[derive(Debug, Default)]
@@ -55,6 +58,10 @@ pub struct Transaction {
     pub changes: Vec<Change>,
     /// Rows, in order.
     pub writes: Vec<Write>,
+    /// The rows of a statement that do not fit memory; then there is nothing else in the transaction.
+    pub staged: Option<Box<Staged>>,
+    /// What was read before and must still hold: tables that have got no row with this LSN or a later one (40001 otherwise).
+    pub unwritten: Vec<(Oid, u64)>,
 }
 
 /// Rows for one table: the table's schema (all columns computed and checked), without the hidden LSN.
@@ -111,6 +118,8 @@ struct Shared {
     hot_bytes: AtomicUsize,
     hot_released: Notify,
     retired: Mutex<apply::Retired>,
+    /// Tables whose files were opened for writing; snapshots get them with the first file.
+    opened: tokio::sync::Mutex<HashMap<Oid, Arc<ColumnTable>>>,
     fatal: Mutex<Option<Error>>,
     refresh: refresh::Refreshing,
     lookups: enrich::Lookups,
@@ -216,7 +225,7 @@ impl Store {
             Ok(()) => vec![Change::ViewReady(view.oid)],
             Err(_) => self.catalog().family(view).into_iter().map(Change::DropView).collect(),
         };
-        self.submit(Transaction { changes, writes: Vec::new() }).await?;
+        self.submit(Transaction { changes, ..Transaction::default() }).await?;
         built
     }
 
@@ -246,6 +255,11 @@ impl Store {
     /// Why the last refresh of a view failed, if it did.
     pub fn refresh_failure(&self, view: Oid) -> Option<Error> {
         self.shared.refresh.failure(view)
+    }
+
+    /// Begins a statement whose rows do not fit memory: what it gives is committed in a transaction of its own.
+    pub async fn stage(&self, table: &Arc<Table>, late_rows: LateRows) -> Result<Staging> {
+        Staging::begin(&self.shared, table, late_rows).await
     }
 
     async fn submit(&self, transaction: Transaction) -> Result<Committed> {

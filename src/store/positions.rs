@@ -13,7 +13,7 @@ use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
 use crate::store::apply::Accepted;
 use crate::store::classify::{Watermarks, event_times};
-use crate::store::dedupe::{Dedupe, Staged};
+use crate::store::dedupe::{Bounds, Dedupe, Staged};
 use crate::store::snapshot::{Snapshot, compact_strings};
 
 /// Watermarks and recent keys of every event table, after the commit that ends at `next_lsn`.
@@ -25,6 +25,8 @@ pub struct Positions {
     pub watermarks: HashMap<Oid, Watermarks>,
     /// By table with a `dedup_key`.
     pub dedupe: HashMap<Oid, Dedupe>,
+    /// Where the keys go that are too many for memory.
+    pub bounds: Option<Bounds>,
 }
 
 /// The rows of one batch, sorted out.
@@ -71,7 +73,7 @@ impl Positions {
         let Some((keys, times)) = dedupe_columns(table, rows)? else { return Ok((rows.clone(), 0)) };
         // Before the first accepted row only duplicates within the commit can be found.
         let none = Dedupe::new(table.options.dedup_window_us);
-        match self.dedupe.get(&table.oid).unwrap_or(&none).check(keys, times, staged) {
+        match self.dedupe.get(&table.oid).unwrap_or(&none).check(keys, times, staged)? {
             None => Ok((rows.clone(), 0)),
             Some(fresh) => Ok((select(rows, &fresh)?, (fresh.len() - fresh.true_count()) as u64)),
         }
@@ -96,15 +98,36 @@ impl Positions {
     pub fn remember(&mut self, table: &Table, rows: &RecordBatch) -> Result<()> {
         if let Some((keys, times)) = dedupe_columns(table, rows)? {
             self.dedupe.entry(table.oid).or_insert_with(|| Dedupe::new(table.options.dedup_window_us)).insert(keys, times);
+            self.bound_keys();
         }
         Ok(())
+    }
+
+    /// Keeps the keys in memory below their limit. A disk that takes none leaves them there, and the next commit tries again:
+    /// the commits that brought them are logged already.
+    fn bound_keys(&mut self) {
+        let Some(bounds) = &self.bounds else { return };
+        while self.dedupe.values().map(Dedupe::table_bytes).sum::<usize>() > bounds.bytes_max {
+            let Some(largest) = self.dedupe.values_mut().max_by_key(|keys| keys.table_bytes()) else { return };
+            if let Err(error) = largest.spill(&bounds.dir) {
+                tracing::warn!(%error, "the keys seen lately stay in memory");
+                return;
+            }
+        }
     }
 
     /// Remembers keys read back: a batch of key and event time.
     pub fn remember_keys(&mut self, table: &Table, rows: &RecordBatch) -> Result<()> {
         let times = event_times(rows, 1)?;
         self.dedupe.entry(table.oid).or_insert_with(|| Dedupe::new(table.options.dedup_window_us)).insert(rows.column(0), times);
+        self.bound_keys();
         Ok(())
+    }
+
+    /// Takes in the keys of accepted rows that were gathered apart.
+    pub fn absorb(&mut self, table: &Table, keys: Dedupe) {
+        self.dedupe.entry(table.oid).or_insert_with(|| Dedupe::new(table.options.dedup_window_us)).absorb(keys);
+        self.bound_keys();
     }
 
     /// Forgets a table that is gone or emptied.
@@ -115,7 +138,7 @@ impl Positions {
 }
 
 /// The key column and the event times of a table that drops duplicates.
-fn dedupe_columns<'a>(table: &Table, rows: &'a RecordBatch) -> Result<Option<(&'a ArrayRef, &'a [i64])>> {
+pub fn dedupe_columns<'a>(table: &Table, rows: &'a RecordBatch) -> Result<Option<(&'a ArrayRef, &'a [i64])>> {
     match (table.options.dedup_key, table.watermark) {
         (Some(key), Some(watermark)) => Ok(Some((rows.column(key), event_times(rows, watermark.column)?))),
         _ => Ok(None),

@@ -3,13 +3,13 @@
 //! *Place*: written by `store::commit`, read by `store::recover`.
 //!
 //! Bytes: `header length u32 LE | header JSON | Arrow IPC messages, one a batch, in header order | Arrow IPC messages of what views
-//! joined them with`. The header names each batch's table, LSN range and length. A message carries no schema: the catalog as of the record has it, and replay applies
+//! joined them with`. The header names each batch's table, LSN range and length, and the files of a statement whose rows did not fit
+//! memory. A message carries no schema: the catalog as of the record has it, and replay applies
 //! changes and rows in the same order as the commit did.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::new_null_array;
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamDecoder;
@@ -17,7 +17,7 @@ use arrow::ipc::writer::StreamEncoder;
 use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{Change, Oid};
+use crate::catalog::{Change, Oid, Table};
 use crate::error::{Error, Result, SqlState};
 
 /// The JSON part of a record.
@@ -32,6 +32,12 @@ pub struct Header {
     /// What views joined the batches with: messages after those of the batches.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub found: Vec<FoundHeader>,
+    /// Files that hold the rows of a statement that did not fit memory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub staged: Vec<StagedHeader>,
+    /// After the batches, one with those rows of the files that move the watermarks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<RowsHeader>,
     /// The server's clock at the commit, microseconds: arrival time of the rows.
     pub committed_at: i64,
 }
@@ -56,6 +62,15 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
+/// Files of one table.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StagedHeader {
+    /// The table (an event table, its `$late` companion or a plain one).
+    pub table: Oid,
+    /// By chunk of rows in arrival order, each file as the table log describes it.
+    pub chunks: Vec<Vec<String>>,
+}
+
 /// What some views joined one batch with.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct FoundHeader {
@@ -74,6 +89,8 @@ pub struct Messages {
     pub rows: Vec<Buffer>,
     /// Of [`Header::found`].
     pub found: Vec<Buffer>,
+    /// Of [`Header::newest`].
+    pub newest: Option<Buffer>,
 }
 
 /// Encodes batches without repeating the schema in each record.
@@ -137,16 +154,27 @@ pub fn decode(payload: Vec<u8>) -> Result<(Header, Messages)> {
     };
     let rows = header.rows.iter().map(|rows| next(rows.bytes)).collect::<Result<_>>()?;
     let found = header.found.iter().map(|found| next(found.bytes)).collect::<Result<_>>()?;
-    Ok((header, Messages { rows, found }))
+    let newest = header.newest.as_ref().map(|newest| next(newest.bytes)).transpose()?;
+    Ok((header, Messages { rows, found, newest }))
 }
 
-/// Reads one batch from its IPC message: the first `columns` of `schema`, NULLs in those added since.
-pub fn decode_rows(schema: &SchemaRef, columns: usize, mut message: Buffer) -> Result<RecordBatch> {
-    let damaged = |error: arrow::error::ArrowError| Error::new(SqlState::DATA_CORRUPTED, format!("log record cannot be read: {error}"));
+/// Reads one batch of a table from its IPC message: the first `columns` of the table, filled up with those added since.
+pub fn decode_rows(table: &Table, columns: usize, message: Buffer) -> Result<RecordBatch> {
+    let schema = table.schema();
     let written = Arc::new(schema.project(&(0..columns).collect::<Vec<_>>()).map_err(damaged)?);
+    let rows = decode_batch(&written, message)?;
+    let mut arrays = rows.columns().to_vec();
+    for column in &table.columns[columns..] {
+        arrays.push(column.filled(rows.num_rows())?);
+    }
+    RecordBatch::try_new(schema, arrays).map_err(damaged)
+}
+
+/// Reads one batch of `schema` from its IPC message.
+pub fn decode_batch(schema: &SchemaRef, mut message: Buffer) -> Result<RecordBatch> {
     let mut stream = StreamDecoder::new();
-    let mut head = StreamEncoder::try_new(&written).map_err(damaged)?;
-    let head = head.encode(&RecordBatch::new_empty(written)).map_err(damaged)?;
+    let mut head = StreamEncoder::try_new(schema).map_err(damaged)?;
+    let head = head.encode(&RecordBatch::new_empty(Arc::clone(schema))).map_err(damaged)?;
     // The head is a schema message and an empty batch: both are read before the record's own message.
     for mut buffer in head {
         while !buffer.is_empty() {
@@ -154,31 +182,55 @@ pub fn decode_rows(schema: &SchemaRef, columns: usize, mut message: Buffer) -> R
         }
     }
     // The decoder may hand out the head's empty batch only now; a record's own batch has rows.
-    let rows = loop {
+    loop {
         match stream.decode(&mut message).map_err(damaged)? {
-            Some(rows) if rows.num_rows() > 0 => break rows,
+            Some(rows) if rows.num_rows() > 0 => return Ok(rows),
             Some(_) => {}
             None => return Err(Error::new(SqlState::DATA_CORRUPTED, "log record holds no rows")),
         }
-    };
-    let mut arrays = rows.columns().to_vec();
-    for field in &schema.fields()[columns..] {
-        arrays.push(new_null_array(field.data_type(), rows.num_rows()));
     }
-    RecordBatch::try_new(Arc::clone(schema), arrays).map_err(damaged)
+}
+
+fn damaged(error: arrow::error::ArrowError) -> Error {
+    Error::new(SqlState::DATA_CORRUPTED, format!("log record cannot be read: {error}"))
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Int64Array, StringViewArray};
-    use arrow::datatypes::{DataType, Field, Schema};
+    use arrow::array::{Array, AsArray, Int64Array, StringViewArray};
 
     use super::*;
+    use crate::catalog::{Column, TableKind, TableOptions};
+    use crate::types::SqlType;
 
     #[test]
     fn a_record_comes_back_in_the_grown_table() {
-        let narrow = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8View, true)]));
-        let grown = Arc::new(Schema::new(vec![narrow.field(0).clone(), narrow.field(1).clone(), Field::new("c", DataType::Int64, true)]));
+        let column = |name: &str, sql_type, fill: Option<&str>| Column {
+            name: name.to_owned(),
+            sql_type,
+            nullable: true,
+            default: None,
+            generated: None,
+            fill: fill.map(str::to_owned),
+        };
+        let columns = vec![
+            column("a", SqlType::BigInt, None),
+            column("b", SqlType::Text, None),
+            column("c", SqlType::BigInt, None),
+            column("d", SqlType::Text, Some("filled in")),
+        ];
+        let grown = Table {
+            oid: 1,
+            name: "t".to_owned(),
+            kind: TableKind::Plain,
+            columns,
+            checks: Vec::new(),
+            primary_key: Vec::new(),
+            watermark: None,
+            options: TableOptions::default(),
+            late_oid: None,
+        };
+        let narrow = Arc::new(grown.schema().project(&[0, 1]).unwrap());
         let text = StringViewArray::from_iter([Some("short"), None, Some("longer than twelve bytes")]);
         let rows = RecordBatch::try_new(narrow, vec![Arc::new(Int64Array::from(vec![1, 2, 3])), Arc::new(text)]).unwrap();
         let mut encoder = Encoder::default();
@@ -193,6 +245,7 @@ mod tests {
             let read = decode_rows(&grown, 2, messages.rows[0].clone()).unwrap();
             assert_eq!(read.project(&[0, 1]).unwrap().columns(), rows.columns());
             assert_eq!(read.column(2).null_count(), 3);
+            assert!(read.column(3).as_string_view().iter().all(|value| value == Some("filled in")));
         }
     }
 }

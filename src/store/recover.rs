@@ -15,17 +15,23 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::catalog::{Change, Maintenance, Oid};
-use crate::columnar::ColumnTable;
-use crate::error::{Error, Result};
+use crate::columnar::{ColumnTable, DataFile};
+use crate::error::{Error, Result, SqlState};
 use crate::state::{Family, State};
 use crate::store::apply::{self, Accepted, Retired, Tools};
+use crate::store::dedupe::Bounds;
 use crate::store::enrich::{Found, Lookups};
 use crate::store::flush::{layout, table_dir};
 use crate::store::positions::{Positions, Saved};
 use crate::store::snapshot::{Published, Snapshot, TableState};
-use crate::store::{Parts, Shared, backfill, recent, record, refresh};
+use crate::store::{Parts, Shared, backfill, recent, record, refresh, staging};
 use crate::view;
 use crate::wal::{Record, Wal};
+
+/// Where keys go that are too many for memory.
+pub fn key_bounds(parts: &Parts) -> Bounds {
+    Bounds { dir: parts.dir.join("keys"), bytes_max: parts.limits.store.dedup_bytes_max }
+}
 
 /// An open database before its threads start.
 #[derive(Debug)]
@@ -50,6 +56,8 @@ struct Replay<'a> {
     retired: Retired,
     pending: Vec<Accepted>,
     pending_rows: usize,
+    /// Files named by the log that cannot be read: table, LSN and why. What follows in the log may have dropped them.
+    unread: Vec<(Oid, u64, Error)>,
 }
 
 /// Opens the directory of `parts`.
@@ -65,15 +73,22 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
         parts,
         tools,
         snapshot: Snapshot { next_lsn: saved.next_lsn.max(1), catalog: Arc::new(saved.catalog.clone()), ..Snapshot::empty() },
-        positions: Positions { next_lsn: saved.next_lsn, watermarks: saved.watermarks.clone(), dedupe: HashMap::new() },
+        positions: Positions {
+            next_lsn: saved.next_lsn,
+            watermarks: saved.watermarks.clone(),
+            dedupe: HashMap::new(),
+            bounds: Some(key_bounds(parts)),
+        },
         saved,
         retired: Retired::default(),
         pending: Vec::new(),
         pending_rows: 0,
+        unread: Vec::new(),
     };
     replay.open_saved()?;
     let wal = Wal::open(&parts.dir.join("wal"), parts.limits.wal.segment_bytes_max, 0, &mut |record| replay.record(record))?;
     replay.views_catch_up()?;
+    replay.miss_nothing()?;
     replay.drop_unfinished()?;
     replay.remember_keys()?;
     let Replay { snapshot, positions, retired, tools, .. } = replay;
@@ -89,6 +104,7 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
         hot_bytes,
         hot_released: Notify::new(),
         retired: Mutex::new(retired),
+        opened: tokio::sync::Mutex::default(),
         fatal: Mutex::new(None),
         refresh: refresh::Refreshing::default(),
         lookups: Lookups::default(),
@@ -96,6 +112,7 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
         opened_at: parts.clock.now(),
     });
     remove_strays(&shared)?;
+    delete_unnamed(&shared)?;
     for view in rebuild {
         tracing::info!(view, "view state is of another format; rebuilding it from the rows");
         parts.spawner.io_handle().block_on(backfill::run(&shared, view, next_lsn))?;
@@ -151,7 +168,7 @@ impl Replay<'_> {
             let Some(state) = self.snapshot.tables.get(&rows.table) else { continue };
             let table = Arc::clone(&state.table);
             let flushed = state.cold.as_ref().map_or(0, |cold| cold.version.flushed_lsn).max(state.truncated_lsn);
-            let batch = record::decode_rows(&table.schema(), rows.columns, message)?;
+            let batch = record::decode_rows(&table, rows.columns, message)?;
             let found = found.remove(&index).unwrap_or_default();
             let (first_lsn, very_late) = (rows.first_lsn, rows.very_late);
             let accepted = Accepted { table: rows.table, rows: batch, first_lsn, very_late, found };
@@ -166,6 +183,7 @@ impl Replay<'_> {
             self.pending_rows += accepted.rows.num_rows();
             self.pending.push(accepted);
         }
+        self.staged(&header, first_lsn, messages.newest.as_ref())?;
         self.snapshot.next_lsn = self.snapshot.next_lsn.max(next_lsn);
         self.positions.next_lsn = self.snapshot.next_lsn;
         if self.pending_rows >= REPLAY_ROWS {
@@ -181,10 +199,65 @@ impl Replay<'_> {
             let present = head.views.iter().find_map(|view| self.snapshot.views.get(view));
             let Some(join) = present.and_then(|version| version.spec.join()) else { continue };
             let schema = join.found_schema();
-            let rows = record::decode_rows(schema, schema.fields().len(), message)?;
+            let rows = record::decode_batch(schema, message)?;
             found.entry(head.batch).or_default().push(Found { views: head.views.clone(), rows });
         }
         Ok(found)
+    }
+
+    /// The files that a record names, for those who do not have them yet; the views read them chunk by chunk.
+    fn staged(&mut self, header: &record::Header, first_lsn: u64, newest: Option<&Buffer>) -> Result<()> {
+        if header.staged.is_empty() {
+            return Ok(());
+        }
+        self.views_catch_up()?;
+        if let (Some(rows), Some(message), true) = (&header.newest, newest, first_lsn >= self.saved.next_lsn)
+            && let Some(state) = self.snapshot.tables.get(&rows.table)
+        {
+            let table = Arc::clone(&state.table);
+            self.positions.advance(&table, &record::decode_rows(&table, rows.columns, message.clone())?)?;
+        }
+        for staged in &header.staged {
+            let Some(state) = self.snapshot.tables.get(&staged.table) else { continue };
+            if first_lsn < state.truncated_lsn {
+                continue;
+            }
+            let mut state = (**state).clone();
+            if state.cold.is_none() {
+                self.open_cold(&mut state)?;
+            }
+            let Some(cold) = &state.cold else {
+                self.unread.push((staged.table, first_lsn, lost(&state.table.name)));
+                continue;
+            };
+            let (columns, flushed) = (Arc::clone(&cold.columns), cold.version.flushed_lsn);
+            let files = staging::Files::described(columns, staged)?;
+            for chunk in &files.chunks {
+                if let Err(error) = self.show_chunk(&files, chunk, first_lsn) {
+                    self.unread.push((staged.table, first_lsn, error));
+                }
+            }
+            if first_lsn >= flushed {
+                files.columns.adopt(files.chunks.iter().flatten());
+                state.stage(&files.columns, files.chunks.into_iter().flatten().map(Arc::new).collect());
+                self.snapshot.tables.insert(staged.table, Arc::new(state));
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows the rows of a chunk to the views that have not stored them.
+    fn show_chunk(&mut self, files: &staging::Files, chunk: &[DataFile], lsn: u64) -> Result<()> {
+        let mut lagging = self.snapshot.clone();
+        lagging.views.retain(|_, version| version.applied_lsn() <= lsn && !version.must_rebuild());
+        if !lagging.catalog.views_of(files.table).any(|view| lagging.views.contains_key(&view.oid)) {
+            return Ok(());
+        }
+        let rows = self.parts.spawner.cpu_handle().block_on(staging::read(&files.columns, chunk))?;
+        let first_lsn = files.chunks.iter().flatten().map(|file| file.lsn_range.0.unsigned_abs()).min().unwrap_or(lsn);
+        let next_lsn = files.chunks.iter().flatten().map(|file| file.lsn_range.1.unsigned_abs() + 1).max().unwrap_or(lsn);
+        let deltas = staging::deltas(&lagging, files.table, vec![rows], first_lsn, next_lsn)?;
+        apply::rows(&mut self.snapshot, Vec::new(), deltas)
     }
 
     fn changes(&mut self, changes: &[Change], lsn: u64) -> Result<()> {
@@ -253,6 +326,12 @@ impl Replay<'_> {
         apply::rows(&mut self.snapshot, Vec::new(), deltas)
     }
 
+    /// An error when files that the log names are gone and their rows are still wanted.
+    fn miss_nothing(&mut self) -> Result<()> {
+        let wanted = |(table, lsn, _): &(Oid, u64, Error)| self.snapshot.tables.get(table).is_some_and(|state| state.truncated_lsn <= *lsn);
+        self.unread.iter().find(|unread| wanted(unread)).map_or(Ok(()), |(_, _, error)| Err(error.clone()))
+    }
+
     fn drop_unfinished(&mut self) -> Result<()> {
         let catalog = Arc::clone(&self.snapshot.catalog);
         let mut unfinished: Vec<Oid> = catalog.views().filter(|view| !view.ready).flat_map(|view| catalog.family(view)).collect();
@@ -290,15 +369,31 @@ impl Replay<'_> {
     }
 }
 
+fn lost(table: &str) -> Error {
+    Error::new(SqlState::DATA_CORRUPTED, format!("the files of table \"{table}\" are missing"))
+        .detail("The log names files of it that hold acknowledged rows.")
+        .hint("Restore the data directory from a backup.")
+}
+
 /// Opens a table's files with its present layout, widening the table log where the table has grown.
 pub async fn open_columns(parts: &Parts, table: &crate::catalog::Table) -> Result<ColumnTable> {
-    let wanted = layout(table);
+    let wanted = layout(table)?;
     let (dir, name) = (table_dir(&parts.dir, table), format!("{}-{}", table.name, table.oid));
     let mut columns = ColumnTable::open_with(&dir, &name, wanted.clone(), parts.limits.columnar.clone()).await?;
     if columns.layout().schema != wanted.schema {
         columns.evolve(wanted).await?;
     }
     Ok(columns)
+}
+
+/// Deletes the files of statements that did not come to be committed: neither the table log nor the log names them.
+fn delete_unnamed(shared: &Shared) -> Result<()> {
+    for state in shared.published.load().tables.values() {
+        if let Some(cold) = &state.cold {
+            shared.parts.spawner.cpu_handle().block_on(cold.columns.collect(std::slice::from_ref(&cold.version)))?;
+        }
+    }
+    Ok(())
 }
 
 /// Deletes the directories of tables that no catalog knows: dropped shortly before the last stop.

@@ -1,6 +1,6 @@
 //! The database as of one LSN, and the one place where a new one is published.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use crate::catalog::{Catalog, Oid, Table};
 use crate::error::{Error, Result};
+use crate::store::flush::layout;
 use crate::types::LSN_COLUMN;
 use crate::{columnar, view};
 
@@ -38,6 +39,8 @@ pub struct TableState {
     pub hot: Vec<Arc<HotBatch>>,
     /// Rows in Parquet: nothing before the first flush.
     pub cold: Option<ColdRows>,
+    /// Files that commits have named and the table log does not list yet; readers find them in `cold`.
+    pub staged: Vec<Arc<columnar::DataFile>>,
     /// Rows below this LSN were truncated away, wherever they are still stored.
     pub truncated_lsn: u64,
     /// A flush of the batches below this LSN is under way: they must not be coalesced with later ones.
@@ -115,7 +118,7 @@ pub fn compact_strings(rows: &RecordBatch) -> Result<RecordBatch> {
 impl TableState {
     /// A table without rows.
     pub fn empty(table: Arc<Table>) -> TableState {
-        TableState { table, hot: Vec::new(), cold: None, truncated_lsn: 0, flushing_lsn: 0 }
+        TableState { table, hot: Vec::new(), cold: None, staged: Vec::new(), truncated_lsn: 0, flushing_lsn: 0 }
     }
 
     /// Adds a batch and coalesces small neighbours, so that the list stays logarithmic in the number of commits.
@@ -162,11 +165,13 @@ impl TableState {
         self.cold.as_ref().map_or(&[], |cold| &cold.version.files)
     }
 
-    /// Sets the cold half, without files that were truncated away.
+    /// Sets the cold half: the files of `version` and those that are staged, without what was truncated away.
     pub fn set_cold(&mut self, columns: Arc<columnar::ColumnTable>, version: Arc<columnar::Version>) {
         let truncated = self.truncated_lsn as i64;
-        let version = if version.files.iter().any(|file| file.lsn_range.1 < truncated) {
-            let files = version.files.iter().filter(|file| file.lsn_range.1 >= truncated).cloned().collect();
+        let listed: HashSet<&str> = version.files.iter().map(|file| file.path.as_str()).collect();
+        let unlisted: Vec<_> = self.staged.iter().filter(|file| !listed.contains(file.path.as_str())).cloned().collect();
+        let version = if !unlisted.is_empty() || version.files.iter().any(|file| file.lsn_range.1 < truncated) {
+            let files = version.files.iter().cloned().chain(unlisted).filter(|file| file.lsn_range.1 >= truncated).collect();
             Arc::new(columnar::Version { files, ..(*version).clone() })
         } else {
             version
@@ -174,30 +179,43 @@ impl TableState {
         self.cold = Some(ColdRows { columns, version });
     }
 
+    /// Adds the files of a commit.
+    pub fn stage(&mut self, columns: &Arc<columnar::ColumnTable>, files: Vec<Arc<columnar::DataFile>>) {
+        self.staged.extend(files);
+        let ColdRows { columns, version } =
+            self.cold.take().unwrap_or_else(|| ColdRows { columns: Arc::clone(columns), version: columns.version() });
+        self.set_cold(columns, version);
+    }
+
     /// Forgets every row below an LSN.
     pub fn truncate(&mut self, lsn: u64) {
         self.truncated_lsn = lsn;
         self.hot.retain(|batch| batch.first_lsn >= lsn);
+        self.staged.retain(|file| file.lsn_range.0.unsigned_abs() >= lsn);
         if let Some(ColdRows { columns, version }) = self.cold.take() {
             self.set_cold(columns, version);
         }
     }
 
-    /// Takes over a wider definition: rows in memory get NULLs (or the constant `fills`) for the new columns.
+    /// Takes over a wider definition: rows in memory get the new columns, files are read as if they had them.
     pub fn widen(&mut self, table: Arc<Table>) -> Result<()> {
         let schema = with_lsn(&table.schema());
+        if let Some(cold) = &mut self.cold {
+            cold.columns = Arc::new(cold.columns.reading(layout(&table)?));
+        }
         self.hot = self
             .hot
             .iter()
             .map(|batch| {
                 let mut columns = batch.rows.columns().to_vec();
                 let lsns = columns.pop().expect("every hot batch ends with its LSNs");
-                for field in &schema.fields()[columns.len()..schema.fields().len() - 1] {
-                    columns.push(arrow::array::new_null_array(field.data_type(), batch.rows.num_rows()));
+                for column in &table.columns[columns.len()..] {
+                    columns.push(column.filled(batch.rows.num_rows())?);
                 }
                 columns.push(lsns);
                 let rows = RecordBatch::try_new(schema.clone(), columns).map_err(|error| Error::internal(error.to_string()))?;
-                Ok(Arc::new(HotBatch { rows, ..(**batch).clone() }))
+                let bytes = rows.get_array_memory_size();
+                Ok(Arc::new(HotBatch { rows, bytes, ..(**batch).clone() }))
             })
             .collect::<Result<_>>()?;
         self.table = table;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+pub use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
@@ -147,6 +147,8 @@ metrics! {
     queries: Counter;
     /// From the arrival of such a statement to its last row.
     query: Latency;
+    /// Streams of the operators of plans that run.
+    plan_streams: Gauge;
     /// Open PostgreSQL connections.
     connections: Gauge;
     /// PostgreSQL connections accepted.
@@ -161,6 +163,8 @@ metrics! {
     copy_sent: Counter, Bytes;
     /// Resident memory of the process.
     resident_memory: Gauge, Bytes;
+    /// Greatest resident memory of the process since its start.
+    resident_memory_peak: Gauge, Bytes;
 }
 
 impl Metrics {
@@ -179,6 +183,9 @@ impl Metrics {
         if let Some(bytes) = resident_bytes() {
             self.resident_memory.set(bytes);
         }
+        if let Some(bytes) = status_bytes("VmHWM:") {
+            self.resident_memory_peak.set(bytes);
+        }
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
@@ -193,8 +200,12 @@ impl fmt::Debug for Metrics {
 
 /// Resident memory of this process, where `/proc` tells it.
 pub fn resident_bytes() -> Option<i64> {
+    status_bytes("VmRSS:")
+}
+
+fn status_bytes(key: &str) -> Option<i64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
     line.trim().strip_suffix("kB")?.trim().parse::<i64>().ok()?.checked_mul(1024)
 }
 

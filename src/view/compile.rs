@@ -93,7 +93,14 @@ fn columns_of(plan: &LogicalPlan) -> Result<Vec<Column>> {
                 .hint("Give the columns different names with AS."));
         }
         let sql_type = SqlType::of_field(field);
-        columns.push(Column { name: field.name().clone(), sql_type, nullable: field.is_nullable(), default: None, generated: None });
+        columns.push(Column {
+            name: field.name().clone(),
+            sql_type,
+            nullable: field.is_nullable(),
+            default: None,
+            generated: None,
+            fill: None,
+        });
     }
     Ok(columns)
 }

@@ -62,7 +62,14 @@ impl Binder for TestBinder {
 }
 
 fn catalog() -> (Arc<Catalog>, Arc<Table>) {
-    let column = |name: &str, sql_type, nullable| Column { name: String::from(name), sql_type, nullable, default: None, generated: None };
+    let column = |name: &str, sql_type, nullable| Column {
+        name: String::from(name),
+        sql_type,
+        nullable,
+        default: None,
+        generated: None,
+        fill: None,
+    };
     let table = Arc::new(Table {
         oid: 20_000,
         name: String::from("events"),

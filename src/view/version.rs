@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arrow::record_batch::RecordBatch;
+
 use super::blocks::{Block, Blocks, delete_meta};
 use super::checkpoint::{Checkpoint, Merged};
 use super::delta::{self, DELTA_FAN_IN, Delta, MERGED_ROWS_MAX, Work, mergeable_tail};
@@ -133,6 +135,19 @@ impl Version {
             }
         }
         Ok(next)
+    }
+
+    /// The deltas as those of one commit: for a version that was made to take in rows before they had LSNs.
+    pub fn as_commit(&self, first_lsn: u64, next_lsn: u64) -> Vec<Delta> {
+        let mut deltas: Vec<Delta> = self.deltas.iter().map(|delta| Delta { first_lsn, next_lsn, ..Delta::clone(delta) }).collect();
+        if deltas.is_empty() && self.poison.is_some() {
+            let rows = RecordBatch::new_empty(Arc::clone(&self.spec.state_schema));
+            deltas.push(Delta { rows, first_lsn, next_lsn, poison: None });
+        }
+        if let Some(first) = deltas.first_mut() {
+            first.poison = first.poison.take().or_else(|| self.poison.clone());
+        }
+        deltas
     }
 
     /// The version after a checkpoint's or [`super::Backfill`]'s batch was written: its deltas replaced by the new blocks.

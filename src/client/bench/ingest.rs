@@ -43,15 +43,23 @@ impl Acknowledged {
 }
 
 pub async fn run(target: &Target, control: &Connection, args: IngestArgs) -> Result<Report> {
-    let IngestArgs { rows, chunk, connections, views, mode } = args;
-    schema::create(control, views).await?;
+    let IngestArgs { rows, chunk, connections, views, mode, dedup } = args;
+    match dedup {
+        true => schema::create_with_dedup(control, views).await?,
+        false => schema::create(control, views).await?,
+    }
     let (form, chunk) = match mode {
-        Mode::Copy => (Form::Csv, chunk),
+        Mode::Copy | Mode::Single => (Form::Csv, chunk),
         Mode::Insert => (Form::Literal, INSERT_ROWS),
     };
     let statements = rows.div_ceil(chunk).max(connections);
-    let how = if mode == Mode::Copy { "COPY" } else { "INSERT" };
-    let mut report = Report::new("ingest", &format!("{views} views, {how} of {chunk} rows, {connections} connections"));
+    let how = match mode {
+        Mode::Copy => format!("COPY of {chunk} rows"),
+        Mode::Insert => format!("INSERT of {chunk} rows"),
+        Mode::Single => format!("one COPY of {rows} rows in all"),
+    };
+    let keys = if dedup { ", dedup_key" } else { "" };
+    let mut report = Report::new("ingest", &format!("{views} views, {how}, {connections} connections{keys}"));
     let pools = Pool::make(target.seed, START_US, form, rows, chunk, connections, None);
     let mut senders = Vec::new();
     for _ in 0..connections {
@@ -65,6 +73,7 @@ pub async fn run(target: &Target, control: &Connection, args: IngestArgs) -> Res
             match mode {
                 Mode::Copy => copy(sender, pool, own).await,
                 Mode::Insert => insert(sender, pool, own).await,
+                Mode::Single => single(sender, pool, own).await,
             }
         }
     });
@@ -74,6 +83,8 @@ pub async fn run(target: &Target, control: &Connection, args: IngestArgs) -> Res
     report.number("events", sum.events as f64, "acknowledged");
     report.number("events_per_second", sum.events as f64 / seconds, "");
     report.times("acknowledgement", &mut sum.times);
+    let peak = control.number("SELECT value::bigint FROM verus.metrics WHERE name = 'verus_resident_memory_peak_bytes'").await?;
+    report.number("server_memory_peak", (peak as f64 / 1_048_576.0).round(), "MiB since its start");
     check(control, &sum).await?;
     bytes_on_disk(control, sum.events, &mut report).await?;
     report.checked(&format!("count, and purchases and revenue by view: {} events, {} purchases", sum.events, sum.purchases));
@@ -94,6 +105,24 @@ async fn copy(sender: &Connection, mut pool: Pool, statements: u64) -> Result<Ac
         sum.purchases += chunk.purchases;
         sum.cents += chunk.cents;
     }
+    Ok(sum)
+}
+
+/// All chunks in one statement.
+async fn single(sender: &Connection, mut pool: Pool, chunks: u64) -> Result<Acknowledged> {
+    let statement = sender.client.prepare(&format!("COPY bench_events ({COLUMNS}) FROM STDIN (FORMAT csv)")).await?;
+    let mut sum = Acknowledged::default();
+    let begin = Instant::now();
+    let data = (0..chunks).map(|_| {
+        let (chunk, later) = pool.next_chunk();
+        sum.events += chunk.events();
+        sum.purchases += chunk.purchases;
+        sum.cents += chunk.cents;
+        chunk.data(later)
+    });
+    let accepted = sender.copy_all(&statement, data).await?;
+    expect("rows of the COPY", sum.events, accepted as i64)?;
+    sum.times.push(begin.elapsed());
     Ok(sum)
 }
 

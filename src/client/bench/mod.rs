@@ -63,6 +63,8 @@ enum Mode {
     Copy,
     /// Literal INSERT statements of 1000 rows, ten under way at a time
     Insert,
+    /// One COPY statement a connection
+    Single,
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -82,6 +84,9 @@ struct IngestArgs {
     /// How events are sent
     #[arg(long, value_enum, default_value_t = Mode::Copy)]
     mode: Mode,
+    /// The table drops events whose id it has seen within a quarter of an hour
+    #[arg(long)]
+    dedup: bool,
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -154,7 +159,7 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
 }
 
 async fn run(target: &Target, control: &Connection, what: &What) -> Result<Vec<Report>> {
-    let ingest = |views| IngestArgs { rows: 1_000_000, chunk: 10_000, connections: 1, views, mode: Mode::Copy };
+    let ingest = |views| IngestArgs { rows: 1_000_000, chunk: 10_000, connections: 1, views, mode: Mode::Copy, dedup: false };
     let query = |ingest| QueryArgs { stores: 2_000, minutes: 500, queries: 2_000, ingest };
     let mut reports = Vec::new();
     match what {

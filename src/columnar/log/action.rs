@@ -16,6 +16,8 @@ pub const TAG_CHECKSUM: &str = "verus.xxh3";
 pub const TAG_LSN_MIN: &str = "verus.lsnMin";
 /// Tag of an `add` with the greatest LSN.
 pub const TAG_LSN_MAX: &str = "verus.lsnMax";
+/// Tag of an `add` with the number that is added to the LSNs in the file, where it is not zero.
+pub const TAG_LSN_BASE: &str = "verus.lsnBase";
 /// Application of the `txn` action that carries the flushed LSN.
 pub const APP_ID: &str = "verus";
 /// Feature of tables with timestamps without time zone.

@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -34,7 +34,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::columnar::error::{ColumnarError, Result};
 use crate::columnar::physical::{delta_type, has_timestamp_ntz};
 use crate::columnar::publish::{Created, Publish, UNFINISHED};
-use crate::columnar::{DataFile, Version};
+use crate::columnar::{DataFile, Layout, Version};
 
 /// Directory of the log.
 pub const LOG_DIR: &str = "_delta_log";
@@ -233,11 +233,12 @@ impl DeltaLog {
 
     async fn create(&self, schema: &SchemaRef) -> Result<Listing> {
         let protocol = protocol_for(schema, None);
+        let fields: Vec<_> = schema.fields().iter().map(|field| logged_field(field, field.is_nullable())).collect();
         let meta = MetaData {
             id: uuid::Uuid::new_v4().to_string(),
             name: Some(self.table.clone()),
             format: Format { provider: "parquet".to_owned(), options: BTreeMap::new() },
-            schema_string: schema_string(schema, None),
+            schema_string: schema_string(&fields),
             partition_columns: Vec::new(),
             configuration: BTreeMap::new(),
             created_time: Some(now_ms()),
@@ -254,10 +255,10 @@ impl DeltaLog {
 
 #[async_trait]
 impl TableLog for DeltaLog {
-    async fn open(&self, schema: &SchemaRef) -> Result<Listing> {
-        match self.load(schema).await? {
-            None => self.create(schema).await,
-            Some(listing) => self.widen(&listing, schema).await,
+    async fn open(&self, layout: &Layout) -> Result<Listing> {
+        match self.load(&layout.schema).await? {
+            None => self.create(&layout.schema).await,
+            Some(listing) => self.widen(&listing, layout).await,
         }
     }
 
@@ -298,11 +299,12 @@ impl TableLog for DeltaLog {
         Ok(listing)
     }
 
-    async fn widen(&self, base: &Listing, schema: &SchemaRef) -> Result<Listing> {
+    async fn widen(&self, base: &Listing, layout: &Layout) -> Result<Listing> {
+        let schema = &layout.schema;
         let meta = &base.header.meta;
         let wider = widened_schema_string(&self.table, &meta.schema_string, schema)?;
         let files = base.version.files.iter().map(|file| {
-            let stats = stats::under_schema(&base.schema, &file.stats, file.rows, schema);
+            let stats = stats::under_schema(&base.schema, &file.stats, file.rows, schema, &|column| !layout.fills.has(column));
             Arc::new(DataFile { stats, ..DataFile::clone(file) })
         });
         let mut version = Version { files: files.collect(), ..Version::clone(&base.version) };
@@ -388,17 +390,12 @@ fn protocol_for(schema: &Schema, present: Option<&Protocol>) -> Protocol {
     }
 }
 
-/// The columns as Spark writes a schema. `kept` are columns that the log has and `schema` has not.
-fn schema_string(schema: &Schema, kept: Option<Vec<serde_json::Value>>) -> String {
-    let fields = schema.fields().iter().map(|field| {
-        json!({
-            "name": field.name(),
-            "type": delta_type(field.data_type()),
-            "nullable": field.is_nullable(),
-            "metadata": field.metadata(),
-        })
-    });
-    let fields: Vec<serde_json::Value> = fields.chain(kept.into_iter().flatten()).collect();
+/// A column as Spark writes it.
+fn logged_field(field: &Field, nullable: bool) -> serde_json::Value {
+    json!({"name": field.name(), "type": delta_type(field.data_type()), "nullable": nullable, "metadata": field.metadata()})
+}
+
+fn schema_string(fields: &[serde_json::Value]) -> String {
     json!({"type": "struct", "fields": fields}).to_string()
 }
 
@@ -410,19 +407,22 @@ fn widened_schema_string(table: &str, present: &str, schema: &Schema) -> Result<
     let logged = parsed["fields"].as_array().cloned().unwrap_or_default();
     let find = |name: &str| logged.iter().find(|field| field["name"] == name);
     let mut wider = false;
+    let mut fields = Vec::with_capacity(logged.len());
     for field in schema.fields() {
         match find(field.name()) {
-            Some(found) if found["type"] == delta_type(field.data_type()) => {}
+            Some(found) if found["type"] == delta_type(field.data_type()) => fields.push(found.clone()),
             Some(found) => {
                 return Err(incompatible(format!("column \"{}\" is of type {} there", field.name(), found["type"])));
             }
-            None if field.is_nullable() => wider = true,
-            None => return Err(incompatible(format!("added column \"{}\" is NOT NULL", field.name()))),
+            None => {
+                wider = true;
+                fields.push(logged_field(field, true));
+            }
         }
     }
     let kept = logged.iter().filter(|field| schema.fields().iter().all(|column| field["name"] != column.name().as_str()));
-    let kept = kept.cloned().collect();
-    Ok(wider.then(|| schema_string(schema, Some(kept))))
+    fields.extend(kept.cloned());
+    Ok(wider.then(|| schema_string(&fields)))
 }
 
 fn signed(value: u64) -> i64 {
@@ -434,11 +434,14 @@ fn txn(flushed_lsn: u64, last_updated: Option<i64>) -> Txn {
 }
 
 fn add(file: &DataFile, schema: &Schema, data_change: bool) -> Add {
-    let tags = [
+    let mut tags = vec![
         (action::TAG_CHECKSUM, format!("{:016x}", file.checksum)),
         (action::TAG_LSN_MIN, file.lsn_range.0.to_string()),
         (action::TAG_LSN_MAX, file.lsn_range.1.to_string()),
     ];
+    if file.lsn_base != 0 {
+        tags.push((action::TAG_LSN_BASE, file.lsn_base.to_string()));
+    }
     Add {
         path: file.path.clone(),
         partition_values: BTreeMap::new(),
@@ -450,6 +453,17 @@ fn add(file: &DataFile, schema: &Schema, data_change: bool) -> Add {
     }
 }
 
+/// A file's `add` action as text.
+pub fn describe(file: &DataFile, schema: &Schema) -> Result<String> {
+    serde_json::to_string(&add(file, schema, true)).map_err(ColumnarError::encoding("describe"))
+}
+
+/// Reads what [`describe`] wrote.
+pub fn described(text: &str, schema: &Schema) -> Result<DataFile> {
+    let add: Add = serde_json::from_str(text).map_err(|error| ColumnarError::damaged(LOG_DIR, error.to_string()))?;
+    file(add, schema)
+}
+
 /// A file from its `add` action; one without Verus's tags was written by somebody else.
 fn file(add: Add, schema: &Schema) -> Result<DataFile> {
     let foreign = || ColumnarError::damaged(&add.path, "the table log has no checksum for it");
@@ -457,6 +471,7 @@ fn file(add: Add, schema: &Schema) -> Result<DataFile> {
     let checksum = u64::from_str_radix(tag(action::TAG_CHECKSUM)?, 16).map_err(|_| foreign())?;
     let lsn_min = tag(action::TAG_LSN_MIN)?.parse().map_err(|_| foreign())?;
     let lsn_max = tag(action::TAG_LSN_MAX)?.parse().map_err(|_| foreign())?;
+    let lsn_base = add.tags.get(action::TAG_LSN_BASE).map_or(Ok(0), |base| base.parse()).map_err(|_| foreign())?;
     let (rows, stats) = stats::from_json(schema, add.stats.as_deref().unwrap_or("{}"))
         .map_err(|error| ColumnarError::damaged(&add.path, format!("its statistics cannot be read: {error}")))?;
     Ok(DataFile {
@@ -467,6 +482,7 @@ fn file(add: Add, schema: &Schema) -> Result<DataFile> {
         stats,
         written_ms: add.modification_time,
         path: add.path,
+        lsn_base,
     })
 }
 

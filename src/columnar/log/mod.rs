@@ -15,7 +15,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 
 use super::error::Result;
-use super::{DataFile, Version};
+use super::{DataFile, Layout, Version};
 
 /// The table as of one commit.
 #[derive(Clone, Debug)]
@@ -44,13 +44,13 @@ pub struct Change {
 /// A log of commits, each all or nothing, in one order.
 #[async_trait]
 pub trait TableLog: Debug + Send + Sync {
-    /// The newest state, for readers of `schema`; writes the first commit when there is none. Columns that the log does not
+    /// The newest state, for readers of `layout`; writes the first commit when there is none. Columns that the log does not
     /// have yet are added to it; columns that it has besides are left alone.
-    async fn open(&self, schema: &SchemaRef) -> Result<Listing>;
+    async fn open(&self, layout: &Layout) -> Result<Listing>;
 
     /// Appends one commit after `base`; a conflict when somebody else was there first.
     async fn commit(&self, base: &Listing, change: Change) -> Result<Listing>;
 
-    /// Adds the columns of `schema` that the log lacks.
-    async fn widen(&self, base: &Listing, schema: &SchemaRef) -> Result<Listing>;
+    /// Adds the columns of `layout` that the log lacks, nullable whatever they are in Verus: files before them hold NULL for others.
+    async fn widen(&self, base: &Listing, layout: &Layout) -> Result<Listing>;
 }

@@ -200,12 +200,20 @@ fn bound_from_json(value: &Value, data_type: &DataType) -> Option<ScalarValue> {
     })
 }
 
-/// `stats` of a file under another schema: by name; columns that the file lacks are all NULL.
-pub fn under_schema(from: &Schema, stats: &[Option<ColumnStats>], rows: u64, to: &Schema) -> Vec<Option<ColumnStats>> {
+/// `stats` of a file under another schema: by name; columns that the file lacks are all NULL where
+/// `is_null` says so, and unknown otherwise.
+pub fn under_schema(
+    from: &Schema,
+    stats: &[Option<ColumnStats>],
+    rows: u64,
+    to: &Schema,
+    is_null: &dyn Fn(&str) -> bool,
+) -> Vec<Option<ColumnStats>> {
     to.fields()
         .iter()
         .map(|field| match from.index_of(field.name()) {
             Ok(index) => stats.get(index).cloned().flatten(),
+            Err(_) if !is_null(field.name()) => None,
             Err(_) => {
                 let none = ScalarValue::try_from(field.data_type()).ok()?;
                 has_bounds(field.data_type()).then(|| ColumnStats { min: none.clone(), max: none, nulls: rows })

@@ -73,7 +73,7 @@ fn columns(world: &World, rows: &mut Rows) {
             Object::System(relation) => {
                 for (index, attribute) in relation.columns.iter().enumerate() {
                     let (name, sql_type) = (attribute.name.to_owned(), attribute.sql_type.clone());
-                    let column = Column { name, sql_type, nullable: !attribute.not_null, default: None, generated: None };
+                    let column = Column { name, sql_type, nullable: !attribute.not_null, default: None, generated: None, fill: None };
                     add_column(object, index, &column, attribute.type_oid, rows);
                 }
             }

@@ -91,7 +91,7 @@ pub fn attributes(world: &World, rows: &mut Rows) {
             Object::View(view) => view.columns.iter().enumerate().for_each(|(index, column)| user(index, column, rows)),
             Object::Index(table) => {
                 for (index, column) in table.primary_key.iter().filter_map(|column| table.columns.get(*column)).enumerate() {
-                    let bare = crate::catalog::Column { default: None, generated: None, nullable: true, ..column.clone() };
+                    let bare = crate::catalog::Column { default: None, generated: None, fill: None, nullable: true, ..column.clone() };
                     user(index, &bare, rows);
                 }
             }

@@ -16,6 +16,7 @@ use crate::query::Engine;
 use crate::sql::Statement;
 use crate::store::{Lateness, PartitionClosing, Snapshot, WatermarkRange};
 use crate::task::Spawner;
+use crate::telemetry::Metrics;
 use crate::types::SqlType;
 
 #[derive(Debug)]
@@ -57,7 +58,7 @@ impl Activity for Quiet {
 }
 
 fn column(name: &str, sql_type: SqlType, nullable: bool) -> Column {
-    Column { name: name.to_owned(), sql_type, nullable, default: None, generated: None }
+    Column { name: name.to_owned(), sql_type, nullable, default: None, generated: None, fill: None }
 }
 
 /// An event table with every kind of thing that hangs on one, and a view.
@@ -112,7 +113,8 @@ fn context() -> Context {
 /// A query's rows as `a|b|c`, NULL as nothing.
 async fn rows(sql: &str) -> Result<Vec<String>> {
     let spill = tempfile::TempDir::new().unwrap();
-    let engine = Engine::new(&QueryLimits::default(), spill.path(), &Spawner::current(), Arc::new(SystemClock)).unwrap();
+    let engine =
+        Engine::new(&QueryLimits::default(), spill.path(), &Spawner::current(), Arc::new(SystemClock), &Metrics::default()).unwrap();
     engine.set_system(Arc::new(SystemCatalogs::new(Arc::new(Quiet))));
     let statement = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap().remove(0);
     let sqlparser::ast::Statement::Query(query) = statement else { panic!("not a query: {sql}") };

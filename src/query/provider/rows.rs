@@ -80,13 +80,7 @@ impl Rows {
             .filter(|batch| batch.rows.num_rows() > 0)
             .map(|batch| {
                 let rows = self.counted(batch)?;
-                // Batches from before ALTER TABLE ... ADD COLUMN have fewer columns before their LSN.
-                let declared = rows.num_columns().saturating_sub(1);
-                let columns = projection.iter().map(|index| match *index < declared {
-                    true => Arc::clone(rows.column(*index)),
-                    false => arrow::array::new_null_array(self.schema.field(*index).data_type(), rows.num_rows()),
-                });
-                let columns = columns.collect();
+                let columns = projection.iter().map(|index| Arc::clone(rows.column(*index))).collect();
                 let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
                 Ok(RecordBatch::try_new_with_options(Arc::clone(&shown), columns, &options)?)
             })

@@ -1,7 +1,7 @@
 //! `DROP {TABLE | MATERIALIZED VIEW} [IF EXISTS] name, ... [CASCADE | RESTRICT]`, `TRUNCATE [TABLE] [ONLY] name, ...`,
-//! `ALTER TABLE t ADD [COLUMN] [IF NOT EXISTS] column`, `ALTER MATERIALIZED VIEW v SET (option = value, ...)`.
+//! `ALTER TABLE t ADD [COLUMN] [IF NOT EXISTS] column [, ADD ...]`, `ALTER MATERIALIZED VIEW v SET (option = value, ...)`.
 
-use super::{AlterTable, Drop, Statement, create_table, refuse_known};
+use super::{AddColumn, AlterTable, Drop, Statement, create_table, refuse_known};
 use crate::error::{Error, Result};
 use crate::sql::reader::Reader;
 
@@ -85,6 +85,11 @@ fn alter_table(reader: &mut Reader<'_>) -> Result<Statement> {
     }
     reader.accept(&["ONLY"]);
     let name = reader.name()?;
+    let columns = reader.separated(add_column)?;
+    Ok(Statement::AlterTable(AlterTable { name, columns }))
+}
+
+fn add_column(reader: &mut Reader<'_>) -> Result<AddColumn> {
     let constraint = ["CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN", "EXCLUDE"];
     let adds_constraint = reader.sees(&["ADD"]) && reader.word(1).is_some_and(|word| constraint.contains(&word.as_str()));
     if adds_constraint || !reader.sees(&["ADD"]) {
@@ -105,10 +110,7 @@ fn alter_table(reader: &mut Reader<'_>) -> Result<Statement> {
     if primary_key {
         return Err(Error::unsupported("adding a primary key is not supported"));
     }
-    if reader.sees_token(&sqlparser::tokenizer::Token::Comma) {
-        return Err(Error::unsupported("ALTER TABLE with several actions is not supported").hint("Add one column at a time."));
-    }
-    Ok(Statement::AlterTable(AlterTable { name, if_not_exists, column }))
+    Ok(AddColumn { if_not_exists, column })
 }
 
 fn alter_view(reader: &mut Reader<'_>) -> Result<Statement> {

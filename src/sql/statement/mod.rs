@@ -46,7 +46,7 @@ pub enum Statement {
     Drop(Drop),
     /// `TRUNCATE [TABLE] name [, ...]`.
     Truncate(Vec<Name>),
-    /// `ALTER TABLE t ADD [COLUMN] [IF NOT EXISTS] column`.
+    /// `ALTER TABLE t ADD [COLUMN] [IF NOT EXISTS] column [, ...]`.
     AlterTable(AlterTable),
     /// `ALTER MATERIALIZED VIEW v SET (ttl = ...)`.
     AlterView {
@@ -437,7 +437,14 @@ pub struct Drop {
 pub struct AlterTable {
     /// The table.
     pub name: Name,
-    /// IF NOT EXISTS on the column.
+    /// In order.
+    pub columns: Vec<AddColumn>,
+}
+
+/// An action of ALTER TABLE.
+#[derive(Clone, Debug)]
+pub struct AddColumn {
+    /// IF NOT EXISTS.
     pub if_not_exists: bool,
     /// The new column.
     pub column: ColumnDefinition,

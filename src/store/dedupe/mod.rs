@@ -8,10 +8,21 @@
 //! partition; (3) keys are kept while they can be looked at, by whole buckets of half a window of event time, so that
 //! forgetting is dropping a table and looking up is at most three probes. NULL is nobody's duplicate.
 //!
-//! About 22 bytes a key: tables of 16-byte slots that grow by a quarter, so they are between 64 and 80 % full, in shards, so
-//! that growing never copies more than 1/256 of a bucket.
+//! In memory about 22 bytes a key, in shards, so that growing never copies more than 1/256 of a bucket. Past a limit the
+//! largest bucket's keys go to a sorted file, of which about 1.4 bytes a key stay in memory; only a key that is most likely
+//! there is looked up on disk. Files of one size are merged, so that a bucket has few.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `table` | keys in memory |
+//! | `run` | keys on disk |
+
+mod run;
+mod table;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder};
@@ -19,7 +30,10 @@ use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, SortField};
 use xxhash_rust::xxh3::xxh3_128;
 
+use self::run::Run;
+use self::table::Table;
 use crate::clock::Micros;
+use crate::error::Result;
 
 /// Buckets of event time a window is cut into.
 const BUCKETS_PER_WINDOW: i64 = 2;
@@ -33,13 +47,116 @@ pub struct Dedupe {
     /// Greatest event time inserted.
     newest: Micros,
     /// By event time divided by `bucket_us`.
-    buckets: BTreeMap<i64, Box<[Table]>>,
+    buckets: BTreeMap<i64, Bucket>,
+}
+
+/// Where keys go that are too many for memory, and when.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// A directory for files without names.
+    pub dir: PathBuf,
+    /// Keys in memory, bytes.
+    pub bytes_max: usize,
 }
 
 /// The keys of a commit that is being put together.
 #[derive(Debug, Default)]
 pub struct Staged {
     keys: Table,
+    runs: Vec<Run>,
+    bounds: Option<Bounds>,
+}
+
+/// The keys of half a window of event time.
+#[derive(Debug)]
+struct Bucket {
+    shards: Box<[Table]>,
+    runs: Vec<Run>,
+}
+
+impl Staged {
+    /// For a commit of more keys than memory.
+    pub fn bounded(bounds: Bounds) -> Self {
+        Self { bounds: Some(bounds), ..Self::default() }
+    }
+
+    /// Whether any of the keys is among these.
+    pub fn has_any(&self, keys: &ArrayRef) -> Result<bool> {
+        for (row, key) in hashes(keys).into_iter().enumerate() {
+            if !keys.is_null(row) && (self.keys.contains(key) || any_has(&self.runs, key)?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// False where the key was there before.
+    fn insert(&mut self, key: u128) -> Result<bool> {
+        Ok(!any_has(&self.runs, key)? && self.keys.insert(key))
+    }
+
+    fn bound(&mut self) -> Result<()> {
+        let Some(bounds) = self.bounds.as_ref().filter(|bounds| self.keys.bytes() > bounds.bytes_max) else { return Ok(()) };
+        self.runs.push(Run::write(&bounds.dir, self.keys.len(), self.keys.sorted().into_iter().map(Ok))?);
+        self.keys = Table::default();
+        merge_runs(&bounds.dir, &mut self.runs)
+    }
+}
+
+impl Bucket {
+    fn new() -> Self {
+        Self { shards: (0..1 << SHARD_BITS).map(|_| Table::default()).collect(), runs: Vec::new() }
+    }
+
+    fn contains(&self, key: u128) -> Result<bool> {
+        Ok(self.shards[shard_of(key)].contains(key) || any_has(&self.runs, key)?)
+    }
+
+    fn table_bytes(&self) -> usize {
+        self.shards.iter().map(Table::bytes).sum()
+    }
+
+    fn absorb(&mut self, other: Bucket) {
+        for (present, table) in self.shards.iter_mut().zip(other.shards) {
+            present.absorb(table);
+        }
+        self.runs.extend(other.runs);
+    }
+
+    /// Moves the keys to disk. On an error they stay where they are.
+    fn spill(&mut self, dir: &Path) -> Result<()> {
+        let count = self.shards.iter().map(Table::len).sum();
+        // Shards are by the leading bits, so shard after shard the keys are in order.
+        let sorted = self.shards.iter().flat_map(Table::sorted).map(Ok);
+        self.runs.push(Run::write(dir, count, sorted)?);
+        self.shards = Bucket::new().shards;
+        merge_runs(dir, &mut self.runs)
+    }
+}
+
+/// Runs of one size class that are merged.
+const RUN_FAN_IN: usize = 4;
+
+/// Merges runs as soon as enough of them are of one size, so that a key is copied a logarithmic number of times.
+fn merge_runs(dir: &Path, runs: &mut Vec<Run>) -> Result<()> {
+    loop {
+        runs.sort_by_key(Run::len);
+        let class = |run: &Run| run.len().max(1).ilog(RUN_FAN_IN);
+        let Some(group) = runs.chunk_by(|a, b| class(a) == class(b)).find(|group| group.len() >= RUN_FAN_IN) else { return Ok(()) };
+        let merged = Run::merge(dir, group)?;
+        let class_merged = group.first().map(class);
+        runs.retain(|run| Some(class(run)) != class_merged);
+        runs.push(merged);
+    }
+}
+
+fn any_has(runs: &[Run], key: u128) -> Result<bool> {
+    for run in runs {
+        if run.contains(key)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl Dedupe {
@@ -51,20 +168,29 @@ impl Dedupe {
 
     /// Which rows are the first with their key: not among those inserted, nor staged, nor earlier in this batch. None when all
     /// are. Takes the keys of the batch into `staged`.
-    pub fn check(&self, keys: &ArrayRef, times: &[Micros], staged: &mut Staged) -> Option<BooleanArray> {
+    pub fn check(&self, keys: &ArrayRef, times: &[Micros], staged: &mut Staged) -> Result<Option<BooleanArray>> {
         let hashes = hashes(keys);
         staged.keys.reserve(hashes.len());
         let oldest = self.oldest();
-        let buckets: Vec<&[Table]> = self.buckets.values().map(AsRef::as_ref).collect();
         let mut fresh = BooleanBufferBuilder::new(hashes.len());
         let mut duplicates = false;
         for (row, key) in hashes.iter().enumerate() {
             let looked_at = times[row] >= oldest && !keys.is_null(row);
-            let seen = looked_at && (buckets.iter().any(|bucket| shard(bucket, *key).contains(*key)) || !staged.keys.insert(*key));
+            let seen = looked_at && (self.contains(*key)? || !staged.insert(*key)?);
             duplicates |= seen;
             fresh.append(!seen);
         }
-        duplicates.then(|| BooleanArray::new(fresh.finish(), None))
+        staged.bound()?;
+        Ok(duplicates.then(|| BooleanArray::new(fresh.finish(), None)))
+    }
+
+    fn contains(&self, key: u128) -> Result<bool> {
+        for bucket in self.buckets.values() {
+            if bucket.contains(key)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Remembers the keys of accepted rows, and forgets those that have fallen out of the window.
@@ -72,7 +198,7 @@ impl Dedupe {
         let hashes = hashes(keys);
         self.newest = times.iter().copied().fold(self.newest, Micros::max);
         let oldest = self.oldest();
-        let mut current: Option<(i64, &mut Box<[Table]>)> = None;
+        let mut current: Option<(i64, &mut Bucket)> = None;
         for (row, key) in hashes.iter().enumerate() {
             if times[row] < oldest || keys.is_null(row) {
                 continue;
@@ -80,17 +206,32 @@ impl Dedupe {
             let number = times[row].div_euclid(self.bucket_us);
             let bucket = match current.take() {
                 Some((open, bucket)) if open == number => bucket,
-                _ => self.buckets.entry(number).or_insert_with(|| (0..1 << SHARD_BITS).map(|_| Table::default()).collect()),
+                _ => self.buckets.entry(number).or_insert_with(Bucket::new),
             };
-            bucket[shard_of(*key)].insert(*key);
+            bucket.shards[shard_of(*key)].insert(*key);
             current = Some((number, bucket));
         }
         self.buckets = self.buckets.split_off(&oldest.div_euclid(self.bucket_us));
     }
 
+    /// Takes in the keys of another set of the same window, and forgets those that have fallen out of it.
+    pub fn absorb(&mut self, other: Dedupe) {
+        self.newest = self.newest.max(other.newest);
+        for (number, bucket) in other.buckets {
+            match self.buckets.entry(number) {
+                Entry::Vacant(place) => {
+                    place.insert(bucket);
+                }
+                Entry::Occupied(mut present) => present.get_mut().absorb(bucket),
+            }
+        }
+        self.buckets = self.buckets.split_off(&self.oldest().div_euclid(self.bucket_us));
+    }
+
     /// Number of keys remembered.
     pub fn len(&self) -> usize {
-        self.buckets.values().flatten().map(Table::len).sum()
+        let of = |bucket: &Bucket| bucket.shards.iter().map(Table::len).sum::<usize>() + bucket.runs.iter().map(Run::len).sum::<usize>();
+        self.buckets.values().map(of).sum()
     }
 
     /// Whether no key is remembered.
@@ -98,9 +239,19 @@ impl Dedupe {
         self.len() == 0
     }
 
-    /// Memory of the keys.
-    pub fn bytes(&self) -> usize {
-        self.buckets.values().flatten().map(|table| table.slots.capacity() * size_of::<u128>() + size_of::<Table>()).sum()
+    /// Memory of the keys that could go to disk.
+    pub fn table_bytes(&self) -> usize {
+        self.buckets.values().map(Bucket::table_bytes).sum()
+    }
+
+    /// Memory of what is kept of keys on disk.
+    pub fn run_bytes(&self) -> usize {
+        self.buckets.values().flat_map(|bucket| &bucket.runs).map(Run::bytes).sum()
+    }
+
+    /// Moves the keys of the largest bucket in memory to a file in `dir`. On an error they stay where they are.
+    pub fn spill(&mut self, dir: &Path) -> Result<()> {
+        self.buckets.values_mut().max_by_key(|bucket| bucket.table_bytes()).map_or(Ok(()), |bucket| bucket.spill(dir))
     }
 
     /// The least event time that is looked at.
@@ -137,86 +288,6 @@ fn shard_of(key: u128) -> usize {
     (key >> (u128::BITS - SHARD_BITS)) as usize
 }
 
-fn shard(bucket: &[Table], key: u128) -> &Table {
-    &bucket[shard_of(key)]
-}
-
-/// A set of spread keys: open addressing, linear probing, a zero slot is free.
-#[derive(Debug, Default)]
-struct Table {
-    slots: Vec<u128>,
-    used: usize,
-    has_zero: bool,
-}
-
-impl Table {
-    const SLOTS_MIN: usize = 8;
-
-    fn len(&self) -> usize {
-        self.used + usize::from(self.has_zero)
-    }
-
-    fn contains(&self, key: u128) -> bool {
-        match key {
-            0 => self.has_zero,
-            _ => !self.slots.is_empty() && self.find(key).is_ok(),
-        }
-    }
-
-    /// False where the key was there before.
-    fn insert(&mut self, key: u128) -> bool {
-        if key == 0 {
-            return !std::mem::replace(&mut self.has_zero, true);
-        }
-        if Self::full(self.used + 1, self.slots.len()) {
-            self.resize((self.slots.len() + self.slots.len() / 4).max(Self::SLOTS_MIN));
-        }
-        match self.find(key) {
-            Ok(_) => false,
-            Err(free) => {
-                self.slots[free] = key;
-                self.used += 1;
-                true
-            }
-        }
-    }
-
-    /// Makes room for `more` keys.
-    fn reserve(&mut self, more: usize) {
-        if Self::full(self.used + more, self.slots.len()) {
-            self.resize(((self.used + more) * 5 / 4 + 1).max(Self::SLOTS_MIN));
-        }
-    }
-
-    /// Probe sequences become long past four fifths.
-    fn full(used: usize, slots: usize) -> bool {
-        used * 5 > slots * 4
-    }
-
-    fn resize(&mut self, slots: usize) {
-        let old = std::mem::replace(&mut self.slots, vec![0; slots]);
-        for key in old.into_iter().filter(|key| *key != 0) {
-            if let Err(free) = self.find(key) {
-                self.slots[free] = key;
-            }
-        }
-    }
-
-    /// Where the key is, or else the free slot where it belongs. There is always a free one.
-    fn find(&self, key: u128) -> Result<usize, usize> {
-        // The bits behind those that chose the shard, scaled to the number of slots, which is no power of two.
-        let bits = (key >> (u128::BITS - SHARD_BITS - u64::BITS)) as u64;
-        let mut slot = ((u128::from(bits) * self.slots.len() as u128) >> u64::BITS) as usize;
-        loop {
-            match self.slots[slot] {
-                found if found == key => return Ok(slot),
-                0 => return Err(slot),
-                _ => slot = if slot + 1 == self.slots.len() { 0 } else { slot + 1 },
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -226,6 +297,27 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn keys_on_disk_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut dedupe = Dedupe::new(24 * HOUR);
+        let mut staged = Staged::bounded(Bounds { dir: dir.path().to_owned(), bytes_max: 20_000 });
+        let batch = |number: i64| ints(&(number * 1_000..number * 1_000 + 1_000).collect::<Vec<_>>());
+        for number in 0..30 {
+            assert!(dedupe.check(&batch(number), &[HOUR; 1_000], &mut staged).unwrap().is_none());
+            dedupe.insert(&batch(number), &[number * HOUR / 4; 1_000]);
+            dedupe.spill(dir.path()).unwrap();
+        }
+        assert!(staged.has_any(&ints(&[-1, 29_999])).unwrap() && !staged.has_any(&ints(&[-1, 30_000])).unwrap());
+        assert!(staged.runs.len() < 8 && dedupe.buckets.values().all(|bucket| bucket.runs.len() < 8));
+        assert_eq!(dedupe.len(), 30_000);
+        assert!(dedupe.run_bytes() < 3 * 30_000, "{} bytes", dedupe.run_bytes());
+        let mut other = Dedupe::new(24 * HOUR);
+        other.insert(&ints(&[30_000, 5]), &[HOUR, HOUR]);
+        other.absorb(dedupe);
+        assert_eq!(fresh(&other, &ints(&[0, 29_999, 30_000, 30_001]), &[HOUR; 4]), [false, false, false, true]);
+    }
+
     const HOUR: i64 = 3_600_000_000;
 
     fn ints(keys: &[i64]) -> ArrayRef {
@@ -233,7 +325,7 @@ mod tests {
     }
 
     fn fresh(dedupe: &Dedupe, keys: &ArrayRef, times: &[i64]) -> Vec<bool> {
-        let mask = dedupe.check(keys, times, &mut Staged::default());
+        let mask = dedupe.check(keys, times, &mut Staged::default()).unwrap();
         mask.map_or_else(|| vec![true; times.len()], |mask| mask.values().iter().collect())
     }
 
@@ -243,8 +335,8 @@ mod tests {
         let (keys, times) = (ints(&[1, 2, 1]), [0, HOUR, HOUR]);
         assert_eq!(fresh(&dedupe, &keys, &times), [true, true, false]);
         let mut staged = Staged::default();
-        assert!(dedupe.check(&ints(&[1, 2]), &[0, 0], &mut staged).is_none());
-        assert_eq!(dedupe.check(&ints(&[2, 3]), &[0, 0], &mut staged).map(|mask| mask.true_count()), Some(1));
+        assert!(dedupe.check(&ints(&[1, 2]), &[0, 0], &mut staged).unwrap().is_none());
+        assert_eq!(dedupe.check(&ints(&[2, 3]), &[0, 0], &mut staged).unwrap().map(|mask| mask.true_count()), Some(1));
         assert!(dedupe.is_empty(), "a commit that fails leaves nothing");
 
         dedupe.insert(&keys, &times);
@@ -278,7 +370,7 @@ mod tests {
         let mut dedupe = Dedupe::new(HOUR);
         dedupe.insert(&bytes, &vec![0; keys.len()]);
         assert_eq!(dedupe.len(), keys.len());
-        assert!(dedupe.bytes() < 32 * keys.len(), "{} bytes a key", dedupe.bytes() / keys.len());
+        assert!(dedupe.table_bytes() < 32 * keys.len(), "{} bytes a key", dedupe.table_bytes() / keys.len());
     }
 
     proptest! {
