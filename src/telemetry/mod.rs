@@ -147,6 +147,8 @@ metrics! {
     queries: Counter;
     /// From the arrival of such a statement to its last row.
     query: Latency;
+    /// Query texts answered by a plan that another one had been given.
+    shared_plans_used: Counter;
     /// Open PostgreSQL connections.
     connections: Gauge;
     /// PostgreSQL connections accepted.
