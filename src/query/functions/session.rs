@@ -101,14 +101,18 @@ pub fn kind_of(function: &ScalarFunction) -> Option<Kind> {
     function.func.inner().downcast_ref::<SessionFunction>().map(|function| function.kind)
 }
 
+/// The value that is cast.
+fn uncast(expression: &Expr) -> &Expr {
+    match expression {
+        Expr::Cast(cast) => uncast(&cast.expr),
+        other => other,
+    }
+}
+
 /// What a call of `set_config` sets: name, value, whether only for the transaction. None where one of them is NULL.
 pub fn setting_of(arguments: &[Expr], parameters: &[ScalarValue]) -> Result<Option<(String, String, bool)>, Error> {
-    let constant = |argument: &Expr| match argument {
+    let constant = |argument: &Expr| match uncast(argument) {
         Expr::Literal(value, _) => Some(value.clone()),
-        Expr::Cast(cast) => match cast.expr.as_ref() {
-            Expr::Literal(value, _) => Some(value.clone()),
-            _ => None,
-        },
         Expr::Placeholder(placeholder) => {
             let number: usize = placeholder.id.trim_start_matches('$').parse().ok()?;
             parameters.get(number.checked_sub(1)?).cloned()
@@ -164,7 +168,7 @@ impl Values<'_> {
     }
 
     fn setting(&self, arguments: &[Expr]) -> Result<ScalarValue, Error> {
-        let name = match arguments.first() {
+        let name = match arguments.first().map(uncast) {
             Some(Expr::Literal(value, _)) => value.try_as_str().flatten().map(str::to_lowercase),
             _ => return Err(Error::unsupported("current_setting() needs a constant name")),
         };
