@@ -12,11 +12,12 @@ use futures::TryStreamExt;
 use sqlparser::ast;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{LateRows, Table};
+use crate::catalog::{Column, LateRows, Table};
 use crate::command::rows::Rows;
 use crate::command::{Response, relation};
 use crate::error::{Error, Result, SqlState};
 use crate::ingest::Pipeline;
+use crate::query::typing::assign::NAME as ASSIGNMENT;
 use crate::query::{Bound, Context};
 use crate::session::{Session, engine_error};
 use crate::sql::Statement;
@@ -200,25 +201,76 @@ fn source(table: &Table, statement: &Insert, columns: &[usize], declared: &mut V
                     declared.resize(declared.len().max(number), None);
                     declared[number - 1].get_or_insert_with(|| sql_type.clone());
                 }
-                *expression = cast(expression.clone(), sql_type)?;
+                *expression = assigned(expression.clone(), &table.columns[*column])?;
             }
         }
         return Ok(source);
     }
-    let width = match source.body.as_ref() {
-        ast::SetExpr::Select(select) if select.projection.iter().all(|item| !is_wildcard(item)) => select.projection.len(),
-        _ => columns.len(),
-    };
-    if width > columns.len() {
-        return Err(count_mismatch(true));
+    let mut width = columns.len();
+    if let ast::SetExpr::Select(select) = source.body.as_mut()
+        && select.projection.iter().all(|item| !is_wildcard(item))
+    {
+        width = select.projection.len();
+        if width > columns.len() {
+            return Err(count_mismatch(true));
+        }
+        let plain = select.distinct.is_none();
+        for (item, column) in select.projection.iter_mut().zip(columns).filter(|_| plain) {
+            let (ast::SelectItem::UnnamedExpr(expression) | ast::SelectItem::ExprWithAlias { expr: expression, .. }) = item else {
+                continue;
+            };
+            let sql_type = &table.columns[*column].sql_type;
+            if let Some(number) = parameter(expression) {
+                declared.resize(declared.len().max(number), None);
+                declared[number - 1].get_or_insert_with(|| sql_type.clone());
+            }
+            // Literals of the list itself are not text yet.
+            if is_literal(expression) {
+                *expression = cast(expression.clone(), sql_type)?;
+            }
+        }
     }
     let names: Vec<String> = (0..width).map(|index| format!("c{index}")).collect();
     let items: Vec<String> = names
         .iter()
         .zip(columns)
-        .map(|(name, column)| format!("CAST({name} AS {})", assignment_type(&table.columns[*column].sql_type)))
-        .collect();
+        .map(|(name, column)| {
+            let name = crate::sql::parse_expression(name)?;
+            assigned(name, &table.columns[*column]).map(|assigned| assigned.to_string())
+        })
+        .collect::<Result<_>>()?;
     crate::sql::parse_query(&format!("SELECT {} FROM ({source}) AS source ({})", items.join(", "), names.join(", ")))
+}
+
+/// A string literal or NULL, whose type is open.
+fn is_literal(expression: &ast::Expr) -> bool {
+    match expression {
+        ast::Expr::Value(value) => matches!(
+            value.value,
+            ast::Value::SingleQuotedString(_) | ast::Value::EscapedStringLiteral(_) | ast::Value::DollarQuotedString(_) | ast::Value::Null
+        ),
+        ast::Expr::Nested(inner) => is_literal(inner),
+        _ => false,
+    }
+}
+
+/// An expression as it is assigned to a column: literals and parameters are read as its type, anything else is cast where PostgreSQL
+/// would.
+fn assigned(expression: ast::Expr, column: &Column) -> Result<ast::Expr> {
+    if is_literal(&expression) || parameter(&expression).is_some() {
+        return cast(expression, &column.sql_type);
+    }
+    let mut tree = crate::sql::parse_expression(&format!(
+        "{ASSIGNMENT}(NULL, CAST(NULL AS {}), {})",
+        assignment_type(&column.sql_type),
+        ast::Value::SingleQuotedString(column.name.clone())
+    ))?;
+    if let ast::Expr::Function(ast::Function { args: ast::FunctionArguments::List(list), .. }) = &mut tree
+        && let Some(first) = list.args.first_mut()
+    {
+        *first = ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(expression));
+    }
+    Ok(tree)
 }
 
 fn is_wildcard(item: &ast::SelectItem) -> bool {

@@ -92,13 +92,13 @@ pub fn prepare(session: &mut Session, parsed: Option<Parsed>, declared: &[Option
     match &*statement {
         Statement::Query(_) | Statement::Explain(_) => {
             let context = session.context()?;
-            let bound = session.services.engine.bind(&context, &statement, declared)?;
+            let bound = session.services.engine.bind(&context, &statement, declared).map_err(|error| located(error, &parsed))?;
             let schema = Some(Arc::clone(&bound.schema));
             Ok(typed(session, parsed, bound, schema, declared, &context))
         }
         Statement::Insert(insert) => {
             let context = session.context()?;
-            let (bound, schema) = insert::bind(session, insert, declared)?;
+            let (bound, schema) = insert::bind(session, insert, declared).map_err(|error| located(error, &parsed))?;
             Ok(typed(session, parsed, bound, schema, declared, &context))
         }
         Statement::CheckView(_) => untyped(session, Some(parsed), Some(check::schema()), declared),
@@ -120,6 +120,23 @@ pub fn prepare(session: &mut Session, parsed: Option<Parsed>, declared: &[Option
             untyped(session, Some(parsed), schema, declared)
         }
         _ => untyped(session, Some(parsed), None, declared),
+    }
+}
+
+/// An error of planning with the place of the name that it is about.
+fn located(error: Error, parsed: &Parsed) -> Error {
+    let query = match &*parsed.statement {
+        Statement::Query(query) => Some(query.as_ref()),
+        Statement::Explain(explain) => match explain.statement.as_ref() {
+            Statement::Query(query) => Some(query.as_ref()),
+            _ => None,
+        },
+        Statement::Insert(insert) => insert.source.as_deref(),
+        _ => None,
+    };
+    match query {
+        Some(query) => crate::sql::position::located(error, query, &parsed.text, parsed.offset),
+        None => error,
     }
 }
 
@@ -187,7 +204,7 @@ pub async fn execute(
     admit(session, &parsed.statement)?;
     let bound = prepared.bound.as_ref().ok_or_else(|| Error::internal("statement has no plan"));
     match &*parsed.statement {
-        Statement::Query(_) => select::execute(session, bound?, parameters, cancel).await,
+        Statement::Query(_) => select::execute(session, &parsed.text, bound?, parameters, cancel).await,
         Statement::Explain(_) => explain::execute(session, bound?, parameters, cancel).await,
         Statement::InsertLiterals(statement) => insert::literals(session, statement, &parsed.text).await,
         Statement::Insert(statement) => insert::execute(session, statement, bound?, parameters, cancel).await,

@@ -99,8 +99,10 @@ pub struct QueryLimits {
     pub memory_bytes: usize,
     /// Spilled bytes on disk.
     pub spill_bytes_max: u64,
-    /// Analyzed plans kept.
+    /// Analyzed plans that a session keeps of its recent texts.
     pub plan_cache_max: usize,
+    /// Query texts, without their strings, whose plans all sessions share.
+    pub shared_plans_max: usize,
 }
 
 /// Limits of connections and statements.
@@ -203,7 +205,7 @@ impl Default for ViewLimits {
 
 impl Default for QueryLimits {
     fn default() -> Self {
-        Self { memory_bytes: 640 * MIB, spill_bytes_max: 32 * 1024 * MIB as u64, plan_cache_max: 256 }
+        Self { memory_bytes: 640 * MIB, spill_bytes_max: 32 * 1024 * MIB as u64, plan_cache_max: 256, shared_plans_max: 1_024 }
     }
 }
 

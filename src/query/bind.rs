@@ -73,14 +73,23 @@ fn analyze(scope: &Scope<'_>, plan: LogicalPlan) -> Result<LogicalPlan> {
 
 /// A parameter that is cast where it stands has the type of the cast, as in PostgreSQL.
 fn cast_parameters(query: &ast::Query, types: &mut [Option<SqlType>]) {
+    let number = |expression: &ast::Expr| match expression {
+        ast::Expr::Value(value) => match &value.value {
+            ast::Value::Placeholder(name) => name.strip_prefix('$').and_then(|number| number.parse::<usize>().ok()),
+            _ => None,
+        },
+        _ => None,
+    };
     let _: ControlFlow<()> = ast::visit_expressions(query, |expression| {
-        if let ast::Expr::Cast { expr, data_type, .. } = expression
-            && let ast::Expr::Value(value) = expr.as_ref()
-            && let ast::Value::Placeholder(name) = &value.value
-            && let Some(number) = name.strip_prefix('$').and_then(|number| number.parse::<usize>().ok())
+        let cast = match expression {
+            ast::Expr::Cast { expr, data_type, .. } => number(expr).zip(crate::sql::sql_type(data_type).ok()),
+            // A cast to regclass and its like is a call by now, of the object's name.
+            other => catalogs::rewrite::registered(other).and_then(number).map(|number| (number, SqlType::Text)),
+        };
+        if let Some((number, sql_type)) = cast
             && let Some(open @ None) = types.get_mut(number.wrapping_sub(1))
         {
-            *open = crate::sql::sql_type(data_type).ok();
+            *open = Some(sql_type);
         }
         ControlFlow::Continue(())
     });

@@ -203,9 +203,13 @@ fn cast(text: &str) -> Option<Error> {
         ("nable to parse date from", "22008", "date field value out of range"),
         ("negative count not allowed", "22011", "negative substring length not allowed"),
         ("exceeds the minimum supported scale", "22003", "numeric field overflow"),
+        ("field position must not be zero", "22023", "field position must not be zero"),
     ];
     if let Some((_, state, message)) = numeric.iter().find(|(part, ..)| text.contains(part)) {
         return Some(Error::new(SqlState(state), *message));
+    }
+    if let Some(value) = between(text, "ercentile value must be between 0.0 and 1.0 inclusive, ", " is invalid") {
+        return Some(Error::new(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, format!("percentile value {value} is not between 0 and 1")));
     }
     if text.contains("timestamp out of range") {
         return Some(Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"));
@@ -328,6 +332,16 @@ fn function(text: &str) -> Option<Error> {
 }
 
 fn query(text: &str) -> Option<Error> {
+    aggregates(text)
+        .or_else(|| operators(text))
+        .or_else(|| columns(text))
+        .or_else(|| subqueries(text))
+        .or_else(|| counts(text))
+        .or_else(|| unknown_syntax(text))
+}
+
+/// Grouping and aggregates.
+fn aggregates(text: &str) -> Option<Error> {
     if text.contains("must appear in the GROUP BY clause") {
         let column = between(text, "column \"", "\" must").or_else(|| between(text, "references: ", " must"))?;
         return Some(Error::new(
@@ -335,11 +349,29 @@ fn query(text: &str) -> Option<Error> {
             format!("column \"{column}\" must appear in the GROUP BY clause or be used in an aggregate function"),
         ));
     }
+    if text.contains("ggregate function calls cannot be nested") {
+        return Some(Error::new(SqlState::GROUPING_ERROR, "aggregate function calls cannot be nested"));
+    }
+    if text.contains("Aggregate functions are not allowed in the WHERE") || (text.contains("ggregate function") && text.contains("WHERE")) {
+        return Some(Error::new(SqlState::GROUPING_ERROR, "aggregate functions are not allowed in WHERE"));
+    }
+    if let Some(position) = between(text, "Cannot find column with position ", " in SELECT clause") {
+        return Some(Error::new(SqlState::INVALID_COLUMN_REFERENCE, format!("GROUP BY position {position} is not in select list")));
+    }
+    None
+}
+
+/// Operators and conditions over types that do not fit.
+fn operators(text: &str) -> Option<Error> {
     if let Some(operation) = between(text, "Cannot coerce arithmetic expression ", " to valid types") {
         let mut words = operation.splitn(2, [' ']);
         let (left, rest) = (words.next()?, words.next()?);
         let (operator, right) = rest.trim().split_once(' ')?;
         return Some(no_operator(operator, left, right));
+    }
+    if let Some(operation) = text.split("Cannot infer common string type for string concat operation ").nth(1) {
+        let (left, right) = operation.lines().next()?.split_once(" || ")?;
+        return Some(no_operator("||", left, right));
     }
     if let Some(operation) = between(text, "Cannot infer common argument type for comparison operation ", "\0")
         .or_else(|| text.split("Cannot infer common argument type for comparison operation ").nth(1))
@@ -355,6 +387,14 @@ fn query(text: &str) -> Option<Error> {
         let found = text.rsplit("returning ").next().map(type_of).unwrap_or_default();
         return Some(mismatch(format!("argument of WHERE must be type boolean, not type {found}")));
     }
+    if text.contains("Failed to coerce then") || text.contains("Failed to coerce case") || text.contains("CASE types") {
+        return Some(mismatch("CASE types cannot be matched".to_owned()));
+    }
+    None
+}
+
+/// Select lists and set operations.
+fn columns(text: &str) -> Option<Error> {
     if text.contains("require unique expression names") {
         let name = between(text, "the expression \"", "\" at").unwrap_or_default();
         let name = name.rsplit(['.', ' ']).next().unwrap_or(name);
@@ -375,27 +415,6 @@ fn query(text: &str) -> Option<Error> {
     if text.contains("UNION types ") || text.contains("Incompatible inputs for Union") || text.contains("type_coercion for union") {
         return Some(mismatch("UNION types cannot be matched".to_owned()));
     }
-    if text.contains("Failed to coerce then") || text.contains("Failed to coerce case") || text.contains("CASE types") {
-        return Some(mismatch("CASE types cannot be matched".to_owned()));
-    }
-    if text.contains("Scalar subquery should only return one column") || text.contains("should only return one column") {
-        return Some(Error::new(SqlState::SYNTAX_ERROR, "subquery must return only one column"));
-    }
-    if text.contains("ggregate function calls cannot be nested") {
-        return Some(Error::new(SqlState::GROUPING_ERROR, "aggregate function calls cannot be nested"));
-    }
-    if text.contains("scalar subquery must be aggregated") {
-        return Some(
-            Error::unsupported("a correlated subquery that may return more than one row is not supported")
-                .hint("Aggregate its column, or write it as a join."),
-        );
-    }
-    if text.contains("more than one row") {
-        return Some(Error::new(SqlState::CARDINALITY_VIOLATION, "more than one row returned by a subquery used as an expression"));
-    }
-    if text.contains("Aggregate functions are not allowed in the WHERE") || (text.contains("ggregate function") && text.contains("WHERE")) {
-        return Some(Error::new(SqlState::GROUPING_ERROR, "aggregate functions are not allowed in WHERE"));
-    }
     if text.contains("SELECT DISTINCT, ORDER BY expressions") {
         return Some(Error::new(
             SqlState::INVALID_COLUMN_REFERENCE,
@@ -408,9 +427,36 @@ fn query(text: &str) -> Option<Error> {
             "SELECT DISTINCT ON expressions must match initial ORDER BY expressions",
         ));
     }
-    if let Some(position) = between(text, "Cannot find column with position ", " in SELECT clause") {
-        return Some(Error::new(SqlState::INVALID_COLUMN_REFERENCE, format!("GROUP BY position {position} is not in select list")));
+    if text.contains("WITH query name") && text.contains("specified more than once") {
+        let name = between(text, "name \"", "\"").unwrap_or_default();
+        return Some(Error::new(SqlState("42712"), format!("WITH query name \"{name}\" specified more than once")));
     }
+    None
+}
+
+/// Subqueries.
+fn subqueries(text: &str) -> Option<Error> {
+    if text.contains("Scalar subquery should only return one column") || text.contains("should only return one column") {
+        return Some(Error::new(SqlState::SYNTAX_ERROR, "subquery must return only one column"));
+    }
+    if text.contains("scalar subquery must be aggregated") {
+        return Some(
+            Error::unsupported("a correlated subquery that may return more than one row is not supported")
+                .hint("Aggregate its column, or write it as a join."),
+        );
+    }
+    if text.contains("more than one row") {
+        return Some(Error::new(SqlState::CARDINALITY_VIOLATION, "more than one row returned by a subquery used as an expression"));
+    }
+    if text.contains("does not support logical expression") {
+        let what = if text.contains("OuterReferenceColumn") { "this correlated subquery" } else { "a subquery in this place" };
+        return Some(Error::unsupported(format!("{what} is not supported")).hint("Write it as a join."));
+    }
+    None
+}
+
+/// ORDER BY, LIMIT and OFFSET.
+fn counts(text: &str) -> Option<Error> {
     if text.contains("Order by column out of bounds") || text.contains("Order by index starts at 1") {
         return Some(Error::new(SqlState::INVALID_COLUMN_REFERENCE, "ORDER BY position is not in select list"));
     }
@@ -426,19 +472,16 @@ fn query(text: &str) -> Option<Error> {
     if let Some(found) = text.split("Expected OFFSET to be an integer or null, but got ").nth(1) {
         return Some(mismatch(format!("argument of OFFSET must be type bigint, not type {}", type_of(found))));
     }
+    None
+}
+
+/// Syntax that the planner does not know.
+fn unknown_syntax(text: &str) -> Option<Error> {
     if text.contains("Unsupported Value") {
         return Some(Error::unsupported("this kind of literal is not supported"));
     }
     if text.contains("Unsupported ast node") {
         return Some(Error::unsupported("this kind of expression is not supported"));
-    }
-    if text.contains("does not support logical expression") {
-        let what = if text.contains("OuterReferenceColumn") { "this correlated subquery" } else { "a subquery in this place" };
-        return Some(Error::unsupported(format!("{what} is not supported")).hint("Write it as a join."));
-    }
-    if text.contains("WITH query name") && text.contains("specified more than once") {
-        let name = between(text, "name \"", "\"").unwrap_or_default();
-        return Some(Error::new(SqlState("42712"), format!("WITH query name \"{name}\" specified more than once")));
     }
     None
 }

@@ -20,9 +20,11 @@ pub mod provider;
 pub mod resolve;
 pub mod rewrite;
 pub mod scope;
+pub mod sets;
 pub mod stream;
 pub mod system;
 pub mod typing;
+pub mod using;
 mod watch;
 pub mod windows;
 
@@ -56,6 +58,29 @@ pub struct Context {
     pub backend: i32,
     /// All session variables, for current_setting() and pg_settings.
     pub settings: Arc<std::collections::BTreeMap<String, String>>,
+}
+
+impl Bound {
+    /// Whether the plan holds nothing of the session that it was bound in: no system table, no function over the catalogs.
+    pub fn is_portable(&self) -> bool {
+        use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+        let mut portable = self.explain.is_none();
+        let walked = self.plan.apply_with_subqueries(|plan| {
+            if let LogicalPlan::TableScan(scan) = plan
+                && let Some(unresolved) = scan.source.downcast_ref::<provider::Unresolved>()
+                && matches!(unresolved.relation, provider::Relation::System { .. })
+            {
+                portable = false;
+            }
+            plan.apply_expressions(|expression| {
+                portable &= !expression.exists(|expression| {
+                    Ok(matches!(expression, datafusion::logical_expr::Expr::ScalarFunction(function) if catalogs::functions::is_one(&function.func)))
+                })?;
+                Ok(TreeNodeRecursion::Continue)
+            })
+        });
+        portable && walked.is_ok()
+    }
 }
 
 /// A typed plan, reusable with other parameter values, in other sessions and on later snapshots of the same catalog.

@@ -1,6 +1,6 @@
 //! The names of output columns that were not given one, as PostgreSQL's FigureColname chooses them.
 
-use sqlparser::ast::{Expr, SelectItem, SetExpr, Value};
+use sqlparser::ast::{Expr, SelectItem, SetExpr, TrimWhereField, Value};
 
 use crate::types::SqlType;
 
@@ -27,8 +27,11 @@ fn strong(expression: &Expr) -> Option<String> {
         Expr::AtTimeZone { .. } => "timezone".to_owned(),
         Expr::Extract { .. } => "extract".to_owned(),
         Expr::Position { .. } => "position".to_owned(),
+        Expr::Substring { shorthand: true, .. } => "substr".to_owned(),
         Expr::Substring { .. } => "substring".to_owned(),
         Expr::Overlay { .. } => "overlay".to_owned(),
+        Expr::Trim { trim_where: Some(TrimWhereField::Leading), .. } => "ltrim".to_owned(),
+        Expr::Trim { trim_where: Some(TrimWhereField::Trailing), .. } => "rtrim".to_owned(),
         Expr::Trim { .. } => "btrim".to_owned(),
         Expr::Ceil { .. } => "ceil".to_owned(),
         Expr::Floor { .. } => "floor".to_owned(),
@@ -52,7 +55,7 @@ fn weak(expression: &Expr) -> Option<String> {
     Some(match expression {
         Expr::Nested(inner) => return weak(inner),
         Expr::Case { .. } => "case".to_owned(),
-        Expr::Cast { expr, data_type, .. } => return weak(expr).or_else(|| type_name(data_type)),
+        Expr::Cast { expr, data_type, .. } => return type_name(data_type).or_else(|| weak(expr)),
         Expr::TypedString(typed) => return type_name(&typed.data_type),
         Expr::Interval(_) => "interval".to_owned(),
         Expr::Value(value) if matches!(value.value, Value::Boolean(_)) => "bool".to_owned(),
@@ -62,7 +65,10 @@ fn weak(expression: &Expr) -> Option<String> {
 
 /// `pg_type.typname`.
 fn type_name(data_type: &sqlparser::ast::DataType) -> Option<String> {
-    let sql_type = crate::sql::sql_type(data_type).ok()?;
+    let sql_type = match crate::sql::sql_type(data_type).ok()? {
+        SqlType::Array(element) => *element,
+        other => other,
+    };
     Some(
         match sql_type {
             SqlType::Boolean => "bool",

@@ -12,9 +12,13 @@ use sqlparser::ast::{
     VisitMut, VisitorMut,
 };
 
-use super::names;
+use super::functions::chain::{self, TERMS_MIN};
+use super::functions::make::INTERVAL_PARTS;
+use super::{names, sets, using};
 use crate::error::{Error, Result};
 
+mod rows;
+mod top;
 mod windows;
 
 /// Begins the part of a name that only makes it unique.
@@ -58,6 +62,11 @@ impl VisitorMut for Rewrite {
         exists_in_list(select);
         windows::group_by_session_end(select);
         name_columns(select);
+        top::numbered(select);
+        if let Err(error) = using::mark(select) {
+            return ControlFlow::Break(error);
+        }
+        sets::rewrite(select);
         ControlFlow::Continue(())
     }
 
@@ -67,6 +76,11 @@ impl VisitorMut for Rewrite {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
         }
+    }
+
+    fn pre_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<Error> {
+        flatten(expression);
+        ControlFlow::Continue(())
     }
 
     fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<Error> {
@@ -87,12 +101,155 @@ fn rewritten(expression: &Expr) -> Result<Option<Expr>> {
         // Collation is bytewise whatever its name.
         Expr::Collate { expr, .. } => Some((**expr).clone()),
         Expr::Cast { expr, data_type, .. } => registered(data_type).map(|function| call(function, vec![(**expr).clone()])),
-        Expr::Function(function) => windows::end_of_start(function).or_else(|| unqualified(function)),
+        Expr::Function(function) => {
+            let end = windows::end_of_start(function);
+            end.or_else(|| renamed(function)).or_else(|| make_interval(function)).or_else(|| unqualified(function))
+        }
+        Expr::BinaryOp { left, op: BinaryOperator::PGOverlap, right } => {
+            Some(call("array_has_any", vec![(**left).clone(), (**right).clone()]))
+        }
+        Expr::Like { any: true, negated, expr, pattern, escape_char } => like_any(*negated, expr, pattern, escape_char.as_ref(), false),
+        Expr::ILike { any: true, negated, expr, pattern, escape_char } => like_any(*negated, expr, pattern, escape_char.as_ref(), true),
+        Expr::Interval(interval) => interval_cast(interval),
         Expr::Identifier(ident) if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("current_schema") => {
             Some(call("current_schema", Vec::new()))
         }
+        Expr::SimilarTo { negated, expr, pattern, escape_char } => Some(similar(*negated, expr, pattern, escape_char.as_ref())),
+        Expr::BinaryOp { left, op: BinaryOperator::PGExp, right } => Some(call("power", vec![(**left).clone(), (**right).clone()])),
+        Expr::UnaryOp { op, expr } => prefix(*op).map(|function| call(function, vec![(**expr).clone()])),
+        Expr::Substring { expr, substring_from: Some(pattern), substring_for: None, .. } if is_string(pattern) => {
+            Some(call("substring_regex", vec![(**expr).clone(), (**pattern).clone()]))
+        }
+        Expr::BinaryOp { left, op, right } => rows::comparison(left, op, right)?,
+        Expr::InList { expr, list, negated } => rows::in_list(expr, list, *negated)?,
         _ => None,
     })
+}
+
+/// `make_interval(days => 10)` with its arguments in order.
+fn make_interval(function: &Function) -> Option<Expr> {
+    let FunctionArguments::List(list) = &function.args else { return None };
+    if last_name(&function.name).as_deref() != Some("make_interval") {
+        return None;
+    }
+    let named = |argument: &FunctionArg| match argument {
+        FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. } => Some((folded(name), value.clone())),
+        FunctionArg::ExprNamed { name: Expr::Identifier(name), arg: FunctionArgExpr::Expr(value), .. } => {
+            Some((folded(name), value.clone()))
+        }
+        _ => None,
+    };
+    let named: Vec<(String, Expr)> = list.args.iter().map(named).collect::<Option<_>>()?;
+    if named.is_empty() || named.iter().any(|(name, _)| !INTERVAL_PARTS.contains(&name.as_str())) {
+        return None;
+    }
+    let zero = || Expr::value(ast::Value::Number("0".to_owned(), false));
+    let part = |wanted: &&str| named.iter().find(|(name, _)| name == wanted).map_or_else(zero, |(_, value)| value.clone());
+    Some(call("make_interval", INTERVAL_PARTS.iter().map(part).collect()))
+}
+
+/// Functions that DataFusion has under another name, or whose name means something else there.
+fn renamed(function: &Function) -> Option<Expr> {
+    let name = match last_name(&function.name)?.as_str() {
+        "ceiling" => "ceil",
+        "array_remove" => "array_remove_all",
+        "array_replace" => "array_replace_all",
+        "array_upper" => "array_length",
+        _ => return None,
+    };
+    Some(Expr::Function(Function { name: ObjectName(vec![ObjectNamePart::Identifier(Ident::new(name))]), ..function.clone() }))
+}
+
+/// `x LIKE ANY (ARRAY[...])` as alternatives.
+fn like_any(negated: bool, text: &Expr, patterns: &Expr, escape: Option<&ast::ValueWithSpan>, insensitive: bool) -> Option<Expr> {
+    let patterns = match patterns {
+        Expr::Array(array) => &array.elem,
+        Expr::Nested(inner) => return like_any(negated, text, inner, escape, insensitive),
+        _ => return None,
+    };
+    let one = |pattern: &Expr| {
+        let (expr, pattern, escape_char) = (Box::new(text.clone()), Box::new(pattern.clone()), escape.cloned());
+        match insensitive {
+            false => Expr::Like { negated, any: false, expr, pattern, escape_char },
+            true => Expr::ILike { negated, any: false, expr, pattern, escape_char },
+        }
+    };
+    let any = patterns.iter().map(one).reduce(|left, right| Expr::BinaryOp {
+        left: Box::new(left),
+        op: BinaryOperator::Or,
+        right: Box::new(right),
+    });
+    any.map(|any| Expr::Nested(Box::new(any)))
+}
+
+/// Intervals in forms that DataFusion's parser does not read are read by Verus's own.
+fn interval_cast(interval: &ast::Interval) -> Option<Expr> {
+    let Expr::Value(value) = interval.value.as_ref() else { return None };
+    let ast::Value::SingleQuotedString(text) = &value.value else { return None };
+    let own = text.contains(':') || text.trim_start().starts_with('P');
+    if !own || interval.leading_field.is_some() {
+        return None;
+    }
+    let data_type = ast::DataType::Interval { fields: None, precision: None };
+    Some(Expr::Cast { kind: ast::CastKind::Cast, expr: interval.value.clone(), data_type, array: false, format: None })
+}
+
+/// A long chain of arithmetic as one call.
+fn flatten(expression: &mut Expr) {
+    let sign = |op: &BinaryOperator| {
+        Some(match op {
+            BinaryOperator::Plus => '+',
+            BinaryOperator::Minus => '-',
+            BinaryOperator::Multiply => '*',
+            BinaryOperator::Divide => '/',
+            BinaryOperator::Modulo => '%',
+            _ => return None,
+        })
+    };
+    let (mut terms, mut spine) = (1, &*expression);
+    while let Expr::BinaryOp { left, op, .. } = spine
+        && sign(op).is_some()
+    {
+        terms += 1;
+        spine = left;
+    }
+    if terms < TERMS_MIN {
+        return;
+    }
+    let (mut arguments, mut signs) = (Vec::with_capacity(terms + 1), Vec::with_capacity(terms));
+    let null = || Expr::value(ast::Value::Null);
+    let mut rest = std::mem::replace(expression, null());
+    for _ in 1..terms {
+        let Expr::BinaryOp { left, op, right } = rest else { break };
+        signs.extend(sign(&op));
+        arguments.push(*right);
+        rest = *left;
+    }
+    arguments.push(rest);
+    arguments.push(Expr::value(ast::Value::SingleQuotedString(signs.into_iter().rev().collect())));
+    arguments.reverse();
+    *expression = call(chain::NAME, arguments);
+}
+
+/// `text SIMILAR TO pattern`.
+fn similar(negated: bool, text: &Expr, pattern: &Expr, escape: Option<&ast::ValueWithSpan>) -> Expr {
+    let escape = escape.map(|escape| Expr::Value(escape.clone()));
+    let test = call("similar_to", [text.clone(), pattern.clone()].into_iter().chain(escape).collect());
+    if negated { Expr::UnaryOp { op: ast::UnaryOperator::Not, expr: Box::new(test) } } else { test }
+}
+
+/// Operators before a number that are functions.
+fn prefix(operator: ast::UnaryOperator) -> Option<&'static str> {
+    match operator {
+        ast::UnaryOperator::PGSquareRoot => Some("sqrt"),
+        ast::UnaryOperator::PGCubeRoot => Some("cbrt"),
+        ast::UnaryOperator::PGAbs => Some("abs"),
+        _ => None,
+    }
+}
+
+fn is_string(expression: &Expr) -> bool {
+    matches!(expression, Expr::Value(value) if matches!(value.value, ast::Value::SingleQuotedString(_) | ast::Value::EscapedStringLiteral(_)))
 }
 
 /// `pg_catalog.f(x)` is `f(x)`.
@@ -336,24 +493,67 @@ fn count_of(query: &Query) -> Expr {
 
 /// `SELECT generate_series(1, 3)` is one row a value.
 fn series_in_list(select: &mut Select) {
+    if series_alone(select) {
+        return;
+    }
     for item in &mut select.projection {
         let expression = match item {
             SelectItem::UnnamedExpr(expression) | SelectItem::ExprWithAlias { expr: expression, .. } => expression,
             _ => continue,
         };
         if let Expr::Function(function) = expression
-            && last_name(&function.name).as_deref() == Some("generate_series")
+            && let Some(name) = last_name(&function.name)
+            && name != "unnest"
+            && sets::gives_rows(&name)
         {
-            let alias = Ident::with_quote('"', "generate_series");
+            let alias = Ident::with_quote('"', name.as_str());
             let series = expression.clone();
             *item = match item {
                 SelectItem::ExprWithAlias { alias, .. } => {
-                    SelectItem::ExprWithAlias { expr: call("unnest", vec![series]), alias: alias.clone() }
+                    SelectItem::ExprWithAlias { expr: unnested(&name, series), alias: alias.clone() }
                 }
-                _ => SelectItem::ExprWithAlias { expr: call("unnest", vec![series]), alias },
+                _ => SelectItem::ExprWithAlias { expr: unnested(&name, series), alias },
             };
         }
     }
+}
+
+/// A list as rows, with the SQL type that unnesting loses.
+fn unnested(function: &str, list: Expr) -> Expr {
+    let rows = call("unnest", vec![list]);
+    match function {
+        "jsonb_array_elements" => call("as_jsonb", vec![rows]),
+        "json_array_elements" => call("as_json", vec![rows]),
+        _ => rows,
+    }
+}
+
+/// A series that is all that a SELECT gives comes from FROM, which knows series of every type.
+fn series_alone(select: &mut Select) -> bool {
+    if !select.from.is_empty() {
+        return false;
+    }
+    let [item] = select.projection.as_mut_slice() else { return false };
+    let (expression, alias) = match item {
+        SelectItem::UnnamedExpr(expression) => (expression, Ident::with_quote('"', "generate_series")),
+        SelectItem::ExprWithAlias { expr, alias } => (expr, alias.clone()),
+        _ => return false,
+    };
+    let Expr::Function(function) = expression else { return false };
+    let FunctionArguments::List(list) = &function.args else { return false };
+    if last_name(&function.name).as_deref() != Some("generate_series") {
+        return false;
+    }
+    let relation = TableFactor::Function {
+        lateral: false,
+        name: function.name.clone(),
+        args: list.args.clone(),
+        with_ordinality: false,
+        alias: Some(TableAlias { explicit: true, columns: vec![column(&alias)], name: alias.clone(), at: None }),
+    };
+    *item = SelectItem::UnnamedExpr(Expr::Identifier(alias));
+    select.from.push(ast::TableWithJoins { relation, joins: Vec::new() });
+    true
 }
 
 /// The column of `FROM generate_series(...) AS n` is called `n`.

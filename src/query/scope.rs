@@ -6,7 +6,7 @@
 //! does not exist; (3) nothing but catalog objects, system tables and series can be scanned: no files, no URLs.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::config::ConfigOptions;
@@ -14,10 +14,11 @@ use datafusion::common::{Result, TableReference};
 use datafusion::datasource::cte_worktable::CteWorkTable;
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::context::SessionState;
-use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, TypePlanner};
+use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF};
 
 use super::provider::{Relation, Unresolved, series, undefined_table};
+use super::sets::Sets;
 use super::system::{SystemTables, is_system_schema};
 use super::{Context, typing};
 use crate::catalog::Catalog;
@@ -127,6 +128,11 @@ impl ContextProvider for Scope<'_> {
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
         self.planners
+    }
+
+    fn get_relation_planners(&self) -> &[Arc<dyn RelationPlanner>] {
+        static PLANNERS: LazyLock<[Arc<dyn RelationPlanner>; 1]> = LazyLock::new(|| [Arc::new(Sets)]);
+        PLANNERS.as_slice()
     }
 
     fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {

@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::error::{Error, Result, SqlState};
 use crate::query::Engine;
 use crate::query::catalogs::SystemCatalogs;
+use crate::session::shared::SharedPlans;
 use crate::session::{Registry, Services};
 use crate::store::{Parts, Runner, Store};
 use crate::task::{Runtimes, Spawner};
@@ -105,7 +106,8 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
     engine.set_system(Arc::new(SystemCatalogs::new(Arc::new(running))));
     store.keep_fresh(Arc::clone(&engine) as Arc<dyn Runner>);
     let config = Arc::new(config);
-    Ok(Arc::new(Services { store, engine, binder, config, metrics, clock, spawner: spawner.clone(), registry }))
+    let plans = SharedPlans::new(config.limits.query.shared_plans_max);
+    Ok(Arc::new(Services { store, engine, binder, config, metrics, clock, spawner: spawner.clone(), registry, plans }))
 }
 
 async fn serve(listener: TcpListener, services: &Arc<Services>, health: &health::State, shutdown: &CancellationToken) -> Result<()> {

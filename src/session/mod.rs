@@ -8,6 +8,7 @@
 pub mod portal;
 pub mod prepared;
 pub mod registry;
+pub mod shared;
 pub mod transaction;
 pub mod variable;
 pub mod vars;
@@ -48,6 +49,8 @@ pub struct Services {
     pub spawner: Spawner,
     /// Who is connected.
     pub registry: Arc<Registry>,
+    /// Plans of repeated texts.
+    pub plans: shared::SharedPlans,
 }
 
 /// One connection.

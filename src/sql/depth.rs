@@ -13,8 +13,6 @@ use crate::error::{Error, Result, SqlState};
 const CHAIN_MAX: usize = 2_000;
 /// What a prefix operator counts: `NOT NOT ...` recurses on the right, where neither parser nor planner grows its stack.
 const PREFIX_WEIGHT: usize = 10;
-/// What an arithmetic operator counts: each becomes checked arithmetic, whose typing costs more the deeper it stands.
-const ARITHMETIC_WEIGHT: usize = 8;
 /// Joins and set operations of one SELECT: each is a level of the plan.
 const RELATIONS_MAX: usize = 500;
 /// sqlparser's own recursion: every pair of parentheses takes a few levels, every prefix operator one.
@@ -64,7 +62,6 @@ fn weight(before: &Token, operator: &Token) -> usize {
     match operator {
         Token::Period | Token::DoubleColon | Token::Colon => 1,
         _ if !ends_operand(before) => PREFIX_WEIGHT,
-        Token::Plus | Token::Minus | Token::Mul | Token::Div | Token::Mod | Token::Caret => ARITHMETIC_WEIGHT,
         _ => 1,
     }
 }

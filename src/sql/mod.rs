@@ -10,7 +10,9 @@
 
 mod depth;
 pub mod dialect;
+pub mod lift;
 mod literals;
+pub mod position;
 mod query;
 mod reader;
 mod split;

@@ -5,9 +5,7 @@
 
 use std::ops::ControlFlow;
 
-use sqlparser::ast::{
-    self, Expr, JoinConstraint, JoinOperator, SelectFlavor, SetExpr, SetOperator, SetQuantifier, TableFactor, VisitMut, VisitorMut,
-};
+use sqlparser::ast::{self, SelectFlavor, SetExpr, TableFactor, VisitMut, VisitorMut};
 
 use super::reader::RESERVED;
 use crate::error::{Error, Result};
@@ -48,10 +46,6 @@ impl VisitorMut for Check {
                 refuse("a data-modifying statement inside a query")
             }
             SetExpr::Table(_) => refuse("TABLE inside a query"),
-            // DataFusion's keep duplicates by presence, not by number.
-            SetExpr::SetOperation {
-                op: op @ (SetOperator::Except | SetOperator::Intersect), set_quantifier: SetQuantifier::All, ..
-            } => refuse(&format!("{op} ALL")),
             _ => ControlFlow::Continue(()),
         }
     }
@@ -84,14 +78,7 @@ impl VisitorMut for Check {
         if let Some((_, what)) = foreign.iter().find(|(present, _)| *present) {
             return refuse(what);
         }
-        select.from.iter().flat_map(|from| &from.joins).try_for_each(|join| merged_outer(&join.join_operator))
-    }
-
-    fn pre_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<Error> {
-        match expression {
-            Expr::SimilarTo { .. } => refuse("SIMILAR TO"),
-            _ => ControlFlow::Continue(()),
-        }
+        ControlFlow::Continue(())
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
@@ -111,19 +98,6 @@ impl VisitorMut for Check {
             | TableFactor::NestedJoin { .. } => ControlFlow::Continue(()),
             _ => refuse("this form of table expression"),
         }
-    }
-}
-
-/// The merged column of these is NULL where the left side has no row, instead of the right side's value.
-fn merged_outer(join: &JoinOperator) -> ControlFlow<Error> {
-    let (JoinOperator::Right(constraint) | JoinOperator::RightOuter(constraint) | JoinOperator::FullOuter(constraint)) = join else {
-        return ControlFlow::Continue(());
-    };
-    match constraint {
-        JoinConstraint::Using(_) | JoinConstraint::Natural => ControlFlow::Break(
-            Error::unsupported("RIGHT and FULL JOIN with USING or NATURAL are not supported").hint("Write ON, or a LEFT JOIN."),
-        ),
-        _ => ControlFlow::Continue(()),
     }
 }
 

@@ -126,7 +126,7 @@ fn depth_is_limited_before_anything_recurses() {
     let nested = format!("SELECT {}1{}", "(".repeat(100_000), ")".repeat(100_000));
     assert_eq!(parse(&nested).unwrap_err().state(), SqlState::STATEMENT_TOO_COMPLEX);
     for chain in
-        [format!("SELECT 1{}", " + 1".repeat(300)), format!("SELECT {}a", "NOT ".repeat(300)), format!("SELECT {}1", "- ".repeat(300))]
+        [format!("SELECT 1{}", " + 1".repeat(2_100)), format!("SELECT {}a", "NOT ".repeat(300)), format!("SELECT {}1", "- ".repeat(300))]
     {
         assert_eq!(parse(&chain).unwrap_err().state(), SqlState::STATEMENT_TOO_COMPLEX);
     }

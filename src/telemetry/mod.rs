@@ -149,6 +149,8 @@ metrics! {
     query: Latency;
     /// Streams of the operators of plans that run.
     plan_streams: Gauge;
+    /// Query texts answered by a plan that another one had been given.
+    shared_plans_used: Counter;
     /// Open PostgreSQL connections.
     connections: Gauge;
     /// PostgreSQL connections accepted.

@@ -8,11 +8,15 @@
 //! - `regclass` and its like: the value is an OID where it is compared and a name where it is text or a result column;
 //! - a SELECT from a catalog that is always empty here (policies, publications, ...) has no rows, whatever else it says,
 //!   so the shapes in it that cannot be planned do not matter;
+//! - `_pg_expandarray` as the elements and the places of its array ([`expand`]);
+//! - what a query asks of domains and composite types, of which there are none ([`types`]);
 //! - scalar subqueries over catalogs, which look up by key: conditions on the outer query become a CASE around them, and the
 //!   value an aggregate, since only then a planner may take it for one row; `ARRAY(SELECT ...)` becomes an aggregate too.
 
 mod empty;
+mod expand;
 mod subquery;
+mod types;
 
 use std::ops::ControlFlow;
 
@@ -53,6 +57,7 @@ impl VisitorMut for Rewrite {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        types::arrays_only(query);
         if empty_body(&mut query.body) {
             // It may name columns that are no longer there.
             query.order_by = None;
@@ -61,6 +66,8 @@ impl VisitorMut for Rewrite {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        types::no_domains(expr);
+        expand::fields(expr);
         // psql adds the options of the TOAST table, which no table has here.
         if let Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } = expr
             && matches!(array_subquery(right), Some(subquery) if unnests(subquery))
@@ -209,6 +216,11 @@ fn registered_argument(expr: &Expr) -> Option<(&'static str, &Expr)> {
         [argument] => Some((name, argument)),
         _ => None,
     }
+}
+
+/// The argument of a cast to `regclass` or its like, which is a call by now.
+pub fn registered(expr: &Expr) -> Option<&Expr> {
+    registered_argument(expr).map(|(_, argument)| argument)
 }
 
 fn is_registered(expr: &Expr) -> bool {

@@ -7,12 +7,21 @@
 //! puts the values in; (3) errors are [`Error`]s with PostgreSQL's SQLSTATE.
 
 pub mod arithmetic;
+pub mod branches;
+pub mod chain;
 pub mod decimal;
+pub mod interval;
 pub mod json;
+pub mod make;
+pub mod math;
+pub mod ordered;
 pub mod padding;
+pub mod regex;
 pub mod session;
+pub mod strings;
 pub mod sum;
 pub mod system;
+pub mod templates;
 pub mod text;
 pub mod time;
 pub mod to_char;
@@ -47,6 +56,16 @@ pub struct Function {
     /// Over coerced arguments: all arrays of one length (1 where all arguments are constants).
     pub body: fn(&[ArrayRef], &DataType) -> Result<ArrayRef, Error>,
     signature: Signature,
+    shown: Shown,
+}
+
+/// The SQL type of a result, where its Arrow type alone does not tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Shown {
+    ByArrow,
+    As(SqlType),
+    /// That of the first argument.
+    LikeFirst,
 }
 
 impl Function {
@@ -56,7 +75,21 @@ impl Function {
         types: fn(&[DataType]) -> Result<Typed, Error>,
         body: fn(&[ArrayRef], &DataType) -> Result<ArrayRef, Error>,
     ) -> Self {
-        Self { name, types, body, signature: Signature::user_defined(Volatility::Immutable) }
+        Self { name, types, body, signature: Signature::user_defined(Volatility::Immutable), shown: Shown::ByArrow }
+    }
+
+    /// The same function, whose result is of a SQL type that shares its Arrow type with others.
+    #[must_use]
+    pub fn giving(mut self, sql_type: SqlType) -> Self {
+        self.shown = Shown::As(sql_type);
+        self
+    }
+
+    /// The same function, whose result is of its first argument's SQL type.
+    #[must_use]
+    pub fn like_first(mut self) -> Self {
+        self.shown = Shown::LikeFirst;
+        self
     }
 
     /// The same function, evaluated for each row and never folded.
@@ -117,7 +150,16 @@ impl ScalarUDFImpl for Function {
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
         let types: Vec<_> = args.arg_fields.iter().map(|field| field.data_type().clone()).collect();
-        Ok(Arc::new(Field::new(self.name, (self.types)(&types)?.1, true)))
+        let result = (self.types)(&types)?.1;
+        let sql_type = match (&self.shown, args.arg_fields.first()) {
+            (Shown::As(sql_type), _) => Some(sql_type.clone()),
+            (Shown::LikeFirst, Some(first)) => Some(SqlType::of_field(first)),
+            _ => None,
+        };
+        Ok(Arc::new(match sql_type {
+            Some(sql_type) if sql_type.arrow() == result => sql_type.field(self.name, true),
+            _ => Field::new(self.name, result, true),
+        }))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -142,6 +184,8 @@ pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
     let mut scalar = SessionStateDefaults::default_scalar_functions();
     // They give types that SQL has no name for.
     scalar.retain(|function| !function.name().starts_with("arrow_"));
+    // Its answer is a list, where PostgreSQL's is text.
+    scalar.retain(|function| function.name() != "array_dims");
     for functions in [
         session::all(),
         time::all(),
@@ -151,7 +195,18 @@ pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
         system::all(),
         json::all(),
         arithmetic::all(),
+        branches::all(),
+        chain::all(),
+        interval::all(),
+        make::all(),
+        math::all(),
+        ordered::all(),
         padding::all(),
+        regex::all(),
+        strings::all(),
+        templates::all(),
+        super::sets::all(),
+        vec![super::typing::assign::function()],
     ] {
         scalar.extend(functions);
     }
@@ -169,6 +224,8 @@ pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
             aggregates.iter().find(|function| function.name() == name).map(|function| function.as_ref().clone().with_aliases([alias]));
         aggregates.extend(aliased.map(Arc::new));
     }
+    aggregates.extend(ordered::names());
+    aggregates.push(interval::untyped_average());
     scalar.push(Arc::new(AsyncScalarUDF::new(Arc::new(system::Sleep::default())).into_scalar_udf()));
     builder
         .with_scalar_functions(scalar)

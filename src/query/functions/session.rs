@@ -39,6 +39,8 @@ pub enum Kind {
     TimeZone,
     /// `current_setting(name [, missing_ok])`.
     Setting,
+    /// `set_config(name, value, is_local)`: `command::select` sets it, this is the value that it answers.
+    SetSetting,
 }
 
 /// A name under which a [`Kind`] is called.
@@ -49,7 +51,7 @@ pub struct SessionFunction {
     signature: Signature,
 }
 
-const NAMES: [(&str, Kind); 18] = [
+const NAMES: [(&str, Kind); 19] = [
     ("now", Kind::Now),
     ("current_timestamp", Kind::Now),
     ("transaction_timestamp", Kind::Now),
@@ -68,6 +70,7 @@ const NAMES: [(&str, Kind); 18] = [
     ("pg_backend_pid", Kind::Backend),
     (TIME_ZONE, Kind::TimeZone),
     ("current_setting", Kind::Setting),
+    ("set_config", Kind::SetSetting),
 ];
 
 const TIME_ZONE: &str = "session_time_zone";
@@ -96,6 +99,33 @@ pub fn today() -> Expr {
 /// What a call stands for, if it is one of these functions.
 pub fn kind_of(function: &ScalarFunction) -> Option<Kind> {
     function.func.inner().downcast_ref::<SessionFunction>().map(|function| function.kind)
+}
+
+/// The value that is cast.
+fn uncast(expression: &Expr) -> &Expr {
+    match expression {
+        Expr::Cast(cast) => uncast(&cast.expr),
+        other => other,
+    }
+}
+
+/// What a call of `set_config` sets: name, value, whether only for the transaction. None where one of them is NULL.
+pub fn setting_of(arguments: &[Expr], parameters: &[ScalarValue]) -> Result<Option<(String, String, bool)>, Error> {
+    let constant = |argument: &Expr| match uncast(argument) {
+        Expr::Literal(value, _) => Some(value.clone()),
+        Expr::Placeholder(placeholder) => {
+            let number: usize = placeholder.id.trim_start_matches('$').parse().ok()?;
+            parameters.get(number.checked_sub(1)?).cloned()
+        }
+        _ => None,
+    };
+    let values: Option<Vec<ScalarValue>> = arguments.iter().map(constant).collect();
+    let Some([name, value, local]) = values.as_deref() else {
+        return Err(Error::unsupported("set_config() needs constant arguments"));
+    };
+    let text = |value: &ScalarValue| value.try_as_str().flatten().map(str::to_owned);
+    let local = matches!(local, ScalarValue::Boolean(Some(true)));
+    Ok(text(name).zip(text(value)).map(|(name, value)| (name.to_lowercase(), value, local)))
 }
 
 /// The values that the calls stand for.
@@ -130,11 +160,15 @@ impl Values<'_> {
             Kind::Backend => ScalarValue::Int32(Some(self.backend)),
             Kind::TimeZone => text(self.time_zone),
             Kind::Setting => self.setting(arguments)?,
+            Kind::SetSetting => match setting_of(arguments, &[])? {
+                Some((_, value, _)) => text(&value),
+                None => ScalarValue::Utf8View(None),
+            },
         })
     }
 
     fn setting(&self, arguments: &[Expr]) -> Result<ScalarValue, Error> {
-        let name = match arguments.first() {
+        let name = match arguments.first().map(uncast) {
             Some(Expr::Literal(value, _)) => value.try_as_str().flatten().map(str::to_lowercase),
             _ => return Err(Error::unsupported("current_setting() needs a constant name")),
         };
@@ -154,6 +188,7 @@ impl SessionFunction {
     fn new(name: &'static str, kind: Kind) -> Self {
         let signature = match kind {
             Kind::Setting => Signature::variadic_any(Volatility::Stable),
+            Kind::SetSetting => Signature::any(3, Volatility::Stable),
             _ => Signature::nullary(Volatility::Stable),
         };
         Self { name, kind, signature }
@@ -190,7 +225,7 @@ impl ScalarUDFImpl for SessionFunction {
             Kind::LocalTime => SqlType::Time.arrow(),
             Kind::CurrentDate => DataType::Date32,
             Kind::Backend => DataType::Int32,
-            Kind::User | Kind::Database | Kind::Schema | Kind::TimeZone | Kind::Setting => DataType::Utf8View,
+            Kind::User | Kind::Database | Kind::Schema | Kind::TimeZone | Kind::Setting | Kind::SetSetting => DataType::Utf8View,
         })
     }
 

@@ -123,6 +123,8 @@ enum Unit {
     Fixed { length_us: i64, origin_us: i64 },
     /// So many months.
     Months(i32),
+    /// So many years, counted from the year 1.
+    Years(i32),
 }
 
 impl Unit {
@@ -140,17 +142,24 @@ impl Unit {
             "month" | "months" => Unit::Months(1),
             "quarter" => Unit::Months(3),
             "year" | "years" => Unit::Months(12),
-            "decade" => Unit::Months(120),
+            "decade" | "decades" => Unit::Months(120),
+            "century" | "centuries" => Unit::Years(100),
+            "millennium" | "millennia" => Unit::Years(1_000),
             _ => return Err(unknown_unit(name)),
         })
     }
 
     fn start_of(self, time: i64) -> Result<i64, Error> {
+        let (months, from) = match self {
+            Unit::Months(months) => (months, 0),
+            Unit::Years(years) => (years * 12, 12),
+            Unit::Fixed { .. } => (1, 0),
+        };
         let start = match self {
             Unit::Fixed { length_us, origin_us } => crate::types::window::start_of(time, length_us, origin_us),
-            Unit::Months(count) => DateTime::from_timestamp_micros(time).and_then(|moment| {
-                let months = moment.year() * 12 + i32::try_from(moment.month0()).ok()?;
-                let first = months.div_euclid(count) * count;
+            Unit::Months(_) | Unit::Years(_) => DateTime::from_timestamp_micros(time).and_then(|moment| {
+                let month = moment.year() * 12 + i32::try_from(moment.month0()).ok()?;
+                let first = (month - from).div_euclid(months) * months + from;
                 let date = chrono::NaiveDate::from_ymd_opt(first.div_euclid(12), first.rem_euclid(12).unsigned_abs() + 1, 1)?;
                 Some(date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_micros())
             }),
@@ -175,7 +184,7 @@ pub fn check_unit(name: &str) -> Result<(), Error> {
 
 fn unknown_unit(name: &str) -> Error {
     Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("unit \"{name}\" not recognized for type timestamp"))
-        .hint("Use microseconds, milliseconds, second, minute, hour, day, week, month, quarter, year or decade.")
+        .hint("Use microseconds, milliseconds, second, minute, hour, day, week, month, quarter, year, decade, century or millennium.")
 }
 
 /// See [`TRUNCATE_IN_ZONE`]. The zone may differ from row to row.
@@ -394,7 +403,8 @@ fn epoch(values: &ArrayRef) -> Option<Int64Array> {
 fn to_timestamp_types(types: &[DataType]) -> Result<Typed, Error> {
     match types {
         [number] if number.is_numeric() => Ok((vec![DataType::Float64], SqlType::Timestamptz.arrow())),
-        [_, _] => Err(Error::unsupported("to_timestamp(text, text) is not supported").hint("Cast the text to timestamptz.")),
+        // The typing rules read it by the template, in the session's zone.
+        [text, template] if is_text(text) && is_text(template) => Ok((types.to_vec(), SqlType::Timestamptz.arrow())),
         _ => Err(undefined("to_timestamp", types)),
     }
 }

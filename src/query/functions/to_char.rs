@@ -77,7 +77,9 @@ fn to_char_types(types: &[DataType]) -> Result<Typed, Error> {
         [DataType::Timestamp(_, _) | DataType::Date32, template] if is_text(template) => {
             Ok((vec![SqlType::Timestamp.arrow(), DataType::Utf8View], DataType::Utf8View))
         }
-        [value, template] if is_text(template) && (value.is_numeric() || matches!(value, DataType::Interval(_))) => {
+        // The typing rules write numbers by another function.
+        [value, template] if is_text(template) && value.is_numeric() => Ok((types.to_vec(), DataType::Utf8View)),
+        [value, template] if is_text(template) && matches!(value, DataType::Interval(_)) => {
             Err(Error::unsupported(format!("to_char({}, text) is not supported", super::type_name(value))))
         }
         _ => Err(undefined("to_char", types)),

@@ -11,6 +11,9 @@ use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams,
 use datafusion::logical_expr::{AggregateUDF, Expr, ExprSchemable, WindowFunctionDefinition};
 
 use super::casts::to;
+use super::intervals;
+use crate::error::Error;
+use crate::query::functions::interval;
 use crate::query::functions::sum::checked_sum;
 
 /// Digits before the point from which a sum of numeric could leave 128 bits.
@@ -20,47 +23,61 @@ const AVERAGE_SCALE: i8 = 12;
 const AVERAGE_PRECISION_MAX: u8 = 34;
 
 /// Types an aggregate's argument.
-pub fn aggregate(func: Arc<AggregateUDF>, params: AggregateFunctionParams, schema: &DFSchema) -> Result<Transformed<Expr>> {
+pub fn aggregate(func: Arc<AggregateUDF>, mut params: AggregateFunctionParams, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    params.order_by = intervals::sorted(params.order_by, schema)?;
+    if let Some(expression) = intervals::aggregate(func.name(), &params, schema)? {
+        return Ok(Transformed::yes(expression));
+    }
+    let func = interval::real(func);
     let AggregateFunctionParams { args, distinct, filter, order_by, null_treatment } = params;
-    let (func, args, changed) = arguments(func, args, schema)?;
+    let (func, args) = arguments(func, args, schema)?;
     let function = AggregateFunction::new_udf(func, args, distinct, filter, order_by, null_treatment);
-    let expression = Expr::AggregateFunction(function);
-    Ok(if changed { Transformed::yes(expression) } else { Transformed::no(expression) })
+    Ok(Transformed::yes(Expr::AggregateFunction(function)))
 }
 
-/// The same for an aggregate over a window.
+/// The same for an aggregate over a window: its arguments, and the function that takes its place.
 pub fn window_arguments(
-    fun: &WindowFunctionDefinition,
+    fun: WindowFunctionDefinition,
     mut params: WindowFunctionParams,
     schema: &DFSchema,
-) -> Result<(WindowFunctionParams, bool)> {
-    let WindowFunctionDefinition::AggregateUDF(func) = fun else {
-        return Ok((params, false));
+) -> Result<(WindowFunctionDefinition, WindowFunctionParams, bool)> {
+    let WindowFunctionDefinition::AggregateUDF(func) = &fun else {
+        return Ok((fun, params, false));
     };
+    if let [argument] = params.args.as_slice()
+        && matches!(argument.get_type(schema)?, DataType::Interval(_))
+    {
+        let own = match func.name() {
+            "sum" => interval::sum(),
+            "avg" => interval::average(),
+            "min" | "max" => return Err(Error::unsupported(format!("{}(interval) OVER (...) is not supported", func.name())).into()),
+            _ => return Ok((fun, params, false)),
+        };
+        return Ok((WindowFunctionDefinition::AggregateUDF(own), params, true));
+    }
     if func.name() == "sum" || func.name() == "avg" || func.name() == "count" {
-        let (_, args, changed) = cast_arguments(func, params.args, schema)?;
+        let func = interval::real(Arc::clone(func));
+        let (_, args) = cast_arguments(&func, params.args, schema)?;
         params.args = args;
-        return Ok((params, changed));
+        return Ok((WindowFunctionDefinition::AggregateUDF(func), params, true));
     }
-    Ok((params, false))
+    Ok((fun, params, false))
 }
 
-type Typed = (Arc<AggregateUDF>, Vec<Expr>, bool);
-
-fn arguments(func: Arc<AggregateUDF>, args: Vec<Expr>, schema: &DFSchema) -> Result<Typed> {
-    let (data_type, args, changed) = cast_arguments(&func, args, schema)?;
+fn arguments(func: Arc<AggregateUDF>, args: Vec<Expr>, schema: &DFSchema) -> Result<(Arc<AggregateUDF>, Vec<Expr>)> {
+    let (data_type, args) = cast_arguments(&func, args, schema)?;
     match (func.name(), &data_type) {
-        ("sum", Some(DataType::Decimal128(precision, _))) if *precision > UNCHECKED_PRECISION_MAX => Ok((checked_sum(), args, true)),
-        _ => Ok((func, args, changed)),
+        ("sum", Some(DataType::Decimal128(precision, _))) if *precision > UNCHECKED_PRECISION_MAX => Ok((checked_sum(), args)),
+        _ => Ok((func, args)),
     }
 }
 
-fn cast_arguments(func: &AggregateUDF, mut args: Vec<Expr>, schema: &DFSchema) -> Result<(Option<DataType>, Vec<Expr>, bool)> {
+fn cast_arguments(func: &AggregateUDF, mut args: Vec<Expr>, schema: &DFSchema) -> Result<(Option<DataType>, Vec<Expr>)> {
     match (func.name(), args.as_slice()) {
         // COUNT(*) is count(1), which later stages recognise by the literal's type.
         ("count", [Expr::Literal(ScalarValue::Int32(Some(1)), metadata)]) => {
             args[0] = Expr::Literal(ScalarValue::Int64(Some(1)), metadata.clone());
-            Ok((None, args, true))
+            Ok((None, args))
         }
         ("sum" | "avg" | "mean", [argument]) => {
             let data_type = argument.get_type(schema)?;
@@ -68,12 +85,12 @@ fn cast_arguments(func: &AggregateUDF, mut args: Vec<Expr>, schema: &DFSchema) -
             match target {
                 Some(target) if target != data_type => {
                     let argument = args.remove(0);
-                    Ok((Some(target.clone()), vec![to(argument, target)], true))
+                    Ok((Some(target.clone()), vec![to(argument, target)]))
                 }
-                _ => Ok((Some(data_type), args, false)),
+                _ => Ok((Some(data_type), args)),
             }
         }
-        _ => Ok((None, args, false)),
+        _ => Ok((None, args)),
     }
 }
 

@@ -7,24 +7,29 @@
 //! plan that was typed once is not changed by a second round; (3) output names are kept.
 
 pub mod aggregates;
+pub mod assign;
+pub mod branches;
+mod calls;
 pub mod casts;
+pub mod chains;
+pub mod intervals;
 pub mod operators;
 pub mod planner;
+pub mod sets;
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, TimeUnit};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType};
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, Result, ScalarValue};
-use datafusion::logical_expr::expr::{AggregateFunction, InList, ScalarFunction, WindowFunction};
+use datafusion::common::{DFSchema, NullHandling, Result, ScalarValue};
+use datafusion::logical_expr::expr::{AggregateFunction, InList, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    Between, BinaryExpr, Cast, Expr, ExprSchemable, Like, LogicalPlan, LogicalPlanBuilder, Operator, Projection, RecursiveQuery, Values,
+    Between, BinaryExpr, Case, Expr, ExprSchemable, Like, LogicalPlan, LogicalPlanBuilder, Projection, RecursiveQuery, Sort, Values,
 };
 
-use crate::error::Error;
-use crate::query::functions::{self, session, time, zone};
+use crate::query::functions::{self, session, zone};
 use crate::types::SqlType;
 
 /// Types a plan: literals, casts, operators, aggregates, functions of time.
@@ -38,6 +43,13 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         LogicalPlan::Limit(_) | LogicalPlan::TableScan(_) => Ok(Transformed::no(plan)),
         LogicalPlan::Values(values) => typed_values(values).map(Transformed::yes),
         LogicalPlan::RecursiveQuery(query) => recursive(query).map(Transformed::yes),
+        LogicalPlan::Union(union) => sets::union(union).map(Transformed::yes),
+        LogicalPlan::Join(join) if sets::is_operation(&join) => sets::operation(join).map(Transformed::yes),
+        // A set of no rows gives none, as in PostgreSQL.
+        LogicalPlan::Unnest(mut unnest) if unnest.options.null_handling == NullHandling::Preserve => {
+            unnest.options.null_handling = NullHandling::Drop;
+            LogicalPlan::Unnest(unnest).recompute_schema().map(Transformed::yes)
+        }
         plan => {
             let schema = merge_schema(&plan.inputs());
             let names = NamePreserver::new(&plan);
@@ -45,8 +57,19 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
                 let name = names.save(&expression);
                 Ok(self::expression(expression, &schema)?.update_data(|expression| name.restore(expression)))
             })?
-            .map_data(LogicalPlan::recompute_schema)
+            .map_data(|plan| intervals::node(ordered(plan)?.recompute_schema()?))
         }
+    }
+}
+
+/// Sort keys of intervals by length.
+fn ordered(plan: LogicalPlan) -> Result<LogicalPlan> {
+    match plan {
+        LogicalPlan::Sort(Sort { expr, input, fetch }) => {
+            let expr = intervals::sorted(expr, input.schema())?;
+            Ok(LogicalPlan::Sort(Sort { expr, input, fetch }))
+        }
+        other => Ok(other),
     }
 }
 
@@ -73,11 +96,19 @@ fn recursive(query: RecursiveQuery) -> Result<LogicalPlan> {
 
 fn typed_values(values: Values) -> Result<LogicalPlan> {
     let schema = DFSchema::empty();
-    let rows = values
-        .values
-        .into_iter()
-        .map(|row| row.into_iter().map(|value| Ok(expression(untyped_null(value), &schema)?.data)).collect::<Result<Vec<_>>>())
-        .collect::<Result<Vec<_>>>()?;
+    let width = values.values.first().map_or(0, Vec::len);
+    let mut columns: Vec<Vec<Expr>> = (0..width).map(|_| Vec::with_capacity(values.values.len())).collect();
+    for row in values.values {
+        for (column, value) in columns.iter_mut().zip(row) {
+            column.push(expression(untyped_null(value), &schema)?.data);
+        }
+    }
+    let columns = columns.into_iter().map(|column| branches::unified("VALUES", column, &schema)).collect::<Result<Vec<_>>>()?;
+    let mut columns: Vec<_> = columns.into_iter().map(Vec::into_iter).collect();
+    let mut rows = Vec::new();
+    while let Some(row) = columns.iter_mut().map(Iterator::next).collect::<Option<Vec<_>>>().filter(|row| !row.is_empty()) {
+        rows.push(row);
+    }
     LogicalPlanBuilder::values(rows)?.build()
 }
 
@@ -87,6 +118,7 @@ fn untyped_null(value: Expr) -> Expr {
         Expr::Cast(cast) if matches!(&*cast.expr, Expr::Literal(ScalarValue::Null, _)) && cast.field.data_type() == &DataType::Int64 => {
             Expr::Literal(ScalarValue::Null, None)
         }
+        Expr::Literal(value, None) if value.is_null() => Expr::Literal(ScalarValue::Null, None),
         other => other,
     }
 }
@@ -104,24 +136,57 @@ fn rewrite(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         },
         Expr::Cast(cast) => casts::explicit(cast, schema)?,
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => match operators::typed(*left, op, *right, schema)? {
-            operators::Outcome::Changed(expression) => Transformed::yes(expression),
+            operators::Outcome::Changed(expression) => Transformed::yes(intervals::compared(expression, schema)?),
+            operators::Outcome::Same(left, right) if operators::compares(op) => {
+                let expression = Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)));
+                Transformed::yes(intervals::compared(expression, schema)?)
+            }
             operators::Outcome::Same(left, right) => operators::arithmetic(left, op, right, schema)?,
         },
         Expr::Between(Between { expr, negated, low, high }) => {
             let low = operators::operand(*low, &expr, schema)?;
             let high = operators::operand(*high, &expr, schema)?;
-            Transformed::yes(Expr::Between(Between::new(expr, negated, Box::new(low), Box::new(high))))
+            let between = Expr::Between(Between::new(expr, negated, Box::new(low), Box::new(high)));
+            Transformed::yes(intervals::compared(between, schema)?)
         }
         Expr::InList(InList { expr, list, negated }) => {
             let list = list.into_iter().map(|item| operators::operand(item, &expr, schema)).collect::<Result<_>>()?;
-            Transformed::yes(Expr::InList(InList::new(expr, list, negated)))
+            Transformed::yes(intervals::compared(Expr::InList(InList::new(expr, list, negated)), schema)?)
         }
+        query @ Expr::InSubquery(_) => Transformed::no(intervals::compared(query, schema)?),
+        Expr::Case(case) => Transformed::yes(Expr::Case(typed_case(case, schema)?)),
         Expr::Like(like) => Transformed::no(Expr::Like(text_only(like, schema)?)),
         Expr::AggregateFunction(AggregateFunction { func, params }) => aggregates::aggregate(func, params, schema)?,
         Expr::WindowFunction(function) => window(*function, schema)?,
-        Expr::ScalarFunction(function) => scalar(function, schema)?,
+        Expr::ScalarFunction(function) => calls::scalar(function, schema)?,
         other => Transformed::no(other),
     })
+}
+
+/// The branches of CASE have one type, its comparands that of the operand.
+fn typed_case(case: Case, schema: &DFSchema) -> Result<Case> {
+    let Case { expr, when_then_expr, else_expr } = case;
+    let (mut whens, mut branches) = (Vec::with_capacity(when_then_expr.len()), Vec::with_capacity(when_then_expr.len() + 1));
+    let has_else = else_expr.is_some();
+    branches.extend(else_expr.map(|branch| *branch));
+    for (when, then) in when_then_expr {
+        whens.push(match &expr {
+            Some(operand) => operators::operand(*when, operand, schema)?,
+            None => *when,
+        });
+        branches.push(*then);
+    }
+    let mut branches = branches::unified("CASE", branches, schema)?.into_iter();
+    let else_expr = if has_else { branches.next().map(Box::new) } else { None };
+    let (expr, whens) = match expr {
+        Some(operand) => {
+            let mut keyed = intervals::partitioned(std::iter::once(*operand).chain(whens).collect(), schema)?.into_iter();
+            (keyed.next().map(Box::new), keyed.collect())
+        }
+        None => (None, whens),
+    };
+    let when_then_expr = whens.into_iter().zip(branches).map(|(when, then)| (Box::new(when), Box::new(then))).collect();
+    Ok(Case { expr, when_then_expr, else_expr })
 }
 
 /// PostgreSQL's type of a literal, or the value itself where it has it already: integers are int4 when they fit, and a
@@ -167,124 +232,16 @@ fn text_only(like: Like, schema: &DFSchema) -> Result<Like> {
 
 fn window(function: WindowFunction, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let WindowFunction { fun, params } = function;
-    let (params, changed) = aggregates::window_arguments(&fun, params, schema)?;
+    let (fun, mut params, changed) = aggregates::window_arguments(fun, params, schema)?;
+    params.partition_by = intervals::partitioned(params.partition_by, schema)?;
+    params.order_by = intervals::sorted(params.order_by, schema)?;
     let expression = Expr::WindowFunction(Box::new(WindowFunction { fun, params }));
     Ok(if changed { Transformed::yes(expression) } else { Transformed::no(expression) })
-}
-
-fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    let name = function.func.name();
-    match (name, function.args.as_slice()) {
-        ("date_trunc", [unit, _]) => {
-            valid_unit(unit)?;
-            truncate(function, None, schema)
-        }
-        ("date_trunc", [_, _, _]) => truncate(function, Some(()), schema),
-        ("date_bin", [stride, time, rest @ ..]) if rest.len() < 2 => {
-            let mut args = vec![operators::literal_as(stride.clone(), &SqlType::Interval)?, time.clone()];
-            for origin in rest {
-                args.push(operators::operand(origin.clone(), time, schema)?);
-            }
-            Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&function.func), args))))
-        }
-        ("tumble" | "hop" | "session" | "session_end" | "window_end", [time, lengths @ ..]) => {
-            let mut args = vec![time.clone()];
-            for length in lengths {
-                args.push(operators::literal_as(length.clone(), &SqlType::Interval)?);
-            }
-            Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&function.func), args))))
-        }
-        ("extract" | "extract_seconds" | "date_part", [field, argument]) => {
-            let instant = matches!(argument.get_type(schema)?, DataType::Timestamp(_, Some(_)));
-            let epoch = matches!(field, Expr::Literal(value, _) if value.try_as_str().flatten().is_some_and(|text| text.eq_ignore_ascii_case("epoch")));
-            if !instant || epoch {
-                return Ok(Transformed::no(Expr::ScalarFunction(function)));
-            }
-            let ScalarFunction { func, mut args } = function;
-            args[1] = local(args[1].clone());
-            Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(func, args))))
-        }
-        ("age", [argument]) => {
-            let today = Expr::Cast(Cast::new(Box::new(session::today()), wall_clock()));
-            let argument = argument.clone();
-            let ScalarFunction { func, .. } = function;
-            let call = ScalarFunction::new_udf(func, vec![today, argument]);
-            scalar(call, schema).map(|typed| Transformed::yes(typed.data))
-        }
-        ("date_diff" | "datediff" | "age" | "to_char", _) => {
-            let ScalarFunction { func, args } = function;
-            let args = args
-                .into_iter()
-                .map(|argument| match argument.get_type(schema)? {
-                    DataType::Timestamp(_, Some(_)) => Ok(local(argument)),
-                    _ => Ok(argument),
-                })
-                .collect::<Result<Vec<_>>>()?;
-            Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(func, args))))
-        }
-        ("timezone", [_, argument]) => {
-            let instant = matches!(argument.get_type(schema)?, DataType::Timestamp(_, Some(_)));
-            let Ok([zone, argument]) = <[Expr; 2]>::try_from(function.args) else {
-                return Err(Error::internal("timezone() takes two arguments").into());
-            };
-            Ok(Transformed::yes(if instant { zone::to_local(zone, argument) } else { zone::to_instant(zone, argument) }))
-        }
-        ("mod", [left, right]) => operators::arithmetic(left.clone(), Operator::Modulo, right.clone(), schema),
-        ("pg_typeof", [argument]) => {
-            let name = functions::type_name(&argument.get_type(schema)?);
-            Ok(Transformed::yes(Expr::Literal(ScalarValue::Utf8View(Some(name)), None)))
-        }
-        _ => {
-            let expression = Expr::ScalarFunction(function);
-            match expression.get_type(schema) {
-                // Lengths and positions of arrays are integer in PostgreSQL.
-                Ok(DataType::UInt64) => Ok(Transformed::yes(casts::to(expression, DataType::Int32))),
-                _ => Ok(Transformed::no(expression)),
-            }
-        }
-    }
-}
-
-/// The type of local times.
-fn wall_clock() -> DataType {
-    DataType::Timestamp(TimeUnit::Microsecond, None)
 }
 
 /// The local time of an instant in the session's zone.
 pub fn local(instant: Expr) -> Expr {
     zone::to_local(session::time_zone(), instant)
-}
-
-fn truncate(function: ScalarFunction, zone: Option<()>, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    let ScalarFunction { func, mut args } = function;
-    let argument = args[1].get_type(schema)?;
-    match (argument, zone) {
-        (DataType::Timestamp(_, Some(_)), None) => {
-            args.push(session::time_zone());
-            Ok(Transformed::yes(time::truncate_in_zone().call(args)))
-        }
-        (DataType::Timestamp(_, Some(_)), Some(())) => Ok(Transformed::yes(time::truncate_in_zone().call(args))),
-        // A date is taken as midnight in the session's zone, and the result is a timestamptz.
-        (DataType::Date32, None) => {
-            let midnight = casts::to(args.remove(1), wall_clock());
-            args.push(zone::to_instant(session::time_zone(), midnight));
-            args.push(session::time_zone());
-            Ok(Transformed::yes(time::truncate_in_zone().call(args)))
-        }
-        (DataType::Timestamp(_, None), None) => Ok(Transformed::no(Expr::ScalarFunction(ScalarFunction::new_udf(func, args)))),
-        (DataType::Interval(_), _) => Err(Error::unsupported("date_trunc() of an interval is not supported").into()),
-        (other, _) => Err(functions::undefined("date_trunc", &[DataType::Utf8View, other]).into()),
-    }
-}
-
-fn valid_unit(unit: &Expr) -> Result<()> {
-    match unit {
-        Expr::Literal(value, _) => match value.try_as_str().flatten() {
-            Some(text) => Ok(time::check_unit(text)?),
-            None => Ok(()),
-        },
-        _ => Ok(()),
-    }
 }
 
 /// The type of an expression with the metadata that tells uuid from bytea and json from text.

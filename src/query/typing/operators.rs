@@ -35,16 +35,39 @@ pub fn typed(left: Expr, operator: Operator, right: Expr, schema: &DFSchema) -> 
         return Ok(Outcome::Same(left, right));
     }
     let (left_type, right_type) = (left.get_type(schema)?, right.get_type(schema)?);
-    if json::operator(&operator).is_some() && (is_text(&left_type) || matches!(left_type, DataType::Null)) {
-        return Ok(match json::operator(&operator) {
-            Some(function) => Outcome::Changed(function.call(vec![left, right])),
-            None => Outcome::Same(left, right),
-        });
+    if let Some(expression) = document(&left, operator, &right, schema, (&left_type, &right_type))? {
+        return Ok(Outcome::Changed(expression));
     }
     if compares(operator) {
         return comparison(left, operator, right, schema, &left_type, &right_type);
     }
     temporal(left, operator, right, &left_type, &right_type)
+}
+
+/// Operators of json and jsonb, by the types of their operands.
+fn document(left: &Expr, operator: Operator, right: &Expr, schema: &DFSchema, types: (&DataType, &DataType)) -> Result<Option<Expr>> {
+    let is_document = |expression: &Expr, data_type: &DataType| -> Result<bool> {
+        Ok(is_text(data_type) && matches!(sql_type(expression, schema)?, SqlType::Json | SqlType::Jsonb))
+    };
+    let arguments = || vec![left.clone(), right.clone()];
+    if let Some(function) = json::operator(&operator) {
+        let applies = is_text(types.0) || types.0.is_null();
+        return Ok(applies.then(|| function.call(arguments())));
+    }
+    Ok(match operator {
+        Operator::ArrowAt if is_text(types.0) && is_text(types.1) => {
+            json::operator(&Operator::AtArrow).map(|function| function.call(vec![right.clone(), left.clone()]))
+        }
+        Operator::HashMinus if is_text(types.0) => Some(json::edit::minus_path().call(arguments())),
+        Operator::Minus if is_document(left, types.0)? => Some(json::edit::minus().call(arguments())),
+        Operator::StringConcat
+            if (is_document(left, types.0)? && (is_document(right, types.1)? || unknown(right).is_some()))
+                || (is_document(right, types.1)? && unknown(left).is_some()) =>
+        {
+            Some(json::edit::concat().call(arguments()))
+        }
+        _ => None,
+    })
 }
 
 /// A value compared with `subject` (of BETWEEN, IN): a string literal is read as the subject's type.
@@ -63,11 +86,13 @@ pub fn literal_as(value: Expr, target: &SqlType) -> Result<Expr> {
     }
 }
 
-fn open(expression: &Expr) -> bool {
+/// A parameter whose type is not known yet.
+pub fn open(expression: &Expr) -> bool {
     matches!(expression, Expr::Placeholder(placeholder) if placeholder.field.is_none())
 }
 
-fn compares(operator: Operator) -> bool {
+/// Whether an operator compares.
+pub fn compares(operator: Operator) -> bool {
     matches!(
         operator,
         Operator::Eq
@@ -82,7 +107,7 @@ fn compares(operator: Operator) -> bool {
 }
 
 /// The text of a string literal, whose type PostgreSQL leaves open.
-fn unknown(expression: &Expr) -> Option<&str> {
+pub fn unknown(expression: &Expr) -> Option<&str> {
     match expression {
         Expr::Literal(value, metadata) if metadata.as_ref().is_none_or(|metadata| metadata.is_empty()) => value.try_as_str().flatten(),
         _ => None,
@@ -302,7 +327,7 @@ pub fn arithmetic(left: Expr, operator: Operator, right: Expr, schema: &DFSchema
 }
 
 /// The type in which two integers, or a float and a number, are calculated.
-fn common_type(left: &DataType, right: &DataType) -> Option<DataType> {
+pub fn common_type(left: &DataType, right: &DataType) -> Option<DataType> {
     let rank = |data_type: &DataType| {
         Some(match data_type {
             DataType::Int8 | DataType::UInt8 | DataType::Int16 => 1,

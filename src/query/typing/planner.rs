@@ -13,7 +13,7 @@ use sqlparser::ast::{self, BinaryOperator};
 
 use super::casts::to;
 use super::operators::{Outcome, typed};
-use crate::query::functions::time;
+use crate::query::functions::{ordered, time};
 
 /// Plans expressions as PostgreSQL types them.
 #[derive(Debug)]
@@ -41,8 +41,12 @@ impl ExprPlanner for Postgres {
         Ok(PlannerResult::Planned(Expr::ScalarFunction(ScalarFunction::new_udf(function.udf(), args))))
     }
 
-    /// Counts that DataFusion gives as unsigned are bigint.
+    /// Counts that DataFusion gives as unsigned are bigint; some aggregates are made of others.
     fn plan_aggregate(&self, expr: RawAggregateExpr) -> Result<PlannerResult<RawAggregateExpr>> {
+        let expr = match ordered::planned(expr)? {
+            Ok(planned) => return Ok(PlannerResult::Planned(planned)),
+            Err(expr) => expr,
+        };
         if !matches!(expr.func.name(), "approx_distinct" | "regr_count") {
             return Ok(PlannerResult::Original(expr));
         }
@@ -57,8 +61,9 @@ impl ExprPlanner for Postgres {
         }
         let RawWindowExpr { func_def, args, partition_by, order_by, window_frame, filter, null_treatment, distinct } = expr;
         let params = WindowFunctionParams { args, partition_by, order_by, window_frame, filter, null_treatment, distinct };
+        let target = if func_def.name() == "ntile" { DataType::Int32 } else { DataType::Int64 };
         let function = Expr::WindowFunction(Box::new(WindowFunction { fun: func_def, params }));
-        Ok(PlannerResult::Planned(to(function, DataType::Int64)))
+        Ok(PlannerResult::Planned(to(function, target)))
     }
 }
 
@@ -96,6 +101,11 @@ fn operator(operator: &BinaryOperator) -> Option<Operator> {
         BinaryOperator::HashLongArrow => Operator::HashLongArrow,
         BinaryOperator::AtArrow => Operator::AtArrow,
         BinaryOperator::Question => Operator::Question,
+        BinaryOperator::QuestionPipe => Operator::QuestionPipe,
+        BinaryOperator::QuestionAnd => Operator::QuestionAnd,
+        BinaryOperator::ArrowAt => Operator::ArrowAt,
+        BinaryOperator::HashMinus => Operator::HashMinus,
+        BinaryOperator::StringConcat => Operator::StringConcat,
         _ => return None,
     })
 }
