@@ -68,7 +68,8 @@ impl House {
         let registry = Arc::new(Registry::default());
         let registration = registry.enter("verus", "verus", None, clock.now(), false);
         let config = Arc::new(config);
-        let services = Arc::new(Services { store, engine, binder, config, metrics, clock, spawner, registry });
+        let subscribers = Arc::new(tokio::sync::Semaphore::new(config.limits.wire.subscribers_max));
+        let services = Arc::new(Services { store, engine, binder, config, metrics, clock, spawner, registry, subscribers });
         let session = Session::new(Arc::clone(&services), registration);
         let mut house = House { runtimes, services, session, dir };
         house.run(schema::TABLE);

@@ -48,6 +48,8 @@ pub struct Services {
     pub spawner: Spawner,
     /// Who is connected.
     pub registry: Arc<Registry>,
+    /// Places for subscriptions, `limits.wire.subscribers_max` of them.
+    pub subscribers: Arc<tokio::sync::Semaphore>,
 }
 
 /// One connection.

@@ -93,6 +93,9 @@ pub(super) struct Meta {
     pub(super) datafusion: String,
     pub(super) fingerprint: u64,
     pub(super) applied_lsn: u64,
+    /// See `Version::changes_from`.
+    #[serde(default)]
+    pub(super) changes_from: u64,
     /// As `failure::to_text` writes it.
     pub(super) poison: Option<String>,
 }
@@ -225,9 +228,9 @@ impl Blocks {
 
 impl Meta {
     /// As of now.
-    pub(super) fn new(spec: &Spec, applied_lsn: u64, poison: Option<String>) -> Self {
+    pub(super) fn new(spec: &Spec, applied_lsn: u64, changes_from: u64, poison: Option<String>) -> Self {
         let datafusion = datafusion::DATAFUSION_VERSION.to_owned();
-        Self { format: block::FORMAT, datafusion, fingerprint: spec.fingerprint, applied_lsn, poison }
+        Self { format: block::FORMAT, datafusion, fingerprint: spec.fingerprint, applied_lsn, changes_from, poison }
     }
 
     /// Whether blocks written under it can be read.

@@ -19,6 +19,7 @@
 //! | `block`, `blocks`, `cache` | a block's bytes; where blocks live; decoded blocks in memory |
 //! | `checkpoint`, `slots` | deltas to blocks, blocks to fewer blocks, rows read again to blocks; clustering |
 //! | `read`, `prune`, `finish` | the plan that reads a view; which blocks it needs; states to output columns |
+//! | `changes` | which groups changed between two versions |
 //! | `failure` | what DataFusion and Arrow report, as Verus's errors |
 
 mod aggregate;
@@ -26,6 +27,7 @@ mod apply;
 mod block;
 mod blocks;
 mod cache;
+mod changes;
 mod checkpoint;
 mod compile;
 mod delta;
@@ -45,6 +47,7 @@ mod window;
 
 pub use apply::apply;
 pub use blocks::Blocks;
+pub use changes::{ChangeKind, Changed, Changes, Selection, Since};
 pub use checkpoint::{Backfill, Checkpoint, Merged};
 pub use compile::describe;
 pub use delta::Delta;

@@ -33,6 +33,8 @@ pub struct Version {
     pub(super) deltas: Vec<Arc<Delta>>,
     pub(super) poison: Option<Error>,
     applied_lsn: u64,
+    /// See [`Version::changes_from`].
+    changes_from: u64,
     must_rebuild: bool,
     /// Deltas below this LSN are being written: not to be merged with later ones. All versions of the view share it.
     pub(super) sealed_lsn: Arc<AtomicU64>,
@@ -67,6 +69,7 @@ impl Version {
             deltas: Vec::new(),
             poison: None,
             applied_lsn: 0,
+            changes_from: 0,
             must_rebuild: false,
             sealed_lsn: Arc::default(),
             shadowed: Vec::new(),
@@ -83,6 +86,7 @@ impl Version {
         match meta {
             Some(meta) if meta.fits(&spec) => {
                 version.applied_lsn = meta.applied_lsn;
+                version.changes_from = meta.changes_from;
                 version.poison = meta.poison.as_deref().map(failure::from_text);
                 version.blocks = Arc::new(with_blocks(BTreeMap::new(), blocks));
             }
@@ -106,6 +110,19 @@ impl Version {
     /// Every row with an LSN below this is in the blocks in RocksDB.
     pub fn applied_lsn(&self) -> u64 {
         self.applied_lsn
+    }
+
+    /// From which LSN on the groups that changed can be told: since then state was only added to. Whoever makes, empties or
+    /// replaces state says so by [`Version::replaced_at`].
+    pub fn changes_from(&self) -> u64 {
+        self.changes_from
+    }
+
+    /// The version whose state took the place of another one by the commit at `lsn`.
+    #[must_use]
+    pub fn replaced_at(mut self, lsn: u64) -> Version {
+        self.changes_from = lsn.saturating_add(1);
+        self
     }
 
     /// The version with one more delta, which must follow those it has; merges small neighbours, so the number of deltas
@@ -137,6 +154,7 @@ impl Version {
         let mut next = self.clone();
         let applied = checkpoint.applied_lsn;
         next.applied_lsn = next.applied_lsn.max(applied);
+        next.changes_from = next.changes_from.max(checkpoint.changes_from);
         next.must_rebuild = false;
         next.poison = next.poison.or_else(|| checkpoint.poison.clone());
         checkpoint.replaced.iter().for_each(|block| block.release());
