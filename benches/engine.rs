@@ -69,7 +69,9 @@ impl House {
         let registration = registry.enter("verus", "verus", None, clock.now(), false);
         let config = Arc::new(config);
         let plans = verus::session::shared::SharedPlans::new(config.limits.query.shared_plans_max);
-        let services = Arc::new(Services { store, engine, binder, config, metrics, clock, spawner, registry, plans });
+        let subscribers = Arc::new(tokio::sync::Semaphore::new(config.limits.wire.subscribers_max));
+        let services =
+            Arc::new(Services { store, engine, binder, config, metrics, clock, spawner, registry, plans, subscribers });
         let session = Session::new(Arc::clone(&services), registration);
         let mut house = House { runtimes, services, session, dir };
         house.run(schema::TABLE);

@@ -96,7 +96,7 @@ impl Server {
             if let Some(status) = self.child.try_wait().expect("child status") {
                 panic!("the server ended with {status}:\n{}", self.log());
             }
-            if let Ok(session) = Session::open(self.port).await
+            if let Ok(session) = Session::open_with(&self.parameters()).await
                 && session.client.simple_query("SELECT 1").await.is_ok()
             {
                 return;
@@ -138,9 +138,15 @@ impl Server {
         }
     }
 
+    /// The connection string of user verus, with the password where the server has one.
+    fn parameters(&self) -> String {
+        let password = self.options.env.iter().find(|(key, _)| *key == "VERUS_PASSWORD").map(|(_, password)| password.as_str());
+        format!("{} password='{}'", parameters(self.port), password.unwrap_or("none"))
+    }
+
     /// A new connection.
     pub async fn connect(&self) -> Session {
-        match Session::open(self.port).await {
+        match Session::open_with(&self.parameters()).await {
             Ok(session) => session,
             Err(error) => panic!("cannot connect: {error:?}\n{}", self.log()),
         }
@@ -212,6 +218,10 @@ pub fn free_port() -> u16 {
 const FIRST_PORT: u16 = 10_000;
 const PORTS: u16 = 22_000;
 
+fn parameters(port: u16) -> String {
+    format!("host=127.0.0.1 port={port} user=verus dbname=verus connect_timeout=5")
+}
+
 /// An error of the server, with its SQLSTATE in front of the eyes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqlError {
@@ -266,7 +276,7 @@ pub struct Session {
 impl Session {
     /// Connects as user and database `verus`.
     pub async fn open(port: u16) -> Result<Session, SqlError> {
-        Session::open_with(&format!("host=127.0.0.1 port={port} user=verus dbname=verus connect_timeout=5")).await
+        Session::open_with(&parameters(port)).await
     }
 
     /// Connects with a driver's connection string.

@@ -6,11 +6,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod changes_http;
 mod crash;
 mod harness;
 mod property;
 mod real_data;
 mod slt;
 mod staging;
+mod subscribe;
 mod tidy;
 mod wire;

@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::Table;
 use crate::command::relation::{self, Relation};
 use crate::command::rows::Rows;
-use crate::command::{Response, insert};
+use crate::command::{Response, insert, subscribe};
 use crate::error::{Error, Result, SqlState};
 use crate::event::encode::Encoder;
 use crate::ingest::CopyLoad;
 use crate::session::{Session, engine_error};
 use crate::sql::Statement;
-use crate::sql::statement::{Copy, CopyDirection, CopyFormat, CopySource, quote_identifier};
+use crate::sql::statement::{Copy, CopyDirection, CopyFormat, CopyOptions, CopySource, quote_identifier};
+use crate::types::text::Style;
 
 /// COPY in every direction: answers `CopyIn` or `CopyOut`, or 42501 for a file of the server.
 pub async fn execute(session: &mut Session, statement: &Copy, cancel: CancellationToken) -> Result<Response> {
@@ -98,6 +99,7 @@ pub struct CopyOut {
     stream: SendableRecordBatchStream,
     header: bool,
     trailer: bool,
+    live: bool,
     rows: u64,
 }
 
@@ -108,6 +110,22 @@ impl std::fmt::Debug for CopyOut {
 }
 
 impl CopyOut {
+    /// Rows that come as they arise: each batch is to be sent at once.
+    pub fn live(schema: &SchemaRef, stream: SendableRecordBatchStream, options: &CopyOptions, style: Style) -> Result<CopyOut> {
+        Ok(CopyOut { live: true, ..CopyOut::new(schema, stream, options, style)? })
+    }
+
+    fn new(schema: &SchemaRef, stream: SendableRecordBatchStream, options: &CopyOptions, style: Style) -> Result<CopyOut> {
+        let encoder = Encoder::new(schema, options.clone(), style)?;
+        let binary = options.format == CopyFormat::Binary;
+        Ok(CopyOut { columns: schema.fields().len(), binary, encoder, stream, header: true, trailer: true, live: false, rows: 0 })
+    }
+
+    /// Whether what [`CopyOut::next`] gives is not to wait for more.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
     /// Columns, for CopyOutResponse.
     pub fn columns(&self) -> usize {
         self.columns
@@ -155,6 +173,7 @@ async fn to_stdout(session: &mut Session, statement: &Copy, cancel: Cancellation
     let context = session.context()?;
     let query = match &statement.source {
         CopySource::Query(query) => (**query).clone(),
+        CopySource::Subscribe(subscribe) => return subscribe::to_stdout(session, subscribe, &statement.options, cancel).await,
         CopySource::Table(name) => {
             let found = relation::find(&context.snapshot.catalog, name).ok_or_else(|| relation::missing(name))?;
             let schema = match &found {
@@ -168,10 +187,7 @@ async fn to_stdout(session: &mut Session, statement: &Copy, cancel: Cancellation
     let engine = Arc::clone(&session.services.engine);
     let bound = engine.bind(&context, &Statement::Query(Box::new(query)), &[])?;
     let stream = engine.run(&context, &bound, &[], cancel).await?;
-    let schema: &SchemaRef = &bound.schema;
-    let encoder = Encoder::new(schema, statement.options.clone(), *session.vars.style())?;
-    let binary = statement.options.format == CopyFormat::Binary;
-    Ok(CopyOut { columns: schema.fields().len(), binary, encoder, stream, header: true, trailer: true, rows: 0 })
+    CopyOut::new(&bound.schema, stream, &statement.options, *session.vars.style())
 }
 
 fn selected(schema: &Schema, names: &[String], relation: &str) -> Result<Vec<String>> {

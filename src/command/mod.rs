@@ -23,6 +23,7 @@ pub mod select;
 pub mod set;
 pub mod show;
 pub mod show_create;
+pub mod subscribe;
 pub mod transaction;
 pub mod truncate;
 pub mod view_parts;
@@ -209,6 +210,7 @@ pub async fn execute(
         Statement::InsertLiterals(statement) => insert::literals(session, statement, &parsed.text).await,
         Statement::Insert(statement) => insert::execute(session, statement, bound?, parameters, cancel).await,
         Statement::Copy(statement) => copy::execute(session, statement, cancel).await,
+        Statement::Subscribe(statement) => subscribe::execute(session, statement, cancel).await,
         Statement::CreateTable(statement) => create_table::execute(session, statement).await,
         Statement::CreateView(statement) => create_view::execute(session, statement).await,
         Statement::Drop(statement) => drop::execute(session, statement).await,

@@ -126,6 +126,10 @@ pub struct WireLimits {
     pub login_seconds_max: u64,
     /// HTTP connections; the next wait to be accepted.
     pub http_connections_max: usize,
+    /// Subscriptions to views, SQL's and HTTP's; the next is refused with 53400.
+    pub subscribers_max: usize,
+    /// Subscriptions over HTTP; the next is refused with 503. Fewer than connections, so that probes get through.
+    pub http_subscribers_max: usize,
 }
 
 const MIB: usize = 1024 * 1024;
@@ -221,6 +225,8 @@ impl Default for WireLimits {
             prepared_max: 1024,
             login_seconds_max: 60,
             http_connections_max: 64,
+            subscribers_max: 256,
+            http_subscribers_max: 48,
         }
     }
 }

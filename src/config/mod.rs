@@ -23,7 +23,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where the PostgreSQL protocol is spoken.
     pub listen: SocketAddr,
-    /// Where `/health` and `/metrics` are.
+    /// Where `/health`, `/metrics` and `/views` are.
     pub http: SocketAddr,
     /// The password of user `verus`; none trusts everybody on this machine.
     pub password: Option<Secret>,

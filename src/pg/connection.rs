@@ -35,7 +35,7 @@ pub(super) struct Connection {
     pub(super) reader: Reader,
     pub(super) sink: Sink,
     pub(super) session: Session,
-    shutdown: CancellationToken,
+    pub(super) shutdown: CancellationToken,
     committing: Arc<AtomicBool>,
     /// After an error of the extended protocol everything up to the next Sync is skipped.
     skip_to_sync: bool,

@@ -12,7 +12,7 @@ use crate::error::{Error, SqlState};
 use crate::pg::connection::Connection;
 use crate::pg::error::Fault;
 use crate::pg::frame::Frame;
-use crate::pg::running::Running;
+use crate::pg::running::{Running, terminated};
 
 impl Connection {
     /// COPY FROM STDIN: the client's data until CopyDone, then the commit. Returns the tag.
@@ -52,26 +52,44 @@ impl Connection {
         }
     }
 
-    /// COPY TO STDOUT. Returns the tag.
+    /// COPY TO STDOUT. Returns the tag. One whose rows come as they arise has no end to wait for when the server stops.
     pub(super) async fn copy_out(&mut self, running: &Running, mut copy: Box<CopyOut>) -> Result<String, Fault> {
         let (format, columns, formats) = shape(copy.binary(), copy.columns());
         self.sink.put(&PgWireBackendMessage::CopyOutResponse(CopyOutResponse::new(format, columns, formats)));
-        let (sink, metrics) = (&mut self.sink, &self.session.services.metrics);
-        running
-            .guard(&mut self.reader, async {
-                while let Some((data, ends)) = copy.next().await? {
-                    metrics.copy_sent.inc_by(data.len() as u64);
-                    let mut start = 0;
-                    for end in ends {
-                        sink.put_raw(b'd', &data[start..end]);
-                        sink.flush_if_full().await?;
-                        start = end;
-                    }
+        let (sink, metrics, live) = (&mut self.sink, &self.session.services.metrics, copy.is_live());
+        let stopping = async {
+            match live {
+                true => self.shutdown.cancelled().await,
+                false => std::future::pending().await,
+            }
+        };
+        let send = async {
+            if live {
+                sink.flush().await?;
+            }
+            while let Some((data, ends)) = copy.next().await? {
+                metrics.copy_sent.inc_by(data.len() as u64);
+                let mut start = 0;
+                for end in ends {
+                    sink.put_raw(b'd', &data[start..end]);
+                    sink.flush_if_full().await?;
+                    start = end;
                 }
-                sink.put(&PgWireBackendMessage::CopyDone(CopyDone::new()));
-                Ok(copy.tag())
-            })
-            .await
+                if live {
+                    sink.flush().await?;
+                }
+            }
+            sink.put(&PgWireBackendMessage::CopyDone(CopyDone::new()));
+            Ok(copy.tag())
+        };
+        let work = async {
+            tokio::select! {
+                biased;
+                () = stopping => Err(Fault::Fatal(terminated())),
+                outcome = send => outcome,
+            }
+        };
+        running.guard(&mut self.reader, work).await
     }
 }
 

@@ -126,6 +126,16 @@ impl Engine {
         &self.state
     }
 
+    /// What running plans share: the memory pool above all.
+    pub(super) fn task(&self) -> &Arc<TaskContext> {
+        &self.task
+    }
+
+    /// Where plans run.
+    pub(super) fn spawner(&self) -> &Spawner {
+        &self.spawner
+    }
+
     /// Types a query (or EXPLAIN of one). `declared` are parameter types that the client gave (none where it left them open).
     pub fn bind(&self, context: &Context, statement: &Statement, declared: &[Option<SqlType>]) -> Result<Bound> {
         match statement {
@@ -184,7 +194,7 @@ impl Engine {
         Ok(stream::start(input, schema, Arc::clone(&context.snapshot), &self.spawner, cancel, watch.cancel))
     }
 
-    fn resolved(&self, context: &Context, bound: &Bound, parameters: &[ScalarValue]) -> Result<LogicalPlan> {
+    pub(super) fn resolved(&self, context: &Context, bound: &Bound, parameters: &[ScalarValue]) -> Result<LogicalPlan> {
         let resolver = Resolver {
             values: Some(Values {
                 now: context.now,

@@ -14,6 +14,7 @@ mod distinct;
 pub mod engine;
 pub mod error;
 pub mod explain;
+pub mod follow;
 pub mod functions;
 pub mod names;
 pub mod provider;

@@ -4,7 +4,6 @@
 //! schema that was announced; (4) at most [`BATCHES_MAX`] finished batches wait for the reader.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use arrow::datatypes::SchemaRef;
@@ -17,7 +16,6 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOw
 
 use super::error::{canceled, from_datafusion};
 use crate::error::Error;
-use crate::store::Snapshot;
 use crate::task::Spawner;
 
 /// Finished batches that wait for the reader.
@@ -43,19 +41,19 @@ impl Drop for Producer {
     }
 }
 
-/// Runs `input` on the cpu runtime. `snapshot` is held until the plan has ended: the files that it reads stay as long.
+/// Runs `input` on the cpu runtime. `held` is held until the plan has ended: with a snapshot, the files that it reads stay as long.
 /// `operators` is what the plan's operators watch: it fires with `cancel`, and when the stream is dropped.
 pub fn start(
     input: SendableRecordBatchStream,
     schema: SchemaRef,
-    snapshot: Arc<Snapshot>,
+    held: impl Send + 'static,
     spawner: &Spawner,
     cancel: CancellationToken,
     operators: CancellationToken,
 ) -> SendableRecordBatchStream {
     let (sender, batches) = mpsc::channel(BATCHES_MAX);
     let producer = spawner.cpu(async move {
-        let _snapshot = snapshot;
+        let _held = held;
         let outcome = std::panic::AssertUnwindSafe(forward(input, &sender)).catch_unwind().await;
         if outcome.is_err() {
             let error = Error::internal("the query ended by a panic");

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::bind::Binder;
@@ -45,7 +46,8 @@ fn start_and_serve(runtimes: &Runtimes, config: Config) -> Result<()> {
     let spawner = runtimes.spawner();
     let metrics = Arc::new(Metrics::default());
     let health = Arc::new(health::State::default());
-    let shutdown = CancellationToken::new();
+    let (shutdown, stop) = (CancellationToken::new(), CancellationToken::new());
+    let door = web::Door::new(config.limits.wire.http_subscribers_max, stop.clone());
     let (http, listener) =
         runtimes.block_on(async { Ok::<_, Error>((bind(config.http, "HTTP").await?, bind(config.listen, "PostgreSQL").await?)) })?;
     let serve_http = web::serve(
@@ -53,6 +55,7 @@ fn start_and_serve(runtimes: &Runtimes, config: Config) -> Result<()> {
         config.limits.wire.http_connections_max,
         Arc::clone(&health) as Arc<dyn web::Health>,
         Arc::clone(&metrics),
+        Arc::clone(&door),
         shutdown.clone().cancelled_owned(),
     );
     spawner.io(async move {
@@ -63,8 +66,9 @@ fn start_and_serve(runtimes: &Runtimes, config: Config) -> Result<()> {
     let services = build(config, &spawner, metrics)?;
     template::apply(runtimes, &services)?;
     health.ready(Arc::clone(&services.store));
+    door.open(Arc::clone(&services));
     tracing::info!(listen = %services.config.listen, http = %services.config.http, "ready");
-    let outcome = runtimes.block_on(serve(listener, &services, &health, &shutdown));
+    let outcome = runtimes.block_on(serve(listener, &services, &health, (&stop, &shutdown)));
     runtimes.block_on(services.store.close());
     tracing::info!("stopped");
     match services.store.fatal() {
@@ -107,11 +111,17 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
     store.keep_fresh(Arc::clone(&engine) as Arc<dyn Runner>);
     let config = Arc::new(config);
     let plans = SharedPlans::new(config.limits.query.shared_plans_max);
-    Ok(Arc::new(Services { store, engine, binder, config, metrics, clock, spawner: spawner.clone(), registry, plans }))
+    let subscribers = Arc::new(Semaphore::new(config.limits.wire.subscribers_max));
+    Ok(Arc::new(Services { store, engine, binder, config, metrics, clock, spawner: spawner.clone(), registry, plans, subscribers }))
 }
 
-async fn serve(listener: TcpListener, services: &Arc<Services>, health: &health::State, shutdown: &CancellationToken) -> Result<()> {
-    let stop = CancellationToken::new();
+/// `stop` ends connections and streams, `shutdown` HTTP once they have ended.
+async fn serve(
+    listener: TcpListener,
+    services: &Arc<Services>,
+    health: &health::State,
+    (stop, shutdown): (&CancellationToken, &CancellationToken),
+) -> Result<()> {
     let connections = services.spawner.io(pg::serve(listener, Arc::clone(services), stop.clone()));
     wait_for_the_end(services).await;
     health.stopping();

@@ -51,6 +51,8 @@ pub struct Services {
     pub registry: Arc<Registry>,
     /// Plans of repeated texts.
     pub plans: shared::SharedPlans,
+    /// Places for subscriptions, `limits.wire.subscribers_max` of them.
+    pub subscribers: Arc<tokio::sync::Semaphore>,
 }
 
 /// One connection.

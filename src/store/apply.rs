@@ -89,7 +89,8 @@ pub fn changes(snapshot: &mut Snapshot, changes: &[Change], lsn: u64, tools: &To
                 for view in catalog.views_of(*oid) {
                     // In a replay, state that was stored after the truncation stays.
                     if snapshot.views.get(&view.oid).is_some_and(|version| version.applied_lsn() <= lsn) {
-                        let emptied = Arc::new(view::Version::new(compile(&*tools.binder, &catalog, view)?, &tools.blocks));
+                        let emptied =
+                            Arc::new(view::Version::new(compile(&*tools.binder, &catalog, view)?, &tools.blocks).replaced_at(lsn));
                         retired.views.extend(snapshot.views.insert(view.oid, emptied));
                     }
                 }
@@ -100,7 +101,7 @@ pub fn changes(snapshot: &mut Snapshot, changes: &[Change], lsn: u64, tools: &To
             }
             Change::CreateView(view) => {
                 let spec = compile(&*tools.binder, &catalog, view)?;
-                snapshot.views.insert(view.oid, Arc::new(view::Version::new(spec, &tools.blocks)));
+                snapshot.views.insert(view.oid, Arc::new(view::Version::new(spec, &tools.blocks).replaced_at(lsn)));
             }
             Change::ViewReady(_) | Change::AlterView(_) => {}
             Change::DropView(oid) => {

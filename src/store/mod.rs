@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use arrow::record_batch::RecordBatch;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::catalog::bind::Binder;
 use crate::catalog::{Catalog, Change, LateRows, Maintenance, Oid, Table, View};
@@ -190,6 +190,11 @@ impl Store {
     /// The newest snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.shared.published.load()
+    }
+
+    /// Hears of new snapshots: see [`snapshot::Published::news`].
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.shared.published.news()
     }
 
     /// An OID that no other object has or will have.

@@ -8,6 +8,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::catalog::{Catalog, Oid, Table};
 use crate::error::{Error, Result};
@@ -251,12 +252,14 @@ impl Snapshot {
 pub struct Published {
     current: ArcSwap<Snapshot>,
     turn: Mutex<()>,
+    /// Counts the snapshots that showed more than the one before.
+    news: watch::Sender<u64>,
 }
 
 impl Published {
     /// Starts from a recovered snapshot.
     pub fn new(snapshot: Snapshot) -> Published {
-        Published { current: ArcSwap::from_pointee(snapshot), turn: Mutex::new(()) }
+        Published { current: ArcSwap::from_pointee(snapshot), turn: Mutex::new(()), news: watch::Sender::new(0) }
     }
 
     /// The newest snapshot.
@@ -264,12 +267,21 @@ impl Published {
         self.current.load_full()
     }
 
+    /// Hears of every snapshot that is published from now on. The value counts those with a higher LSN than the one before; a
+    /// listener that comes late finds the newest snapshot and, by the count, how many it has missed.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
     /// Derives the next snapshot from the newest one. Nothing changes when `derive` fails.
     pub fn update<T>(&self, derive: impl FnOnce(&mut Snapshot) -> Result<T>) -> Result<T> {
         let _turn = self.turn.lock();
         let mut next = (*self.current.load_full()).clone();
+        let shown = next.next_lsn;
         let outcome = derive(&mut next)?;
+        let advances = next.next_lsn > shown;
         self.current.store(Arc::new(next));
+        self.news.send_modify(|count| *count += u64::from(advances));
         Ok(outcome)
     }
 }

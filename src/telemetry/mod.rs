@@ -163,6 +163,12 @@ metrics! {
     copy_received: Counter, Bytes;
     /// Sent by COPY TO STDOUT.
     copy_sent: Counter, Bytes;
+    /// Running subscriptions to views.
+    subscribers: Gauge;
+    /// Rows sent to subscribers, snapshots' among them.
+    changes_sent: Counter;
+    /// Snapshots that a subscriber was too slow for: it was shown a later one instead.
+    snapshots_skipped: Counter;
     /// Resident memory of the process.
     resident_memory: Gauge, Bytes;
     /// Greatest resident memory of the process since its start.

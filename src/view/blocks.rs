@@ -94,6 +94,9 @@ pub(super) struct Meta {
     pub(super) datafusion: String,
     pub(super) fingerprint: u64,
     pub(super) applied_lsn: u64,
+    /// See `Version::changes_from`.
+    #[serde(default)]
+    pub(super) changes_from: u64,
     /// As `failure::to_text` writes it.
     pub(super) poison: Option<String>,
     /// What it took to make the blocks.
@@ -229,9 +232,9 @@ impl Blocks {
 
 impl Meta {
     /// As of now.
-    pub(super) fn new(spec: &Spec, applied_lsn: u64, poison: Option<String>, work: Work) -> Self {
+    pub(super) fn new(spec: &Spec, applied_lsn: u64, changes_from: u64, poison: Option<String>, work: Work) -> Self {
         let datafusion = datafusion::DATAFUSION_VERSION.to_owned();
-        Self { format: block::FORMAT, datafusion, fingerprint: spec.fingerprint, applied_lsn, poison, work }
+        Self { format: block::FORMAT, datafusion, fingerprint: spec.fingerprint, applied_lsn, changes_from, poison, work }
     }
 
     /// Whether blocks written under it can be read.

@@ -31,6 +31,7 @@ pub struct Checkpoint {
     pub(super) blocks: Vec<Arc<Block>>,
     pub(super) replaced: Vec<Arc<Block>>,
     pub(super) poison: Option<Error>,
+    pub(super) changes_from: u64,
     /// Of everything below the applied LSN.
     pub(super) work: Work,
 }
@@ -86,8 +87,10 @@ impl Version {
         self.shadowed.iter().for_each(|block| block.condemn(batch));
         let mut work = self.work;
         work += delta::work_of(deltas);
-        Meta::new(&self.spec, applied_lsn, self.poison.as_ref().map(to_text), work).put(self.spec.view.oid, batch)?;
-        Ok(Checkpoint { applied_lsn, blocks: writer.blocks, replaced: self.shadowed.clone(), poison: self.poison.clone(), work })
+        let changes_from = self.changes_from();
+        Meta::new(&self.spec, applied_lsn, changes_from, self.poison.as_ref().map(to_text), work).put(self.spec.view.oid, batch)?;
+        let (replaced, poison) = (self.shadowed.clone(), self.poison.clone());
+        Ok(Checkpoint { applied_lsn, blocks: writer.blocks, replaced, poison, changes_from, work })
     }
 
     /// Merges the blocks of one time group that has too many, if any does. `batch` comes empty. The caller writes it and then
@@ -306,8 +309,11 @@ impl Backfill {
         self.blocks.iter().try_for_each(|block| block.list(batch))?;
         let spec = &self.version.spec;
         self.replaced.iter().for_each(|block| block.condemn(batch));
-        Meta::new(spec, next_lsn, self.poison.as_ref().map(to_text), self.work).put(spec.view.oid, batch)?;
-        Ok(Checkpoint { applied_lsn: next_lsn, blocks: self.blocks, replaced: self.replaced, poison: self.poison, work: self.work })
+        // State that took the place of unreadable state is new from here on; a created view's is as old as the view.
+        let changes_from = if self.version.must_rebuild() { next_lsn } else { self.version.changes_from() };
+        Meta::new(spec, next_lsn, changes_from, self.poison.as_ref().map(to_text), self.work).put(spec.view.oid, batch)?;
+        let (blocks, replaced, poison) = (self.blocks, self.replaced, self.poison);
+        Ok(Checkpoint { applied_lsn: next_lsn, blocks, replaced, poison, changes_from, work: self.work })
     }
 
     fn write(&mut self, first_lsn: u64, next_lsn: u64, batch: &mut Batch) -> Result<Vec<Arc<Block>>> {

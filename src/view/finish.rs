@@ -100,12 +100,26 @@ impl Finish {
 
     /// Runs the stages over keys and aggregates (none where not needed).
     pub(super) fn run(&self, projected: &Projected, columns: Vec<Option<ArrayRef>>, rows: usize) -> Result<RecordBatch> {
+        self.run_marked(projected, columns, rows, &mut None)
+    }
+
+    /// The same. `marks` has an entry for each row; what is left of it belongs to the rows that come out.
+    pub(super) fn run_marked(
+        &self,
+        projected: &Projected,
+        columns: Vec<Option<ArrayRef>>,
+        rows: usize,
+        marks: &mut Option<ArrayRef>,
+    ) -> Result<RecordBatch> {
         let mut batch = sparse(columns, rows)?;
         for (stage, needed) in self.stages.iter().zip(&projected.needed[1..]) {
             batch = match stage {
                 Stage::Filter(predicate) => {
                     let mask = predicate.evaluate(&batch).and_then(|mask| mask.into_array(batch.num_rows())).map_err(failure)?;
                     let filter = FilterBuilder::new(mask.as_boolean()).optimize().build();
+                    if let Some(marks) = marks {
+                        *marks = filter.filter(marks).map_err(arrow_failure)?;
+                    }
                     filter.filter_record_batch(&batch).map_err(arrow_failure)?
                 }
                 Stage::Project(expressions) => {
@@ -143,7 +157,7 @@ fn sparse(columns: Vec<Option<ArrayRef>>, rows: usize) -> Result<RecordBatch> {
 }
 
 /// A column in its declared type.
-fn declared(column: &ArrayRef, data_type: &DataType) -> Result<ArrayRef> {
+pub(super) fn declared(column: &ArrayRef, data_type: &DataType) -> Result<ArrayRef> {
     if column.data_type() == data_type {
         return Ok(Arc::clone(column));
     }

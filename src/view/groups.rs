@@ -58,7 +58,7 @@ impl Interner {
         self.count
     }
 
-    /// Each group's keys, in the order of numbers.
+    /// Each group's keys, in the order of numbers. Afterwards there are no groups.
     pub(super) fn emit(&mut self) -> Result<Vec<ArrayRef>> {
         match &mut self.values {
             Some(values) => values.emit(EmitTo::All),
@@ -66,7 +66,8 @@ impl Interner {
         }
     }
 
-    fn size(&self) -> usize {
+    /// Bytes held.
+    pub(super) fn size(&self) -> usize {
         self.values.as_ref().map_or(0, |values| values.size())
     }
 }

@@ -23,6 +23,7 @@
 //! | `checkpoint`, `slots` | deltas to blocks, blocks to fewer blocks, rows read again to blocks; clustering |
 //! | `read`, `prune`, `finish` | the plan that reads a view; which blocks it needs; states to output columns |
 //! | `recomputed`, `result` | views without aggregate state: their query; the stored result of a refreshed one |
+//! | `changes` | which groups changed between two versions |
 //! | `failure` | what DataFusion and Arrow report, as Verus's errors |
 
 mod aggregate;
@@ -30,6 +31,7 @@ mod apply;
 mod block;
 mod blocks;
 mod cache;
+mod changes;
 mod checkpoint;
 mod combine;
 mod compile;
@@ -55,6 +57,7 @@ mod window;
 
 pub use apply::apply;
 pub use blocks::Blocks;
+pub use changes::{ChangeKind, Changed, Changes, Selection, Since};
 pub use checkpoint::{Backfill, Checkpoint, Merged};
 pub use compile::describe;
 pub use delta::{Delta, Work};

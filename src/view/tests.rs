@@ -144,7 +144,15 @@ struct Bench {
     stale: Vec<Version>,
     all: Vec<RecordBatch>,
     lsn: u64,
+    mirrors: Vec<Mirror>,
     _dir: tempfile::TempDir,
+}
+
+/// A view as its changes tell it: rows by their keys.
+struct Mirror {
+    shown: Arc<Version>,
+    lsn: u64,
+    rows: BTreeMap<String, String>,
 }
 
 fn limits() -> ViewLimits {
@@ -171,7 +179,51 @@ impl Bench {
             .map(|(index, query)| Arc::new(spec(&catalog, &table, 30_000 + index as u32, query).unwrap()))
             .collect();
         let versions: Vec<_> = specs.iter().map(|spec| Version::new(Arc::clone(spec), &home)).collect();
-        Bench { catalog, table, state, home, specs, stale: versions.clone(), versions, all: Vec::new(), lsn: 0, _dir: dir }
+        // A view without keys has a row from the start.
+        let mirror = |version: &Version| Mirror {
+            shown: Arc::new(version.clone()),
+            lsn: 0,
+            rows: lines(&read(version, None, &[]).unwrap()).into_iter().map(|line| (String::new(), line)).collect(),
+        };
+        let mirrors = versions.iter().map(mirror).collect();
+        Bench { catalog, table, state, home, specs, stale: versions.clone(), versions, all: Vec::new(), lsn: 0, mirrors, _dir: dir }
+    }
+
+    /// Brings the mirrors up to date, from the version that they have seen or from its LSN alone, and compares.
+    fn follow(&mut self, resume: bool) {
+        let session = SessionContext::new().state();
+        for (version, mirror) in self.versions.iter().zip(&mut self.mirrors) {
+            let version = Arc::new(version.clone());
+            let selection = Arc::new(Selection::new(&version, &session, &[], None).unwrap());
+            let outputs = &version.spec.finish.output_keys;
+            let keys: Vec<usize> = (0..outputs.len()).filter(|column| outputs[*column].is_some() || !version.shows_keys()).collect();
+            let since = match resume && version.shows_keys() {
+                true => Since::Lsn(mirror.lsn),
+                false => Since::Version(Arc::clone(&mirror.shown), mirror.lsn),
+            };
+            let exact = matches!(since, Since::Version(..)) && !version.spec.view.query.contains("score");
+            let pool: Arc<dyn datafusion::execution::memory_pool::MemoryPool> =
+                Arc::new(datafusion::execution::memory_pool::UnboundedMemoryPool::default());
+            let reservation = datafusion::execution::memory_pool::MemoryConsumer::new("test").register(&pool);
+            for changed in version.changes(since, &selection, reservation).unwrap() {
+                let Changed { change, rows } = changed.unwrap();
+                for row in 0..rows.num_rows() {
+                    let row = rows.slice(row, 1);
+                    let (key, line) = (lines(&[row.project(&keys).unwrap()]), lines(&[row]));
+                    match change {
+                        ChangeKind::Update => {
+                            let before = mirror.rows.insert(key.concat(), line.concat());
+                            assert!(!exact || before.as_deref() != Some(&line.concat()), "{line:?} is sent though it has not changed");
+                        }
+                        ChangeKind::Delete => drop(mirror.rows.remove(&key.concat())),
+                    }
+                }
+            }
+            (mirror.shown, mirror.lsn) = (Arc::clone(&version), self.lsn);
+            let mut found: Vec<_> = mirror.rows.values().cloned().collect();
+            found.sort();
+            assert_eq!(found, lines(&read(&version, None, &[]).unwrap()), "{}", version.spec.view.query);
+        }
     }
 
     fn commit(&mut self, rows: RecordBatch) {
@@ -264,6 +316,8 @@ enum Step {
     Merge,
     Sweep,
     Reopen,
+    /// True: from an LSN alone.
+    Follow(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -274,6 +328,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Merge),
         1 => Just(Step::Sweep),
         1 => Just(Step::Reopen),
+        4 => any::<bool>().prop_map(Step::Follow),
     ]
 }
 
@@ -301,6 +356,7 @@ proptest! {
                     stale_lsn = bench.lsn;
                 }
                 Step::Merge => bench.merge(),
+                Step::Follow(resume) => bench.follow(resume),
                 Step::Sweep => {
                     bench.home.sweep().unwrap();
                 }
@@ -310,9 +366,11 @@ proptest! {
                 }
             }
         }
+        bench.follow(false);
         bench.check();
         bench.reopen();
         bench.check();
+        bench.follow(true);
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Version {
     pub(super) deltas: Vec<Arc<Delta>>,
     pub(super) poison: Option<Error>,
     applied_lsn: u64,
+    /// See [`Version::changes_from`].
+    changes_from: u64,
     must_rebuild: bool,
     /// What it took to make the blocks.
     pub(super) work: Work,
@@ -71,6 +73,7 @@ impl Version {
             deltas: Vec::new(),
             poison: None,
             applied_lsn: 0,
+            changes_from: 0,
             must_rebuild: false,
             work: Work::default(),
             sealed_lsn: Arc::default(),
@@ -88,6 +91,7 @@ impl Version {
         match meta {
             Some(meta) if meta.fits(&spec) => {
                 version.applied_lsn = meta.applied_lsn;
+                version.changes_from = meta.changes_from;
                 version.work = meta.work;
                 version.poison = meta.poison.as_deref().map(failure::from_text);
                 version.blocks = Arc::new(with_blocks(BTreeMap::new(), blocks));
@@ -112,6 +116,19 @@ impl Version {
     /// Every row with an LSN below this is in the blocks in RocksDB.
     pub fn applied_lsn(&self) -> u64 {
         self.applied_lsn
+    }
+
+    /// From which LSN on the groups that changed can be told: since then state was only added to. Whoever makes, empties or
+    /// replaces state says so by [`Version::replaced_at`].
+    pub fn changes_from(&self) -> u64 {
+        self.changes_from
+    }
+
+    /// The version whose state took the place of another one by the commit at `lsn`.
+    #[must_use]
+    pub fn replaced_at(mut self, lsn: u64) -> Version {
+        self.changes_from = lsn.saturating_add(1);
+        self
     }
 
     /// The version with one more delta, which must follow those it has; merges small neighbours, so the number of deltas
@@ -156,6 +173,7 @@ impl Version {
         let mut next = self.clone();
         let applied = checkpoint.applied_lsn;
         next.applied_lsn = next.applied_lsn.max(applied);
+        next.changes_from = next.changes_from.max(checkpoint.changes_from);
         next.must_rebuild = false;
         next.poison = next.poison.or_else(|| checkpoint.poison.clone());
         checkpoint.replaced.iter().for_each(|block| block.release());

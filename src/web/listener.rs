@@ -6,9 +6,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -21,10 +24,40 @@ pub(super) struct Bounded {
     lifetime: Duration,
 }
 
+/// What a request may ask of its connection.
+#[derive(Clone, Debug)]
+pub(super) struct Lease(Arc<AtomicUsize>);
+
+/// While it lives, what is written prolongs the connection.
+#[derive(Debug)]
+pub(super) struct Streaming(Arc<AtomicUsize>);
+
+impl Lease {
+    /// The connection lives as long as its client takes what is written.
+    pub(super) fn stream(&self) -> Streaming {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        Streaming(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Connected<IncomingStream<'_, Bounded>> for Lease {
+    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Lease {
+        stream.io().lease.clone()
+    }
+}
+
 /// One connection; its permit returns when it is dropped.
 pub(super) struct Connection {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
+    lifetime: Duration,
+    lease: Lease,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -42,7 +75,8 @@ impl axum::serve::Listener for Bounded {
         let permit = Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
         // axum's own implementation retries failed accepts (out of file descriptors) after a pause.
         let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
-        (Connection { stream, deadline: Box::pin(tokio::time::sleep(self.lifetime)), _permit: permit }, address)
+        let (lifetime, lease) = (self.lifetime, Lease(Arc::default()));
+        (Connection { stream, deadline: Box::pin(tokio::time::sleep(lifetime)), lifetime, lease, _permit: permit }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -70,7 +104,12 @@ impl AsyncWrite for Connection {
         if self.expired(context) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if matches!(written, Poll::Ready(Ok(count)) if count > 0) && self.lease.0.load(Ordering::Acquire) > 0 {
+            let deadline = tokio::time::Instant::now() + self.lifetime;
+            self.deadline.as_mut().reset(deadline);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

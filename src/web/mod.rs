@@ -1,11 +1,13 @@
-//! HTTP: `GET /health` and `GET /metrics`.
+//! HTTP: `GET /health`, `GET /metrics`, and `GET /views/{name}/changes`.
 //!
 //! *Place*: started by `server` before recovery begins, so that a probe can tell "starting" from "dead". It knows the
-//! store only through [`Health`].
+//! store only through [`Health`] and, once it is ready, through [`Door`].
 //!
 //! *Invariants*: (1) at most `limits.wire.http_connections_max` connections, the next ones wait in the kernel's queue;
-//! (2) no connection outlives [`CONNECTION_LIFETIME`], so a silent client holds nothing for ever.
+//! (2) no connection outlives [`CONNECTION_LIFETIME`], so a silent client holds nothing for ever; one with a stream of changes lives on
+//! with each write that its client takes.
 
+mod changes;
 mod listener;
 
 use std::future::Future;
@@ -21,6 +23,7 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 
 use crate::telemetry::Metrics;
+pub use changes::Door;
 
 /// How long a connection may last. Probes and scrapers reconnect.
 pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(60);
@@ -58,6 +61,7 @@ pub trait Health: Send + Sync + 'static {
 struct Shared {
     health: Arc<dyn Health>,
     metrics: Arc<Metrics>,
+    door: Arc<Door>,
 }
 
 /// Serves until `shutdown` resolves; then finishes the requests under way.
@@ -66,9 +70,15 @@ pub async fn serve(
     connections_max: usize,
     health: Arc<dyn Health>,
     metrics: Arc<Metrics>,
+    door: Arc<Door>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let router = Router::new().route("/health", get(report)).route("/metrics", get(expose)).with_state(Shared { health, metrics });
+    let router = Router::new()
+        .route("/health", get(report))
+        .route("/metrics", get(expose))
+        .route("/views/{name}/changes", get(changes::stream))
+        .with_state(Shared { health, metrics, door })
+        .into_make_service_with_connect_info::<listener::Lease>();
     let listener = listener::Bounded::new(listener, connections_max, CONNECTION_LIFETIME);
     axum::serve(listener, router).with_graceful_shutdown(shutdown).await
 }
@@ -100,6 +110,7 @@ async fn expose(State(shared): State<Shared>) -> Response {
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
 
@@ -114,7 +125,14 @@ mod tests {
     async fn ask(status: Status, path: &str) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = serve(listener, 2, Arc::new(Fixed(status)), Arc::new(Metrics::default()), std::future::pending());
+        let server = serve(
+            listener,
+            2,
+            Arc::new(Fixed(status)),
+            Arc::new(Metrics::default()),
+            Door::new(1, CancellationToken::new()),
+            std::future::pending(),
+        );
         let client = async {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
@@ -135,6 +153,7 @@ mod tests {
         assert!(answer.contains(r#"{"status":"ready","next_lsn":42,"version":""#), "{answer}");
         assert!(ask(Status::Starting, "/health").await.starts_with("HTTP/1.1 503"));
         assert!(ask(Status::Ready, "/metrics").await.contains("verus_commits_total 0"));
+        assert!(ask(Status::Ready, "/views/v/changes").await.starts_with("HTTP/1.1 503"));
         assert!(ask(Status::Ready, "/elsewhere").await.starts_with("HTTP/1.1 404"));
     }
 }

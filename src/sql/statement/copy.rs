@@ -1,4 +1,4 @@
-//! `COPY {t [(columns)] | (query)} {FROM | TO} {STDIN | STDOUT | 'file' | PROGRAM 'command'} [[WITH] options] [WHERE ...]`.
+//! `COPY {t [(columns)] | (query) | (SUBSCRIBE ...)} {FROM | TO} {STDIN | STDOUT | 'file' | PROGRAM 'command'} [[WITH] options] [WHERE ...]`.
 //!
 //! Options in parentheses, or PostgreSQL's old way without (`WITH CSV HEADER DELIMITER ';'`).
 
@@ -12,14 +12,17 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
     reader.expect(&["COPY"])?;
     let old_binary = reader.accept(&["BINARY"]);
     let (source, columns) = if reader.accept_token(&Token::LParen) {
-        let query = reader.query()?;
+        let source = match reader.sees(&["SUBSCRIBE"]) {
+            true => CopySource::Subscribe(super::subscribe::subscribe(reader)?),
+            false => CopySource::Query(reader.query()?),
+        };
         reader.expect_token(&Token::RParen)?;
-        (CopySource::Query(query), Vec::new())
+        (source, Vec::new())
     } else {
         (CopySource::Table(reader.name()?), reader.column_list()?)
     };
     let from = reader.accept(&["FROM"]);
-    if from && matches!(source, CopySource::Query(_)) {
+    if from && !matches!(source, CopySource::Table(_)) {
         return Err(reader.unexpected());
     }
     if !from {

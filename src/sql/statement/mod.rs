@@ -12,6 +12,7 @@ mod explain;
 mod insert;
 mod prepare;
 mod set;
+mod subscribe;
 mod transaction;
 
 use std::fmt;
@@ -38,6 +39,8 @@ pub enum Statement {
     Insert(Insert),
     /// COPY in every direction.
     Copy(Copy),
+    /// `SUBSCRIBE TO v`.
+    Subscribe(Subscribe),
     /// CREATE TABLE.
     CreateTable(CreateTable),
     /// CREATE MATERIALIZED VIEW.
@@ -160,30 +163,9 @@ pub fn quote_identifier(name: &str) -> String {
 }
 
 /// Statements of PostgreSQL, or to come, that are refused by name.
-const REFUSED: [&str; 23] = [
-    "BACKTEST",
-    "CALL",
-    "CLUSTER",
-    "COMMENT",
-    "DELETE",
-    "DO",
-    "GRANT",
-    "IMPORT",
-    "LOAD",
-    "LOCK",
-    "MERGE",
-    "MOVE",
-    "NOTIFY",
-    "REASSIGN",
-    "REINDEX",
-    "REPLACE",
-    "REVOKE",
-    "SECURITY",
-    "SILENCE",
-    "SUBSCRIBE",
-    "TEST",
-    "UPDATE",
-    "USE",
+const REFUSED: [&str; 22] = [
+    "BACKTEST", "CALL", "CLUSTER", "COMMENT", "DELETE", "DO", "GRANT", "IMPORT", "LOAD", "LOCK", "MERGE", "MOVE", "NOTIFY", "REASSIGN",
+    "REINDEX", "REPLACE", "REVOKE", "SECURITY", "SILENCE", "TEST", "UPDATE", "USE",
 ];
 
 /// Reads one statement. The caller checks that nothing follows.
@@ -196,6 +178,7 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
         "EXPLAIN" => explain::parse(reader),
         "INSERT" => insert::parse(reader),
         "COPY" => copy::parse(reader),
+        "SUBSCRIBE" => subscribe::parse(reader),
         "CREATE" => create(reader),
         "DROP" | "TRUNCATE" | "ALTER" => drop::parse(reader),
         "REFRESH" => create_view::parse_refresh(reader),
@@ -353,6 +336,19 @@ pub enum CopySource {
     Table(Name),
     /// `COPY (query) TO`.
     Query(Box<ast::Query>),
+    /// `COPY (SUBSCRIBE ...) TO`.
+    Subscribe(Subscribe),
+}
+
+/// See [`Statement::Subscribe`].
+#[derive(Clone, Debug)]
+pub struct Subscribe {
+    /// The view.
+    pub view: Name,
+    /// WITH options as written.
+    pub options: Vec<(String, String)>,
+    /// `SELECT * FROM view [WHERE ...]`.
+    pub query: Box<ast::Query>,
 }
 
 /// Where from or to.

@@ -16,6 +16,7 @@ pub mod number;
 pub mod scalar;
 #[cfg(test)]
 mod tests;
+pub mod to_json;
 pub mod writer;
 
 pub use scalar::parse_scalar;
