@@ -138,7 +138,8 @@ impl Engine {
         let batches =
             futures::stream::try_unfold(follower, |mut follower| async move { Ok(follower.next().await?.map(|batch| (batch, follower))) });
         let input = Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), batches.map_err(|error: Error| error.into())));
-        Ok(stream::start(input, schema, (), self.spawner(), cancel))
+        let operators = cancel.child_token();
+        Ok(stream::start(input, schema, (), self.spawner(), cancel, operators))
     }
 
     /// The condition of `SELECT * FROM view WHERE condition`, for state and for output.

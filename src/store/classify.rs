@@ -11,6 +11,8 @@
 //! a commit, so rows of one commit are never late because of each other; (3) it depends on accepted rows in LSN order only, so
 //! replay decides the same; (4) the clock of the last accepted row is that of its log record.
 
+use std::ops::AddAssign;
+
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, BooleanBuilder, StringViewArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
@@ -62,6 +64,14 @@ enum Kept {
     },
     /// Of a version that did not know when a partition was heard from.
     Newest(Vec<(Option<Box<str>>, Micros)>),
+}
+
+impl AddAssign for Lateness {
+    fn add_assign(&mut self, other: Self) {
+        self.late += other.late;
+        self.diverted += other.diverted;
+        self.applied += other.applied;
+    }
 }
 
 impl From<Kept> for Watermarks {
@@ -116,6 +126,11 @@ pub struct Closing {
 }
 
 impl Watermarks {
+    /// The same watermarks, with nothing counted.
+    pub fn in_order(&self) -> Watermarks {
+        Watermarks { partitions: self.partitions.clone(), lateness: Lateness::default() }
+    }
+
     /// For each row whether it lies behind its partition's watermark; none when no row does.
     pub fn late(&self, table: &Table, rows: &RecordBatch) -> Result<Option<BooleanArray>> {
         let Some(watermark) = table.watermark else { return Ok(None) };
@@ -304,7 +319,8 @@ mod tests {
     const MINUTE: i64 = 60_000_000;
 
     fn table(idle_timeout_us: Option<i64>) -> Table {
-        let column = |name: &str, sql_type| Column { name: name.to_owned(), sql_type, nullable: true, default: None, generated: None };
+        let column =
+            |name: &str, sql_type| Column { name: name.to_owned(), sql_type, nullable: true, default: None, generated: None, fill: None };
         Table {
             oid: 1,
             name: "events".to_owned(),

@@ -249,21 +249,22 @@ impl Sequencer {
             return Ok(Committed { next_lsn: first_lsn, duplicates, ..Committed::default() });
         }
         let files = staged.files(first_lsn);
-        if let Err(error) = self.append_files(&staged, &files, next_lsn) {
+        let now = self.shared.parts.clock.now();
+        if let Err(error) = self.append_files(&staged, &files, next_lsn, now) {
             staged.give_back(files);
             return Err(error);
         }
         let deltas = staged.deltas(first_lsn, next_lsn);
         let mut positions = self.shared.positions.lock();
-        staged.advance(&mut positions)?;
+        staged.advance(&mut positions, now)?;
         positions.next_lsn = next_lsn;
         group.staged = Some((files, deltas));
         self.next_lsn = next_lsn;
         Ok(Committed { first_lsn, next_lsn, accepted, late, duplicates })
     }
 
-    fn append_files(&mut self, staged: &Staged, files: &[Files], next_lsn: u64) -> Result<()> {
-        let mut header = Header { committed_at: self.shared.parts.clock.now(), ..Header::default() };
+    fn append_files(&mut self, staged: &Staged, files: &[Files], next_lsn: u64, now: Micros) -> Result<()> {
+        let mut header = Header { lateness: staged.lateness(), committed_at: now, ..Header::default() };
         for files in files {
             header.staged.push(files.describe()?);
         }
@@ -271,7 +272,8 @@ impl Sequencer {
         if let Some(newest) = staged.newest()? {
             buffers = self.encoder.encode(staged.table.oid, &newest)?;
             let bytes = buffers.iter().map(|buffer| buffer.len() as u64).sum();
-            header.newest = Some(RowsHeader { table: staged.table.oid, first_lsn: self.next_lsn, columns: newest.num_columns(), bytes });
+            let (table, first_lsn, columns) = (staged.table.oid, self.next_lsn, newest.num_columns());
+            header.newest = Some(RowsHeader { table, first_lsn, columns, bytes, very_late: 0 });
         }
         self.write(&header, &buffers, next_lsn)
     }

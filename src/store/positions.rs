@@ -12,7 +12,7 @@ use crate::catalog::{Catalog, LateRows, Oid, Table};
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
 use crate::store::apply::Accepted;
-use crate::store::classify::{Watermarks, event_times};
+use crate::store::classify::{Lateness, Watermarks, event_times};
 use crate::store::dedupe::{Bounds, Dedupe, Staged};
 use crate::store::snapshot::{Snapshot, compact_strings};
 
@@ -92,6 +92,20 @@ impl Positions {
             watermarks.lateness.diverted += accepted.rows.num_rows() as u64;
             Ok(())
         }
+    }
+
+    /// Takes in a statement whose rows are in files: of each partition the newest row, and how many were out of order.
+    pub fn advance_staged(&mut self, table: &Table, newest: Option<&RecordBatch>, lateness: Lateness, now: Micros) -> Result<()> {
+        if table.watermark.is_none() {
+            return Ok(());
+        }
+        let watermarks = self.watermarks.entry(table.oid).or_default();
+        let counted = watermarks.lateness;
+        newest.map_or(Ok(()), |newest| watermarks.advance(table, newest, now))?;
+        // The rows were counted when they came, all of them.
+        watermarks.lateness = counted;
+        watermarks.lateness += lateness;
+        Ok(())
     }
 
     /// Remembers the keys of accepted rows.

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Change, Oid, Table};
 use crate::error::{Error, Result, SqlState};
+use crate::store::classify::Lateness;
 
 /// The JSON part of a record.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -38,6 +39,9 @@ pub struct Header {
     /// After the batches, one with those rows of the files that move the watermarks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest: Option<RowsHeader>,
+    /// How many rows of the files were out of order.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub lateness: Lateness,
     /// The server's clock at the commit, microseconds: arrival time of the rows.
     pub committed_at: i64,
 }
@@ -60,6 +64,10 @@ pub struct RowsHeader {
 
 fn is_zero(count: &u64) -> bool {
     *count == 0
+}
+
+fn is_none(lateness: &Lateness) -> bool {
+    *lateness == Lateness::default()
 }
 
 /// Files of one table.

@@ -215,7 +215,8 @@ impl Replay<'_> {
             && let Some(state) = self.snapshot.tables.get(&rows.table)
         {
             let table = Arc::clone(&state.table);
-            self.positions.advance(&table, &record::decode_rows(&table, rows.columns, message.clone())?)?;
+            let newest = record::decode_rows(&table, rows.columns, message.clone())?;
+            self.positions.advance_staged(&table, Some(&newest), header.lateness, header.committed_at)?;
         }
         for staged in &header.staged {
             let Some(state) = self.snapshot.tables.get(&staged.table) else { continue };

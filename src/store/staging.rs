@@ -24,10 +24,11 @@ use arrow::datatypes::Int64Type;
 use tokio::task::JoinHandle;
 
 use crate::catalog::{LateRows, Oid, Table};
+use crate::clock::Micros;
 use crate::columnar::{ColumnTable, DataFile};
 use crate::error::{Error, Result, SqlState};
 use crate::store::apply::{self, Accepted};
-use crate::store::classify::{event_times, partition_keys};
+use crate::store::classify::{Lateness, Watermarks, event_times, partition_keys};
 use crate::store::commit::late_rows;
 use crate::store::dedupe::{Bounds, Dedupe, Staged as Keys};
 use crate::store::positions::{Judged, Positions, dedupe_columns};
@@ -75,6 +76,10 @@ pub struct Staged {
     /// Of each partition the accepted rows of least and greatest event time.
     oldest: Option<RecordBatch>,
     newest: Option<RecordBatch>,
+    /// The watermarks as the rows moved them, and how many rows were out of order.
+    seen: Watermarks,
+    /// Rows behind the watermark that were accepted all the same.
+    applied: u64,
     /// Number of the next row.
     next: u64,
     /// Rows accepted.
@@ -227,6 +232,8 @@ impl Staged {
             bounds,
             oldest: None,
             newest: None,
+            seen: shared.positions.lock().watermarks.get(&table.oid).map(Watermarks::in_order).unwrap_or_default(),
+            applied: 0,
             next: 0,
             accepted: 0,
             late: 0,
@@ -265,7 +272,8 @@ impl Staged {
         let mut changed = false;
         for rows in numbered {
             let judged = shared.positions.lock().judge(&self.table, &rows, self.policy, &mut self.keys)?;
-            let Judged { accepted: kept, late: behind, duplicates } = judged;
+            let Judged { accepted: kept, late: behind, applied, duplicates } = judged;
+            self.applied += applied;
             changed |= kept.num_rows() != rows.num_rows();
             self.duplicates += duplicates;
             if let Some((rows, lateness)) = behind {
@@ -274,6 +282,7 @@ impl Staged {
             }
             if kept.num_rows() > 0 {
                 self.remember(&kept)?;
+                self.seen.advance(&self.table, &kept, shared.parts.clock.now())?;
                 accepted.push(kept);
             }
         }
@@ -471,11 +480,14 @@ impl Staged {
         self.views.views.iter().map(|(oid, version)| (*oid, version.as_commit(first_lsn, next_lsn))).collect()
     }
 
-    /// Takes the rows into what decides about later ones.
-    pub(super) fn advance(&mut self, positions: &mut Positions) -> Result<()> {
-        if let Some(newest) = &self.newest {
-            positions.advance(&self.table, newest)?;
-        }
+    /// How many rows were out of order when they were judged.
+    pub(super) fn lateness(&self) -> Lateness {
+        Lateness { late: self.seen.lateness.late, diverted: self.late, applied: self.applied }
+    }
+
+    /// Takes the rows into what decides about later ones, at a time of the server's clock.
+    pub(super) fn advance(&mut self, positions: &mut Positions, now: Micros) -> Result<()> {
+        positions.advance_staged(&self.table, self.newest.as_ref(), self.lateness(), now)?;
         if let Some(recent) = self.recent.take() {
             positions.absorb(&self.table, recent);
         }
@@ -487,7 +499,7 @@ impl Staged {
 pub fn deltas(views: &Snapshot, table: Oid, rows: Vec<RecordBatch>, first_lsn: u64, next_lsn: u64) -> Result<apply::Deltas> {
     let accepted = rows
         .into_iter()
-        .map(|rows| Ok(Accepted { table, rows: declared(&rows)?, first_lsn: 0, found: Vec::new() }))
+        .map(|rows| Ok(Accepted { table, rows: declared(&rows)?, first_lsn: 0, very_late: 0, found: Vec::new() }))
         .collect::<Result<Vec<_>>>()?;
     let mut deltas = apply::deltas(views, &accepted, 1)?;
     for delta in deltas.values_mut().flatten() {

@@ -159,7 +159,7 @@ impl Version {
         let mut deltas: Vec<Delta> = self.deltas.iter().map(|delta| Delta { first_lsn, next_lsn, ..Delta::clone(delta) }).collect();
         if deltas.is_empty() && self.poison.is_some() {
             let rows = RecordBatch::new_empty(Arc::clone(&self.spec.state_schema));
-            deltas.push(Delta { rows, first_lsn, next_lsn, poison: None });
+            deltas.push(Delta { rows, first_lsn, next_lsn, poison: None, work: Work::default() });
         }
         if let Some(first) = deltas.first_mut() {
             first.poison = first.poison.take().or_else(|| self.poison.clone());

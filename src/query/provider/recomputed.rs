@@ -21,8 +21,8 @@ use crate::error::{Error, SqlState};
 use crate::query::Context;
 use crate::query::functions::session::Values;
 use crate::query::resolve::Resolver;
-use crate::query::windows;
 use crate::query::system::SystemTables;
+use crate::query::windows;
 use crate::types::UTC;
 use crate::view::Recomputed;
 
