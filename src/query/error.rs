@@ -48,11 +48,17 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
             Some(error) => error,
             None => Error::internal(first_line(&text)),
         },
-        other => match known(&other.to_string()) {
+        other => match own(&other).or_else(|| known(&other.to_string())) {
             Some(error) => error,
             None => Error::internal(first_line(&other.to_string())),
         },
     }
+}
+
+/// An error of Verus among the causes, such as damage that was found below the Parquet reader.
+fn own(error: &DataFusionError) -> Option<Error> {
+    let causes = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
+    causes.into_iter().find_map(|cause| cause.downcast_ref::<Error>()).cloned()
 }
 
 /// `canceling statement due to user request`.
