@@ -89,7 +89,7 @@ struct Background {
 
 /// Memory of hot rows in the budget for each row that one round of compaction rewrites: they are all in memory, twice while they
 /// are put in order.
-const BYTES_PER_COMPACTED_ROW: usize = 512;
+const BYTES_PER_COMPACTED_ROW: usize = 640;
 
 impl Background {
     fn run(&mut self, inbox: &Receiver<Signal>) {

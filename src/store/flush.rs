@@ -96,7 +96,7 @@ pub async fn flush(shared: &Shared, oid: Oid) -> Result<bool> {
     let started = std::time::Instant::now();
     let columns = shared.columns(&table).await?;
     let rows = table.hot_rows();
-    let mut files = write(&columns, &table, shared.parts.limits.store.flush_rows.saturating_mul(2)).await?;
+    let mut files = write(&columns, &table, shared.parts.limits.store.flush_rows).await?;
     let staged = table.staged.iter().filter(|file| file.lsn_range.1.unsigned_abs() < flushed_lsn);
     files.extend(staged.map(|file| DataFile::clone(file)));
     let version = columns.commit(files, &[], flushed_lsn).await?;
