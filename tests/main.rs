@@ -2,7 +2,8 @@
 //!
 //! Every test but `tidy` starts the real server on a temporary directory and free ports and speaks to it over the wire.
 //! Environment: `VERUS_SHARED_DATA` (directory of the real data sets), `VERUS_SLT` (run only `.slt` files whose name
-//! contains it), `VERUS_TEST_KILLS`, `VERUS_PROPERTY_CASES`, `VERUS_PROPERTY_SEED`.
+//! contains it), `VERUS_TEST_KILLS`, `VERUS_PROPERTY_CASES`, `VERUS_PROPERTY_SEED`,
+//! `VERUS_ROUTING_CASES`, `VERUS_ROUTING_SEED`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
@@ -11,6 +12,7 @@ mod crash;
 mod harness;
 mod property;
 mod real_data;
+mod routing;
 mod slt;
 mod staging;
 mod subscribe;

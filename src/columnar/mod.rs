@@ -381,6 +381,11 @@ impl ColumnTable {
         files.into_iter().map(under).collect()
     }
 
+    /// Whether files of a version hold nothing but rows before `retain_from` (microseconds of event time).
+    pub fn has_expired(&self, version: &Version, retain_from: i64) -> bool {
+        !compact::expired(&self.layout, &version.files, retain_from).is_empty()
+    }
+
     /// Picks small or overlapping files of one date and merges them into better ones, and unlists files whose rows all lie
     /// before `retain_from` (microseconds of event time). None when there is nothing to do. `rows_max` bounds one round.
     pub async fn compact(&self, retain_from: Option<i64>, rows_max: u64) -> Result<Option<Arc<Version>>> {

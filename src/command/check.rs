@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::{Catalog, Maintenance, Oid, View};
 use crate::command::{Response, relation};
 use crate::error::{Error, Result};
+use crate::query::route::ROUTE;
 use crate::query::{Context, error, provider};
 use crate::session::{Session, engine_error};
 use crate::sql::Statement;
@@ -56,7 +57,9 @@ pub async fn execute(session: &mut Session, name: &Name, cancel: CancellationTok
     if view.maintenance == Maintenance::Refreshed {
         session.services.store.refresh(view.oid).await?;
     }
-    let context = session.context()?;
+    let mut context = session.context()?;
+    // The defining query must not be answered from the view that it is compared with.
+    Arc::make_mut(&mut context.settings).insert(ROUTE.to_owned(), "scan".to_owned());
     let joins = context.snapshot.views.get(&view.oid).is_some_and(|version| version.spec.join().is_some());
     let mut check = Check { session, context, cancel };
     let (groups, differing) = check.compare(&view).await?;

@@ -17,6 +17,7 @@ use crate::command::rows::Rows;
 use crate::command::{Response, relation};
 use crate::error::{Error, Result, SqlState};
 use crate::ingest::Pipeline;
+use crate::query::route::ROUTE;
 use crate::query::typing::assign::NAME as ASSIGNMENT;
 use crate::query::{Bound, Context};
 use crate::session::{Session, engine_error};
@@ -333,5 +334,8 @@ fn over_rows(context: &Context, table: &Arc<Table>, rows: &[RecordBatch]) -> Res
         lsn += batch.num_rows() as u64;
     }
     snapshot.tables.insert(table.oid, Arc::new(state));
-    Ok(Context { snapshot: Arc::new(snapshot), ..context.clone() })
+    // Views have other rows than these.
+    let mut settings = Arc::clone(&context.settings);
+    Arc::make_mut(&mut settings).insert(ROUTE.to_owned(), "scan".to_owned());
+    Ok(Context { snapshot: Arc::new(snapshot), settings, ..context.clone() })
 }

@@ -103,6 +103,12 @@ pub struct QueryLimits {
     pub plan_cache_max: usize,
     /// Query texts, without their strings, whose plans all sessions share.
     pub shared_plans_max: usize,
+    /// One in so many queries that a view answers is run again from the table, beside the clients; 0 for none.
+    pub verify_every: u64,
+    /// Percent of one core's time that this may take.
+    pub verify_percent: u64,
+    /// Groups of a result that is verified.
+    pub verify_groups_max: usize,
 }
 
 /// Limits of connections and statements.
@@ -209,7 +215,15 @@ impl Default for ViewLimits {
 
 impl Default for QueryLimits {
     fn default() -> Self {
-        Self { memory_bytes: 640 * MIB, spill_bytes_max: 32 * 1024 * MIB as u64, plan_cache_max: 256, shared_plans_max: 1_024 }
+        Self {
+            memory_bytes: 640 * MIB,
+            spill_bytes_max: 32 * 1024 * MIB as u64,
+            plan_cache_max: 256,
+            shared_plans_max: 1_024,
+            verify_every: 1_000,
+            verify_percent: 1,
+            verify_groups_max: 1_000_000,
+        }
     }
 }
 

@@ -42,6 +42,7 @@ use super::error::{canceled, from_datafusion};
 use super::explain;
 use super::functions::{self, session::Values};
 use super::resolve::Resolver;
+use super::route;
 use super::scope::Scope;
 use super::stream;
 use super::system::SystemTables;
@@ -75,6 +76,8 @@ pub struct Engine {
     system: OnceLock<Arc<dyn SystemTables>>,
     /// Streams of the operators of running plans.
     streams: Gauge,
+    shadow: OnceLock<Arc<route::Shadow>>,
+    limits: QueryLimits,
 }
 
 impl fmt::Debug for Engine {
@@ -112,6 +115,8 @@ impl Engine {
             clock,
             system: OnceLock::new(),
             streams: metrics.plan_streams.clone(),
+            shadow: OnceLock::new(),
+            limits: limits.clone(),
         }))
     }
 
@@ -119,6 +124,12 @@ impl Engine {
     pub fn set_system(&self, system: Arc<dyn SystemTables>) {
         // A second call is a programming error without harm: the first one stays.
         let _ = self.system.set(system);
+    }
+
+    /// Joins the metrics, once: from then on some routed queries are verified beside the clients.
+    pub fn set_metrics(&self, metrics: &Arc<Metrics>) {
+        // As above.
+        let _ = self.shadow.set(Arc::new(route::Shadow::new(&self.limits, Arc::clone(&self.clock), Arc::clone(metrics))));
     }
 
     /// DataFusion's state, for scans that plan for themselves.
@@ -148,7 +159,7 @@ impl Engine {
                     Statement::Query(_) => self.bind(context, &explain.statement, declared)?,
                     _ => return Err(Error::unsupported("EXPLAIN is supported for queries only")),
                 };
-                bound.explain = Some(ExplainOptions { analyze: explain.analyze, verbose: explain.verbose });
+                bound.explain = Some(ExplainOptions { analyze: explain.analyze, verbose: explain.verbose, route: explain.route });
                 bound.schema = bind::explain_schema();
                 Ok(bound)
             }
@@ -167,8 +178,27 @@ impl Engine {
         let plan = self.resolved(context, bound, parameters)?;
         let (state, short, explained) = (Arc::clone(&self.state), Arc::clone(&self.short), bound.explain);
         // Planning recurses and calculates: it has the cpu runtime's deep stack, and is cut off like the run itself.
-        let mut planning = self.spawner.cpu(async move { physical(&state, &short, plan).await });
-        let (logical, physical) = tokio::select! {
+        let planner = Planner { state, short, task: Arc::clone(&self.task), groups_max: self.limits.verify_groups_max };
+        let (asking, shadow, spawner) = (context.clone(), self.shadow.get().cloned(), self.spawner.clone());
+        let mut planning = self.spawner.cpu(async move {
+            let routed = guarded(|| route::route(plan, &asking, &planner.state, explained.is_some()).map_err(from_datafusion))?;
+            if explained.is_none() && !routed.pairs.is_empty() {
+                if route::is_verified(&asking) {
+                    planner.verify(&routed.pairs).await?;
+                } else if let Some(turn) = shadow.and_then(|shadow| shadow.take()) {
+                    let (planner, pairs) = (planner.clone(), routed.pairs);
+                    // The snapshot stays as long as it is read.
+                    let held = Arc::clone(&asking.snapshot);
+                    drop(spawner.cpu(async move {
+                        planner.shadow(&turn, &pairs).await;
+                        drop(held);
+                    }));
+                }
+            }
+            let (logical, physical) = physical(&planner.state, &planner.short, routed.plan).await?;
+            Ok::<_, Error>((logical, physical, routed.routes))
+        });
+        let (logical, physical, routes) = tokio::select! {
             planned = &mut planning => planned.map_err(|failure| match failure.is_cancelled() {
                 true => canceled(),
                 false => Error::internal("planning the query ended by a panic"),
@@ -185,7 +215,10 @@ impl Engine {
         };
         let schema = SchemaRef::clone(&bound.schema);
         let input = match explained {
-            Some(options) => explain::stream(options, logical, physical, Arc::clone(&self.task), SchemaRef::clone(&schema)),
+            Some(options) => {
+                let routes = routes.iter().flat_map(route::Route::lines).collect();
+                explain::stream(options, logical, physical, routes, Arc::clone(&self.task), SchemaRef::clone(&schema))
+            }
             None => {
                 let _runtime = self.spawner.cpu_handle().enter();
                 execute_stream(physical, Arc::clone(&self.task)).map_err(from_datafusion)?
@@ -259,6 +292,43 @@ fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Error::internal("planning the query ended by a panic")))
 }
 
+/// What planning needs, apart from the engine.
+#[derive(Clone)]
+struct Planner {
+    state: Arc<SessionState>,
+    short: Arc<Optimizer>,
+    task: Arc<TaskContext>,
+    groups_max: usize,
+}
+
+impl Planner {
+    /// How a routed aggregation differs from the scan that it replaces.
+    async fn difference(&self, pair: &route::Pair) -> Result<Option<String>> {
+        let (_, scan) = physical(&self.state, &self.short, pair.scan.clone()).await?;
+        let (_, routed) = physical(&self.state, &self.short, pair.routed.clone()).await?;
+        route::verify::compare(pair, scan, routed, &self.task, self.groups_max).await
+    }
+
+    /// XX001 when a routed aggregation differs.
+    async fn verify(&self, pairs: &[route::Pair]) -> Result<()> {
+        for pair in pairs {
+            if let Some(difference) = self.difference(pair).await? {
+                return Err(route::verify::mismatch(&pair.spec.view.name, &difference));
+            }
+        }
+        Ok(())
+    }
+
+    async fn shadow(&self, turn: &route::Turn, pairs: &[route::Pair]) {
+        for pair in pairs {
+            match self.difference(pair).await {
+                Ok(difference) => turn.verified(pair, difference.as_deref()),
+                Err(error) => tracing::debug!(%error, "a routed query could not be verified"),
+            }
+        }
+    }
+}
+
 async fn physical(state: &SessionState, short: &Optimizer, plan: LogicalPlan) -> Result<(LogicalPlan, Arc<dyn ExecutionPlan>)> {
     let optimizer = if is_simple(&plan)? { short } else { state.optimizer() };
     let logical = optimizer.optimize(plan, state, |_, _| {}).map_err(from_datafusion)?;
@@ -283,6 +353,7 @@ fn is_simple(plan: &LogicalPlan) -> Result<bool> {
                 | LogicalPlan::Values(_)
                 | LogicalPlan::Distinct(_)
                 | LogicalPlan::Window(_)
+                | LogicalPlan::Union(_)
         );
         let mut subquery = false;
         plan.apply_expressions(|expression| {

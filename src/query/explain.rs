@@ -24,18 +24,21 @@ pub struct ExplainOptions {
     pub analyze: bool,
     /// Shows the logical plan too.
     pub verbose: bool,
+    /// Shows which views were looked at and what was decided, and no plan.
+    pub route: bool,
 }
 
-/// The lines of EXPLAIN, as a stream that runs the plan first where ANALYZE asks for it.
+/// The lines of EXPLAIN, `routes` among them, as a stream that runs the plan first where ANALYZE asks for it.
 pub fn stream(
     options: ExplainOptions,
     logical: LogicalPlan,
     physical: Arc<dyn ExecutionPlan>,
+    routes: Vec<String>,
     context: Arc<TaskContext>,
     schema: SchemaRef,
 ) -> SendableRecordBatchStream {
     let shown = SchemaRef::clone(&schema);
-    let lines = futures::stream::once(async move { lines(options, &logical, physical, context).await }).map(move |lines| {
+    let lines = futures::stream::once(async move { lines(options, &logical, physical, routes, context).await }).map(move |lines| {
         let lines = StringViewArray::from_iter_values(lines?);
         Ok(RecordBatch::try_new(SchemaRef::clone(&shown), vec![Arc::new(lines)])?)
     });
@@ -46,8 +49,12 @@ async fn lines(
     options: ExplainOptions,
     logical: &LogicalPlan,
     physical: Arc<dyn ExecutionPlan>,
+    routes: Vec<String>,
     context: Arc<TaskContext>,
 ) -> Result<Vec<String>> {
+    if options.route {
+        return Ok(routes);
+    }
     let mut lines = Vec::new();
     if options.verbose {
         lines.push("Logical Plan".to_owned());
@@ -56,6 +63,7 @@ async fn lines(
     }
     if !options.analyze {
         lines.extend(displayable(physical.as_ref()).indent(options.verbose).to_string().lines().map(str::to_owned));
+        lines.extend(routes);
         return Ok(lines);
     }
     let started = Instant::now();
@@ -67,6 +75,7 @@ async fn lines(
     let elapsed = started.elapsed();
     let plan = datafusion::physical_plan::display::DisplayableExecutionPlan::with_metrics(physical.as_ref());
     lines.extend(unwrapped(&plan.indent(options.verbose).to_string()).lines().map(str::to_owned));
+    lines.extend(routes);
     lines.extend(sources(physical.as_ref()));
     lines.push(format!("Rows: {rows}"));
     lines.push(format!("Execution Time: {:.3} ms", elapsed.as_secs_f64() * 1e3));

@@ -3,7 +3,7 @@
 //! *Place*: `command` calls it; it implements `catalog::bind::Binder` for the layers below.
 //!
 //! A query's way: `ast::Query` -> [`rewrite`] -> DataFusion's SQL planner over a [`scope`] -> [`typing`] -> type coercion ->
-//! [`Bound`] -> [`resolve`] (parameters, NOW(), snapshot) -> DataFusion's optimizer -> [`stream`] of batches.
+//! [`Bound`] -> [`resolve`] (parameters, NOW(), snapshot) -> [`route`] (views) -> DataFusion's optimizer -> [`stream`] of batches.
 //!
 //! *Invariants*: (1) a [`Bound`] holds no snapshot, no time and no session; (2) everything runs on the cpu runtime; (3) an
 //! error leaves through [`error::from_datafusion`]; (4) arithmetic is checked.
@@ -20,6 +20,7 @@ pub mod names;
 pub mod provider;
 pub mod resolve;
 pub mod rewrite;
+pub mod route;
 pub mod scope;
 pub mod sets;
 pub mod stream;

@@ -155,7 +155,15 @@ impl Harness {
             .unwrap();
         let rows = rows(&table);
         let hot = vec![Arc::new(HotBatch { rows, first_lsn: 1, next_lsn: 6, bytes: 0 })];
-        let state = TableState { table: Arc::clone(&table), hot, cold: None, staged: Vec::new(), truncated_lsn: 0, flushing_lsn: 0 };
+        let state = TableState {
+            table: Arc::clone(&table),
+            hot,
+            cold: None,
+            staged: Vec::new(),
+            truncated_lsn: 0,
+            flushing_lsn: 0,
+            dropped_us: None,
+        };
         let tables = HashMap::from([(table.oid, Arc::new(state))]);
         let snapshot =
             Arc::new(Snapshot { recomputed: HashMap::new(), next_lsn: 6, catalog: Arc::new(catalog), tables, views: HashMap::new() });

@@ -90,6 +90,7 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
     std::fs::create_dir_all(&spill)
         .map_err(|error| Error::new(SqlState::IO_ERROR, format!("cannot create \"{}\": {error}", spill.display())))?;
     let engine = Engine::new(&config.limits.query, &spill, spawner, Arc::clone(&clock), &metrics)?;
+    engine.set_metrics(&metrics);
     let binder: Arc<dyn Binder> = Arc::clone(&engine) as Arc<dyn Binder>;
     let store = Store::open(Parts {
         dir: config.data_dir.clone(),

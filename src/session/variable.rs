@@ -129,6 +129,20 @@ pub static VARIABLES: &[Variable] = &[
         false,
         "Sets what happens to rows behind the watermark; unset, each table's own option.",
     ),
+    variable(
+        "verus.route",
+        Kind::Words(&["auto", "scan"]),
+        "auto",
+        false,
+        "Sets whether queries of event tables are answered from materialized views where these have the answer.",
+    ),
+    variable(
+        "verus.verify_route",
+        Kind::Boolean,
+        "off",
+        false,
+        "Runs queries that materialized views answer from their tables too, and fails them when the answers differ.",
+    ),
 ];
 
 /// Finds a variable without regard to case.

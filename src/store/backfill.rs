@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{SortOptions, filter_record_batch};
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{DataType, Int64Type};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -24,10 +26,11 @@ use crate::catalog::Oid;
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
 use crate::state::Batch;
+use crate::store::classify::event_times;
 use crate::store::snapshot::TableState;
 use crate::store::{Shared, Snapshot};
 use crate::types::LSN_COLUMN;
-use crate::view::{Backfill, Version, apply};
+use crate::view::{Backfill, Evicted, Version, apply};
 
 /// Builds the state of `view` from the rows below `lsn` and publishes it.
 pub async fn run(shared: &Arc<Shared>, view: Oid, lsn: u64) -> Result<()> {
@@ -162,7 +165,7 @@ async fn build(
         }
         Ok(())
     };
-    if let Some(plan) = cold(&shared, table, depends_on_order(&version.spec.view.query))? {
+    if let Some(plan) = cold(&shared, table, &[], depends_on_order(&version.spec.view.query))? {
         let mut rows = execute_stream(plan, shared.parts.binder.session_state().task_ctx()).map_err(unreadable)?;
         while let Some(batch) = rows.next().await {
             add(batch.map_err(unreadable)?)?;
@@ -183,10 +186,52 @@ async fn build(
     published
 }
 
-/// All rows in Parquet, by LSN where the order matters.
-fn cold(shared: &Shared, table: &TableState, ordered: bool) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+/// The rows of windows that come back into the state of `version`: all that `snapshot` has of them.
+pub async fn windows(shared: Arc<Shared>, version: Arc<Version>, snapshot: Snapshot, windows: Vec<Evicted>) -> Result<Backfill> {
+    let gone = || Error::internal("the table of a view is gone");
+    let table = snapshot.tables.get(&version.spec.view.table).ok_or_else(gone)?;
+    let time = table.table.watermark.ok_or_else(gone)?.column;
+    let specs = [Arc::clone(&version.spec)];
+    let since = version.spec.view.from_lsn;
+    let mut backfill = Backfill::back(&version);
+    let mut add = |rows: RecordBatch| -> Result<()> {
+        let rows = between(rows, since, snapshot.next_lsn)?;
+        let times = event_times(&rows, time)?;
+        let inside = |time: i64| windows.iter().any(|window| (window.from_us..window.to_us).contains(&time));
+        let mask: BooleanArray = times.iter().map(|time| Some(inside(*time))).collect();
+        let rows = filter_record_batch(&rows, &mask).map_err(|error| Error::internal(error.to_string()))?;
+        if rows.num_rows() > 0 {
+            let deltas = apply(&specs, &rows, 0, snapshot.next_lsn, 1)?;
+            deltas.into_iter().flatten().try_for_each(|delta| backfill.add(delta))?;
+        }
+        Ok(())
+    };
+    let column = &table.table.columns[time];
+    let mut filters = Vec::new();
+    if let [window] = windows.as_slice() {
+        let zone = match column.sql_type.arrow() {
+            DataType::Timestamp(_, zone) => zone,
+            _ => None,
+        };
+        let bound = |time_us| Expr::Literal(ScalarValue::TimestampMicrosecond(Some(time_us), zone.clone()), None);
+        let name = || Expr::Column(datafusion::common::Column::new_unqualified(&column.name));
+        filters.push(name().gt_eq(bound(window.from_us)));
+        filters.push(name().lt(bound(window.to_us)));
+    }
+    if let Some(plan) = cold(&shared, table, &filters, depends_on_order(&version.spec.view.query))? {
+        let mut rows = execute_stream(plan, shared.parts.binder.session_state().task_ctx()).map_err(unreadable)?;
+        while let Some(batch) = rows.next().await {
+            add(batch.map_err(unreadable)?)?;
+        }
+    }
+    table.hot.iter().try_for_each(|batch| add(batch.rows.clone()))?;
+    Ok(backfill)
+}
+
+/// The rows in Parquet that may pass `filters`, by LSN where the order matters.
+fn cold(shared: &Shared, table: &TableState, filters: &[Expr], ordered: bool) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let Some(cold) = table.cold.as_ref().filter(|cold| !cold.version.files.is_empty()) else { return Ok(None) };
-    let scan = cold.columns.scan(&shared.parts.binder.session_state(), &cold.version, None, &[], None)?;
+    let scan = cold.columns.scan(&shared.parts.binder.session_state(), &cold.version, None, filters, None)?;
     if !ordered {
         return Ok(Some(Arc::new(CoalescePartitionsExec::new(scan))));
     }

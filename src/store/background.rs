@@ -4,7 +4,7 @@
 //! that no two of them meet.
 //!
 //! *Order of a round*: what is out of use is deleted first, so that nothing stored later is deleted with it; checkpoints; flushes;
-//! at most one merge per view; when there was no flush to do, one compaction per table; then the log is cut.
+//! windows that leave or enter view state; at most one merge per view; when there was no flush to do, one compaction per table; then the log is cut.
 //!
 //! *On failure*: a round that fails is logged and tried again in the next one; nothing is lost, the log keeps what is not stored.
 
@@ -23,7 +23,7 @@ use crate::state::{Batch, Family};
 use crate::store::commit::Message;
 use crate::store::flush::{flush, table_dir};
 use crate::store::positions::Saved;
-use crate::store::{Shared, TableState, apply::Retired};
+use crate::store::{Shared, TableState, apply::Retired, ttl};
 
 enum Signal {
     Wake,
@@ -118,6 +118,9 @@ impl Background {
             self.checkpointed = Instant::now();
         }
         let flushed = self.flush_due()?;
+        if let Err(error) = ttl::evict(&self.shared) {
+            tracing::error!(%error, "windows of views stay where they are");
+        }
         if due {
             self.merge_views()?;
         }
@@ -295,7 +298,14 @@ impl Background {
                 continue;
             }
             let started = Instant::now();
-            let retain_from = self.retain_from(table);
+            // Rows stay while windows that only they answer for could not be put back.
+            let retain_from = self.retain_from(table).filter(|retain_from| match ttl::before_retention(&self.shared, *oid, *retain_from) {
+                Ok(ready) => ready,
+                Err(error) => {
+                    tracing::error!(%error, table = table.table.name, "rows past their retention are kept: windows of a view need them");
+                    false
+                }
+            });
             if let Some(version) = self.block_on(cold.columns.compact(retain_from, rows_max))? {
                 self.publish_cold(*oid, version)?;
                 self.shared.parts.metrics.compaction.observe(started.elapsed());

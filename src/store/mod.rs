@@ -26,6 +26,7 @@ mod recover;
 mod refresh;
 pub mod snapshot;
 pub mod staging;
+mod ttl;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -213,7 +214,11 @@ impl Store {
                 _ => None,
             })
             .collect();
+        let altered = transaction.changes.iter().any(|change| matches!(change, Change::AlterView(_)));
         let committed = self.submit(transaction).await?;
+        if altered {
+            self.background.wake();
+        }
         for view in building {
             self.build(&view, committed.first_lsn).await?;
         }

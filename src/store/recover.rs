@@ -24,7 +24,7 @@ use crate::store::enrich::{Found, Lookups};
 use crate::store::flush::{layout, table_dir};
 use crate::store::positions::{Positions, Saved};
 use crate::store::snapshot::{Published, Snapshot, TableState};
-use crate::store::{Parts, Shared, backfill, recent, record, refresh, staging};
+use crate::store::{Parts, Shared, backfill, recent, record, refresh, staging, ttl};
 use crate::view;
 use crate::wal::{Record, Wal};
 
@@ -128,6 +128,7 @@ impl Replay<'_> {
         for table in catalog.tables() {
             let mut state = TableState::empty(Arc::clone(table));
             state.truncated_lsn = self.saved.truncated.get(&table.oid).copied().unwrap_or(0);
+            state.dropped_us = ttl::dropped(self.tools.blocks.state(), table.oid)?;
             self.open_cold(&mut state)?;
             self.snapshot.tables.insert(table.oid, Arc::new(state));
         }
@@ -273,6 +274,7 @@ impl Replay<'_> {
             match change {
                 Change::CreateTable(table) => {
                     let mut state = TableState::empty(Arc::clone(table));
+                    state.dropped_us = ttl::dropped(self.tools.blocks.state(), table.oid)?;
                     self.open_cold(&mut state)?;
                     self.snapshot.tables.insert(table.oid, Arc::new(state));
                 }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::catalog::{Catalog, Oid, Table};
+use crate::clock::Micros;
 use crate::error::{Error, Result};
 use crate::store::flush::layout;
 use crate::types::LSN_COLUMN;
@@ -46,6 +47,8 @@ pub struct TableState {
     pub truncated_lsn: u64,
     /// A flush of the batches below this LSN is under way: they must not be coalesced with later ones.
     pub flushing_lsn: u64,
+    /// Rows of event times before this may have been dropped by `retention`.
+    pub dropped_us: Option<Micros>,
 }
 
 /// The cold half of a table.
@@ -119,7 +122,7 @@ pub fn compact_strings(rows: &RecordBatch) -> Result<RecordBatch> {
 impl TableState {
     /// A table without rows.
     pub fn empty(table: Arc<Table>) -> TableState {
-        TableState { table, hot: Vec::new(), cold: None, staged: Vec::new(), truncated_lsn: 0, flushing_lsn: 0 }
+        TableState { table, hot: Vec::new(), cold: None, staged: Vec::new(), truncated_lsn: 0, flushing_lsn: 0, dropped_us: None }
     }
 
     /// Adds a batch and coalesces small neighbours, so that the list stays logarithmic in the number of commits.

@@ -151,6 +151,10 @@ metrics! {
     plan_streams: Gauge;
     /// Query texts answered by a plan that another one had been given.
     shared_plans_used: Counter;
+    /// Queries answered from view state that were run again from the table.
+    routes_verified: Counter;
+    /// Of these, the ones that differed: their views answer no more.
+    routes_wrong: Counter;
     /// Open PostgreSQL connections.
     connections: Gauge;
     /// PostgreSQL connections accepted.

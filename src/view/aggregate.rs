@@ -8,9 +8,9 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array};
 use arrow::compute::CastOptions;
-use arrow::datatypes::{DataType, Decimal128Type, FieldRef, Schema};
+use arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, Fields};
 use datafusion::common::DFSchema;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::context::SessionState;
@@ -23,6 +23,7 @@ use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggrega
 
 use super::distinct::DistinctCount;
 use super::failure::{arrow_failure, failure};
+use super::rollup::in_type;
 use super::source::no_view;
 use super::spec::Expression;
 use crate::error::{Error, Result, SqlState};
@@ -30,13 +31,15 @@ use crate::types::SqlType;
 
 /// An aggregate as it is kept.
 #[derive(Debug)]
-pub(super) struct Aggregate {
+pub struct Aggregate {
     /// What is computed, in words; equal for aggregates that compute the same over the same rows.
     pub(super) identity: String,
     /// Arguments, then ORDER BY expressions.
     pub(super) arguments: Vec<Expression>,
     /// The FILTER clause.
     pub(super) filter: Option<Expression>,
+    /// Types of the arguments.
+    argument_types: Vec<DataType>,
     /// Types of the state columns.
     pub(super) state: Vec<DataType>,
     /// The value's type as the query has it.
@@ -86,10 +89,42 @@ impl Aggregate {
             Kind::Function(Arc::clone(&function))
         };
         let identity = identity(&function, lowered.filter.as_ref());
-        let mut aggregate =
-            Aggregate { identity, arguments, filter: lowered.filter.map(Expression::new), state: Vec::new(), output: output.clone(), kind };
-        aggregate.state = aggregate.probe(lowering.schema.as_arrow()).map_err(failure)?;
+        let schema = lowering.schema.as_arrow();
+        let types = arguments.iter().map(|argument| argument.physical.data_type(schema)).collect::<DataFusionResult<_>>();
+        let mut aggregate = Aggregate {
+            identity,
+            arguments,
+            filter: lowered.filter.map(Expression::new),
+            argument_types: types.map_err(failure)?,
+            state: Vec::new(),
+            output: output.clone(),
+            kind,
+        };
+        aggregate.state = aggregate.probe().map_err(failure)?;
         Ok(aggregate)
+    }
+
+    /// The function's name.
+    pub fn name(&self) -> &str {
+        match &self.kind {
+            Kind::DistinctCount(_) => "count_distinct",
+            Kind::Function(function) => function.fun().name(),
+        }
+    }
+
+    /// The value's type as the query has it.
+    pub fn output(&self) -> &DataType {
+        &self.output
+    }
+
+    /// A state's columns as the fields of a struct: `0`, `1`, ...
+    pub fn state_fields(&self) -> Fields {
+        self.state.iter().enumerate().map(|(index, kind)| Field::new(index.to_string(), kind.clone(), true)).collect()
+    }
+
+    /// The struct that holds a state.
+    pub fn state_type(&self) -> DataType {
+        DataType::Struct(self.state_fields())
     }
 
     /// A fresh accumulator.
@@ -112,14 +147,20 @@ impl Aggregate {
         }
     }
 
-    /// The state's types as the accumulator really makes them, from one group without rows.
-    fn probe(&self, schema: &Schema) -> DataFusionResult<Vec<DataType>> {
+    /// The state of a group of whose rows none counts, one row of it.
+    pub(super) fn state_of_nothing(&self) -> DataFusionResult<Vec<ArrayRef>> {
         let mut accumulator = self.accumulator()?;
-        let arguments = self
-            .arguments
-            .iter()
-            .map(|argument| Ok(arrow::array::new_empty_array(&argument.physical.data_type(schema)?)))
-            .collect::<DataFusionResult<Vec<_>>>()?;
+        let arguments: Vec<ArrayRef> = self.argument_types.iter().map(arrow::array::new_empty_array).collect();
+        // With a filter, accumulators do not take a group for one that has a row.
+        accumulator.update_batch(&arguments, &[], Some(&BooleanArray::from(Vec::<bool>::new())), 1)?;
+        let states = accumulator.state(EmitTo::All)?;
+        states.iter().zip(&self.state).map(|(column, kind)| in_type(column, kind)).collect()
+    }
+
+    /// The state's types as the accumulator really makes them, from one group without rows.
+    fn probe(&self) -> DataFusionResult<Vec<DataType>> {
+        let mut accumulator = self.accumulator()?;
+        let arguments: Vec<ArrayRef> = self.argument_types.iter().map(arrow::array::new_empty_array).collect();
         accumulator.update_batch(&arguments, &[], None, 1)?;
         let mut types: Vec<_> = accumulator.state(EmitTo::All)?.iter().map(|array| array.data_type().clone()).collect();
         if let Kind::Function(function) = &self.kind {
@@ -157,6 +198,14 @@ impl Aggregate {
         arrow::compute::cast_with_options(values, &self.output, &options)
             .map_err(|error| if numeric { out_of_range() } else { arrow_failure(error) })
     }
+}
+
+/// What the accumulators of a call take: its arguments, in types that cannot overflow, then its ORDER BY expressions.
+pub fn row_arguments(call: &AggregateFunction, schema: &DFSchema) -> Result<Vec<Expr>> {
+    let mut call = call.clone();
+    widen(&mut call, schema)?;
+    let ordered = call.params.order_by.into_iter().map(|order| order.expr);
+    Ok(call.params.args.into_iter().chain(ordered).collect())
 }
 
 /// Refuses aggregates whose value depends on the order in which rows happen to come.

@@ -20,6 +20,7 @@ use super::block::{self, Decoded};
 use super::cache::Cache;
 use super::delta::Work;
 use super::spec::Spec;
+use super::version::Coverage;
 use crate::catalog::Oid;
 use crate::config::limits::ViewLimits;
 use crate::error::{Error, Result, SqlState};
@@ -68,6 +69,9 @@ pub(super) struct Entry {
     pub(super) rows: u32,
     pub(super) bytes: u32,
     pub(super) crc: u32,
+    /// Whether a group in it failed.
+    #[serde(default)]
+    pub(super) failed: bool,
 }
 
 /// A live block, or a condemned one that some version still reads.
@@ -102,6 +106,8 @@ pub(super) struct Meta {
     /// What it took to make the blocks.
     #[serde(default)]
     pub(super) work: Work,
+    #[serde(default)]
+    pub(super) coverage: Coverage,
 }
 
 const LIVE: u8 = b'b';
@@ -155,6 +161,11 @@ impl Blocks {
             objects: AtomicU64::new(0),
             numbers: AtomicU64::new(1),
         })
+    }
+
+    /// The state store.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
     }
 
     /// Deletes the bytes of condemned blocks that no version holds any more. For the store's background work.
@@ -232,9 +243,9 @@ impl Blocks {
 
 impl Meta {
     /// As of now.
-    pub(super) fn new(spec: &Spec, applied_lsn: u64, changes_from: u64, poison: Option<String>, work: Work) -> Self {
+    pub(super) fn new(spec: &Spec, applied_lsn: u64, changes_from: u64, poison: Option<String>, work: Work, coverage: Coverage) -> Self {
         let datafusion = datafusion::DATAFUSION_VERSION.to_owned();
-        Self { format: block::FORMAT, datafusion, fingerprint: spec.fingerprint, applied_lsn, changes_from, poison, work }
+        Self { format: block::FORMAT, datafusion, fingerprint: spec.fingerprint, applied_lsn, changes_from, poison, work, coverage }
     }
 
     /// Whether blocks written under it can be read.

@@ -81,7 +81,7 @@ pub struct Selection {
 impl Selection {
     /// `filters` over output columns, of which those over keys alone spare work; `predicate` is all of them.
     pub fn new(version: &Version, session: &SessionState, filters: &[Expr], predicate: Option<Arc<dyn PhysicalExpr>>) -> Result<Selection> {
-        Ok(Selection { pruning: Pruning::new(&version.spec, session, filters)?, predicate })
+        Ok(Selection { pruning: Pruning::new(&version.spec, session, filters, version.kept())?, predicate })
     }
 }
 

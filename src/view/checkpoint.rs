@@ -19,7 +19,7 @@ use super::failure::{arrow_failure, failure, to_text};
 use super::groups::{Groups, indices};
 use super::slots::{Place, places};
 use super::spec::Spec;
-use super::version::Version;
+use super::version::{Coverage, Version};
 use crate::error::{Error, Result};
 use crate::state::Batch;
 
@@ -34,6 +34,8 @@ pub struct Checkpoint {
     pub(super) changes_from: u64,
     /// Of everything below the applied LSN.
     pub(super) work: Work,
+    /// Which rows the state then has.
+    pub(super) coverage: Coverage,
 }
 
 /// The outcome of [`Version::merge`].
@@ -69,14 +71,14 @@ impl Version {
         let mut writer = Writer::new(&self.spec, &self.home);
         match deltas {
             [] => {}
-            [only] => writer.add(only, batch)?,
+            [only] => writer.add(&self.counting(only)?, batch)?,
             several => match delta::merge(&self.spec, several) {
-                Ok(merged) => writer.add(&merged, batch)?,
+                Ok(merged) => writer.add(&self.counting(&merged)?, batch)?,
                 // States that do not merge are kept apart: who reads their group hears why.
                 Err(_) => {
                     for delta in several {
                         writer.next_run();
-                        writer.add(delta, batch)?;
+                        writer.add(&self.counting(delta)?, batch)?;
                     }
                 }
             },
@@ -88,9 +90,15 @@ impl Version {
         let mut work = self.work;
         work += delta::work_of(deltas);
         let changes_from = self.changes_from();
-        Meta::new(&self.spec, applied_lsn, changes_from, self.poison.as_ref().map(to_text), work).put(self.spec.view.oid, batch)?;
+        Meta::new(&self.spec, applied_lsn, changes_from, self.poison.as_ref().map(to_text), work, self.coverage())
+            .put(self.spec.view.oid, batch)?;
         let (replaced, poison) = (self.shadowed.clone(), self.poison.clone());
-        Ok(Checkpoint { applied_lsn, blocks: writer.blocks, replaced, poison, changes_from, work })
+        Ok(Checkpoint { applied_lsn, blocks: writer.blocks, replaced, poison, changes_from, work, coverage: self.coverage() })
+    }
+
+    /// A delta without rows of evicted windows: the table's rows answer for them.
+    fn counting(&self, delta: &Delta) -> Result<Delta> {
+        Ok(Delta { rows: self.without_evicted(&delta.rows)?, ..delta.clone() })
     }
 
     /// Merges the blocks of one time group that has too many, if any does. `batch` comes empty. The caller writes it and then
@@ -148,11 +156,11 @@ pub(super) fn chunk_of(slot: u8, chunks: usize) -> usize {
 }
 
 /// Cuts and encodes state rows.
-struct Writer<'a> {
+pub(super) struct Writer<'a> {
     spec: &'a Spec,
     home: &'a Arc<Blocks>,
     run: u64,
-    blocks: Vec<Arc<Block>>,
+    pub(super) blocks: Vec<Arc<Block>>,
     /// Bytes put into the batch since the last write ahead.
     pending_bytes: usize,
     /// Blocks not yet written ahead.
@@ -160,17 +168,17 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(spec: &'a Spec, home: &'a Arc<Blocks>) -> Self {
+    pub(super) fn new(spec: &'a Spec, home: &'a Arc<Blocks>) -> Self {
         Self { spec, home, run: home.number(), blocks: Vec::new(), pending_bytes: 0, ahead: 0 }
     }
 
     /// What is added from here may overlap with what was added before.
-    fn next_run(&mut self) {
+    pub(super) fn next_run(&mut self) {
         self.run = self.home.number();
     }
 
     /// Sorts, cuts and encodes rows whose keys are distinct.
-    fn add(&mut self, delta: &Delta, batch: &mut Batch) -> Result<()> {
+    pub(super) fn add(&mut self, delta: &Delta, batch: &mut Batch) -> Result<()> {
         let keys = self.spec.key_schema.fields().len();
         let rows = delta.rows.num_rows();
         let places = places(self.spec, &delta.rows.columns()[..keys], rows);
@@ -204,6 +212,7 @@ impl<'a> Writer<'a> {
             rows: order.len() as u32,
             bytes: u32::try_from(bytes.len()).map_err(|_| Error::internal("a block of view state exceeds 4 GiB"))?,
             crc: block::crc(&bytes),
+            failed: delta.rows.num_columns() > self.spec.state_schema.fields().len(),
         };
         let block = self.home.block(self.spec.view.oid, name, entry);
         self.pending_bytes += bytes.len();
@@ -277,6 +286,18 @@ impl Backfill {
         Backfill { replaced, ..Backfill::new(version) }
     }
 
+    /// For windows of the view of `version` that come back into its state.
+    pub fn back(version: &Version) -> Backfill {
+        Self::new(&version.clone().with_all_windows())
+    }
+
+    /// The blocks of all rows that were added, not listed yet.
+    pub(super) fn blocks(mut self, batch: &mut Batch) -> Result<Vec<Arc<Block>>> {
+        let last = self.write(0, 0, batch)?;
+        self.blocks.extend(last);
+        Ok(self.blocks)
+    }
+
     /// Adds rows. LSNs of the deltas do not matter, their order does.
     pub fn add(&mut self, delta: Delta) -> Result<()> {
         self.poison = self.poison.take().or_else(|| delta.poison.clone());
@@ -311,9 +332,11 @@ impl Backfill {
         self.replaced.iter().for_each(|block| block.condemn(batch));
         // State that took the place of unreadable state is new from here on; a created view's is as old as the view.
         let changes_from = if self.version.must_rebuild() { next_lsn } else { self.version.changes_from() };
-        Meta::new(spec, next_lsn, changes_from, self.poison.as_ref().map(to_text), self.work).put(spec.view.oid, batch)?;
+        Meta::new(spec, next_lsn, changes_from, self.poison.as_ref().map(to_text), self.work, self.version.coverage())
+            .put(spec.view.oid, batch)?;
+        let coverage = self.version.coverage();
         let (blocks, replaced, poison) = (self.blocks, self.replaced, self.poison);
-        Ok(Checkpoint { applied_lsn: next_lsn, blocks, replaced, poison, changes_from, work: self.work })
+        Ok(Checkpoint { applied_lsn: next_lsn, blocks, replaced, poison, changes_from, work: self.work, coverage })
     }
 
     fn write(&mut self, first_lsn: u64, next_lsn: u64, batch: &mut Batch) -> Result<Vec<Arc<Block>>> {
@@ -324,7 +347,8 @@ impl Backfill {
         }
         let merged = delta::merge(&self.version.spec, &deltas)?;
         let mut writer = Writer::new(&self.version.spec, &self.version.home);
-        writer.add(&Delta { rows: merged.rows, first_lsn, next_lsn, poison: None, work: Work::default() }, batch)?;
+        let rows = self.version.without_evicted(&merged.rows)?;
+        writer.add(&Delta { rows, first_lsn, next_lsn, poison: None, work: Work::default() }, batch)?;
         Ok(writer.blocks)
     }
 }

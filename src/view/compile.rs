@@ -27,6 +27,7 @@ use super::expand::Expansion;
 use super::failure::failure;
 use super::finish::{Finish, Stage};
 use super::join::{self, Join};
+use super::matching::Matching;
 use super::session::Session;
 use super::source::{self, Source, check, check_plan, no_view, reason, refusal};
 use super::spec::{Expression, Spec};
@@ -155,7 +156,11 @@ impl Spec {
         let shape = take_apart(&Reading { binder, catalog: &narrowed }, &plan)?;
         // Columns that the table got later do not move those that are looked up behind it.
         let table = narrowed.table(table.oid).cloned().unwrap_or_else(|| Arc::new(table.clone()));
-        build(binder, &table, view, &plan, shape)
+        let mut spec = build(binder, &table, view, &plan, shape)?;
+        if let Some(matching) = &mut spec.matching {
+            matching.bind_generated(binder, &narrowed, &table)?;
+        }
+        Ok(spec)
     }
 }
 
@@ -252,11 +257,13 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, plan: &LogicalPla
     let key_fields: Vec<_> =
         types.iter().enumerate().map(|(index, kind)| Arc::new(Field::new(format!("k{index}"), kind.clone(), true))).collect();
     let mut aggregates = Vec::new();
+    let mut calls = Vec::new();
     for (index, call) in shape.aggregates.iter().enumerate() {
         let call = rows.simplify_arguments(call)?;
         let output = shape.schema.field(shape.keys.len() + index).data_type();
         let lowering = Lowering { session: &session, schema: &rows.schema, context: &rows.context };
-        aggregates.push(Aggregate::lower(&call, output, &lowering)?);
+        aggregates.push(Arc::new(Aggregate::lower(&call, output, &lowering)?));
+        calls.push(call);
     }
     let sessions = shape.session.as_ref().map(|(key, gap)| Session::compile(&rows, *key, gap, keys.len(), &aggregates)).transpose()?;
     // A session must not be torn: it has no time bucket, and its slot does not depend on its start.
@@ -276,6 +283,14 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, plan: &LogicalPla
     let mut hasher = DefaultHasher::new();
     keys.iter().for_each(|key| key.hash.hash(&mut hasher));
     let fingerprint = fingerprint(filter.as_ref(), expansion.as_ref(), sessions.as_ref(), &keys, &aggregates, &state_schema);
+    let matching = match join.is_some() || expansion.is_some() || sessions.is_some() {
+        // What a row was joined with is not in the table; and who groups otherwise cannot tell from state how rows fell into windows.
+        true => None,
+        false => {
+            let query = shape.source.view.is_none().then(|| plan.clone());
+            Matching::new(&session, table, query, &key_exprs, &shape.source.filters, calls)?
+        }
+    };
     Ok(Spec {
         view: Arc::clone(view),
         columns: columns(expansion.as_ref(), &keys, &aggregates),
@@ -292,6 +307,8 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, plan: &LogicalPla
         finish,
         fingerprint,
         join: join.map(Arc::new),
+        matching,
+        distrusted: std::sync::OnceLock::new(),
     })
 }
 
@@ -326,7 +343,7 @@ fn slot_keys(table: &Table, keys: &[Expr], time: Option<usize>, moving: bool) ->
     if others.is_empty() && !moving { (0..keys.len()).collect() } else { others }
 }
 
-fn columns(expansion: Option<&Expansion>, keys: &[Expression], aggregates: &[Aggregate]) -> Vec<usize> {
+fn columns(expansion: Option<&Expansion>, keys: &[Expression], aggregates: &[Arc<Aggregate>]) -> Vec<usize> {
     let arguments = aggregates.iter().flat_map(|aggregate| aggregate.arguments.iter().chain(aggregate.filter.as_ref()));
     let arguments = arguments.chain(expansion.into_iter().flat_map(Expansion::expressions));
     let mut columns: Vec<usize> =
@@ -342,7 +359,7 @@ fn fingerprint(
     expansion: Option<&Expansion>,
     session: Option<&Session>,
     keys: &[Expression],
-    aggregates: &[Aggregate],
+    aggregates: &[Arc<Aggregate>],
     states: &SchemaRef,
 ) -> u64 {
     let mut text = format!("format {FORMAT} filter {:?}", filter.map(|filter| &filter.physical));

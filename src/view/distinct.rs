@@ -43,18 +43,30 @@ impl DistinctCount {
         self.pairs.intern(&[groups, values], &mut self.scratch)
     }
 
-    /// Each pair's group, and the values.
-    fn emit(&mut self, emit_to: EmitTo) -> Result<(UInt64Array, ArrayRef)> {
-        if emit_to != EmitTo::All {
-            return Err(internal_datafusion_err!("distinct values are emitted all at once"));
-        }
+    /// The given out groups' pairs (each pair's group, and the values) and the number of groups. What is left is renumbered.
+    fn emit(&mut self, emit_to: EmitTo) -> Result<(UInt64Array, ArrayRef, usize)> {
+        let first = match emit_to {
+            EmitTo::All => std::mem::take(&mut self.groups),
+            EmitTo::First(first) => {
+                self.groups -= first.min(self.groups);
+                first
+            }
+        };
         if self.pairs.is_empty() {
-            return Ok((UInt64Array::from(Vec::<u64>::new()), arrow::array::new_empty_array(self.item.data_type())));
+            return Ok((UInt64Array::from(Vec::<u64>::new()), arrow::array::new_empty_array(self.item.data_type()), first));
         }
         let mut columns = self.pairs.emit(EmitTo::All)?;
         let values = columns.pop().ok_or_else(|| internal_datafusion_err!("no values"))?;
         let groups = columns.pop().ok_or_else(|| internal_datafusion_err!("no groups"))?;
-        Ok((groups.as_primitive::<UInt64Type>().clone(), values))
+        let groups = groups.as_primitive::<UInt64Type>();
+        if emit_to == EmitTo::All {
+            return Ok((groups.clone(), values, first));
+        }
+        let later = BooleanArray::from_iter(groups.values().iter().map(|group| Some(*group >= first as u64)));
+        let earlier = arrow::compute::not(&later)?;
+        let renumbered = groups.unary::<_, UInt64Type>(|group| group.wrapping_sub(first as u64));
+        self.add(filter(&renumbered, &later)?, filter(&values, &later)?)?;
+        Ok((filter(groups, &earlier)?.as_primitive::<UInt64Type>().clone(), filter(&values, &earlier)?, first))
     }
 }
 
@@ -96,8 +108,8 @@ impl GroupsAccumulator for DistinctCount {
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
-        let (groups, _) = self.emit(emit_to)?;
-        let mut counts = vec![0_i64; std::mem::take(&mut self.groups)];
+        let (groups, _, total) = self.emit(emit_to)?;
+        let mut counts = vec![0_i64; total];
         for group in groups.values() {
             counts[*group as usize] += 1;
         }
@@ -105,8 +117,7 @@ impl GroupsAccumulator for DistinctCount {
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
-        let (groups, values) = self.emit(emit_to)?;
-        let total = std::mem::take(&mut self.groups);
+        let (groups, values, total) = self.emit(emit_to)?;
         let mut offsets = vec![0_i32; total + 1];
         for group in groups.values() {
             offsets[*group as usize + 1] += 1;

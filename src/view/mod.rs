@@ -20,10 +20,12 @@
 //! | `expand`, `session` | rows that count in several windows; fragments that join to sessions |
 //! | `delta`, `version` | deltas in memory; a view's state as of a snapshot |
 //! | `block`, `blocks`, `cache` | a block's bytes; where blocks live; decoded blocks in memory |
+//! | `evict` | windows that leave the state and come back |
 //! | `checkpoint`, `slots` | deltas to blocks, blocks to fewer blocks, rows read again to blocks; clustering |
 //! | `read`, `prune`, `finish` | the plan that reads a view; which blocks it needs; states to output columns |
 //! | `recomputed`, `result` | views without aggregate state: their query; the stored result of a refreshed one |
 //! | `changes` | which groups changed between two versions |
+//! | `states`, `rollup`, `matching` | the plan that reads raw states; aggregates over them; what queries are compared with |
 //! | `failure` | what DataFusion and Arrow report, as Verus's errors |
 
 mod aggregate;
@@ -37,32 +39,40 @@ mod combine;
 mod compile;
 mod delta;
 mod distinct;
+mod evict;
 mod expand;
 mod failure;
 mod finish;
 mod groups;
 mod join;
+mod matching;
 mod prune;
 mod read;
 mod recomputed;
 mod result;
+mod rollup;
 mod session;
 mod slots;
 mod source;
 mod spec;
+mod states;
 #[cfg(test)]
 mod tests;
 mod version;
 mod window;
 
+pub use aggregate::{Aggregate, row_arguments};
 pub use apply::apply;
 pub use blocks::Blocks;
 pub use changes::{ChangeKind, Changed, Changes, Selection, Since};
 pub use checkpoint::{Backfill, Checkpoint, Merged};
 pub use compile::describe;
 pub use delta::{Delta, Work};
+pub use evict::Evicted;
 pub use join::{Join, Lookup, Step};
+pub use matching::{Bucket, Grain, Matching, Normalizer};
 pub use recomputed::Recomputed;
 pub use result::{Position, Stored, Writer};
+pub use rollup::{Gives, Takes, rollup};
 pub use spec::Spec;
-pub use version::{Size, Version};
+pub use version::{Coverage, Size, Version};

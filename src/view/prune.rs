@@ -76,11 +76,18 @@ fn key_of(spec: &Spec, column: &Column) -> Option<usize> {
 }
 
 impl Pruning {
-    /// Reads the filters of a scan.
-    pub(super) fn new(spec: &Spec, session: &SessionState, filters: &[Expr]) -> Result<Pruning> {
-        let over: Vec<Expr> = filters.iter().filter_map(|filter| over_keys(spec, filter)).collect();
-        let mut pruning = Pruning { predicate: None, slots: None, low: i64::MIN, high: i64::MAX, exact: over.len() == filters.len() };
-        let Some(all) = conjunction(over) else { return Ok(pruning) };
+    /// Reads the filters of a scan; `kept`, over keys, is one more.
+    pub(super) fn new(spec: &Spec, session: &SessionState, filters: &[Expr], kept: Option<Expr>) -> Result<Pruning> {
+        let mut over: Vec<Expr> = filters.iter().filter_map(|filter| over_keys(spec, filter)).collect();
+        let exact = over.len() == filters.len();
+        over.extend(kept);
+        Ok(Pruning { exact, ..Self::of_keys(spec, session, over)? })
+    }
+
+    /// Of filters that are over key columns `k0`, `k1`, ... already.
+    pub(super) fn of_keys(spec: &Spec, session: &SessionState, filters: Vec<Expr>) -> Result<Pruning> {
+        let mut pruning = Pruning { predicate: None, slots: None, low: i64::MIN, high: i64::MAX, exact: true };
+        let Some(all) = conjunction(filters) else { return Ok(pruning) };
         let schema = DFSchema::try_from(Arc::clone(&spec.key_schema)).map_err(failure)?;
         let context = PhysicalPlanningContext::default();
         pruning.predicate = Some(create_physical_expr(&all, &schema, session.execution_props(), &context).map_err(failure)?);
@@ -126,6 +133,11 @@ impl Pruning {
             }
             _ => {}
         }
+    }
+
+    /// Whether buckets of a range (its end not in it, in the time key's unit) can hold matching rows.
+    pub(super) fn reaches(&self, from: i64, to: i64) -> bool {
+        self.low < to && from <= self.high
     }
 
     /// Whether every bucket, and NULL, is in bounds.

@@ -80,7 +80,8 @@ struct Scan {
 
 impl Version {
     /// A plan that reads the view: the output columns by `projection`, groups merged, pruned by `filters` over output columns.
-    /// Filters for which [`Spec::filters_exactly`] holds are applied; others are ignored, and with them `limit`.
+    /// Filters for which [`Spec::filters_exactly`] holds are applied; others are ignored, and with them `limit`. Evicted windows are
+    /// left out: see [`Version::asked_of_rows`].
     pub fn scan(
         &self,
         state: &SessionState,
@@ -97,7 +98,7 @@ impl Version {
         for (aggregate, wanted) in spec.aggregates.iter().zip(&wanted) {
             needed.extend(std::iter::repeat_n(*wanted, aggregate.state.len()));
         }
-        let pruning = Pruning::new(spec, state, filters)?;
+        let pruning = Pruning::new(spec, state, filters, self.kept())?;
         let blocks_total = self.blocks.values().map(Vec::len).sum();
         let mut scan = Scan {
             spec: Arc::clone(spec),

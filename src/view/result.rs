@@ -227,6 +227,7 @@ impl Writer {
             rows: rows.num_rows() as u32,
             bytes: u32::try_from(bytes.len()).map_err(|_| Error::internal("a block of a view's result exceeds 4 GiB"))?,
             crc: block::crc(&bytes),
+            failed: false,
         };
         let block = self.home.block(self.view, name, entry);
         let mut batch = Batch::default();

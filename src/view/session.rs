@@ -45,7 +45,13 @@ pub(super) struct Session {
 impl Session {
     /// Compiles a session whose start is the key `key` of `keys`; its last time is the last of the aggregates. 22023 for a gap that
     /// cannot be.
-    pub(super) fn compile(rows: &Planner<'_>, key: usize, gap: &Expr, keys: usize, aggregates: &[Aggregate]) -> Result<Session, Error> {
+    pub(super) fn compile(
+        rows: &Planner<'_>,
+        key: usize,
+        gap: &Expr,
+        keys: usize,
+        aggregates: &[Arc<Aggregate>],
+    ) -> Result<Session, Error> {
         let gap = rows.simplify(gap.clone())?;
         let breaks = rows.session.scalar_functions().get("session_break").ok_or_else(|| Error::internal("session_break() is missing"))?;
         // The function says itself what is wrong with its gap.

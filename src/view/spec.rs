@@ -3,7 +3,7 @@
 //! *Place*: made by `compile`; everything else here reads it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::AsArray;
 use arrow::datatypes::SchemaRef;
@@ -16,6 +16,7 @@ use super::expand::Expansion;
 use super::failure::failure;
 use super::finish::Finish;
 use super::join::Join;
+use super::matching::Matching;
 use super::session::Session;
 use super::window::TimeKey;
 use crate::catalog::View;
@@ -42,7 +43,7 @@ pub struct Spec {
     /// `k0`, `k1`, ... with the keys' types.
     pub(super) key_schema: SchemaRef,
     /// In the order of their state columns.
-    pub(super) aggregates: Vec<Aggregate>,
+    pub(super) aggregates: Vec<Arc<Aggregate>>,
     /// Keys, then states.
     pub(super) state_schema: SchemaRef,
     /// The key that is the time bucket.
@@ -57,6 +58,10 @@ pub struct Spec {
     pub(super) fingerprint: u64,
     /// The plain tables that each row is joined with first: filter, keys and aggregates are over the rows after that.
     pub(super) join: Option<Arc<Join>>,
+    /// What queries are compared with; none for views whose shape is not routed to.
+    pub(super) matching: Option<Matching>,
+    /// Set when an answer from the state was found to differ from the table's.
+    pub(super) distrusted: OnceLock<String>,
 }
 
 impl Spec {
@@ -112,6 +117,27 @@ impl Spec {
         let Some(filter) = &self.filter else { return Ok(rows.num_rows() as u64) };
         let mask = filter.physical.evaluate(rows).and_then(|mask| mask.into_array(rows.num_rows())).map_err(failure)?;
         Ok(mask.as_boolean().true_count() as u64)
+    }
+
+    /// What queries are compared with; none for views whose shape is not routed to.
+    pub fn matching(&self) -> Option<&Matching> {
+        self.matching.as_ref()
+    }
+
+    /// No query is routed to the view from here on: what differed is the reason.
+    pub fn distrust(&self, reason: &str) {
+        // The first reason stays.
+        let _ = self.distrusted.set(reason.to_owned());
+    }
+
+    /// Why no query is routed to the view, if an answer of it was found wrong.
+    pub fn distrusted(&self) -> Option<&str> {
+        self.distrusted.get().map(String::as_str)
+    }
+
+    /// The aggregates whose state is kept.
+    pub fn aggregates(&self) -> &[Arc<Aggregate>] {
+        &self.aggregates
     }
 
     /// Whether a filter over output columns is applied exactly by [`super::Version::scan`].

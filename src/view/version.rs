@@ -15,10 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::record_batch::RecordBatch;
+use serde::{Deserialize, Serialize};
 
 use super::blocks::{Block, Blocks, delete_meta};
 use super::checkpoint::{Checkpoint, Merged};
 use super::delta::{self, DELTA_FAN_IN, Delta, MERGED_ROWS_MAX, Work, mergeable_tail};
+use super::evict::Evicted;
 use super::failure;
 use super::spec::Spec;
 use crate::error::{Error, Result};
@@ -40,10 +42,22 @@ pub struct Version {
     must_rebuild: bool,
     /// What it took to make the blocks.
     pub(super) work: Work,
+    coverage: Coverage,
+    /// State rows in blocks, and whether a group in them failed.
+    block_rows: u64,
+    block_failed: bool,
     /// Deltas below this LSN are being written: not to be merged with later ones. All versions of the view share it.
     pub(super) sealed_lsn: Arc<AtomicU64>,
     /// Blocks on disk whose rows are also in deltas here: unlisted by the next checkpoint.
     pub(super) shadowed: Vec<Arc<Block>>,
+}
+
+/// Which of its table's rows a view's state has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coverage {
+    /// All but those of these windows, which the table's rows answer for.
+    #[serde(default)]
+    pub evicted: Option<Evicted>,
 }
 
 /// Sizes of a view's state, for system views and metrics.
@@ -76,9 +90,39 @@ impl Version {
             changes_from: 0,
             must_rebuild: false,
             work: Work::default(),
+            coverage: Coverage::default(),
+            block_rows: 0,
+            block_failed: false,
             sealed_lsn: Arc::default(),
             shadowed: Vec::new(),
         }
+    }
+
+    pub(super) fn with_all_windows(mut self) -> Version {
+        self.coverage.evicted = None;
+        self
+    }
+
+    /// Which rows the state has.
+    pub fn coverage(&self) -> Coverage {
+        self.coverage
+    }
+
+    /// State rows, at least as many as groups.
+    pub fn state_rows(&self) -> u64 {
+        self.block_rows + self.deltas.iter().map(|delta| delta.rows.num_rows() as u64).sum::<u64>()
+    }
+
+    /// Whether a row failed: who reads its group (or, for a failed key, anything) hears why.
+    pub fn has_failed(&self) -> bool {
+        let width = self.spec.state_schema.fields().len();
+        self.poison.is_some() || self.block_failed || self.deltas.iter().any(|delta| delta.rows.num_columns() > width)
+    }
+
+    fn set_blocks(&mut self, blocks: BTreeMap<i64, Vec<Arc<Block>>>) {
+        self.block_rows = blocks.values().flatten().map(|block| u64::from(block.entry.rows)).sum();
+        self.block_failed = blocks.values().flatten().any(|block| block.entry.failed);
+        self.blocks = Arc::new(blocks);
     }
 
     /// Loads the live blocks' index of a view from RocksDB. Blocks of another format, DataFusion version or fingerprint
@@ -94,9 +138,12 @@ impl Version {
                 version.changes_from = meta.changes_from;
                 version.work = meta.work;
                 version.poison = meta.poison.as_deref().map(failure::from_text);
-                version.blocks = Arc::new(with_blocks(BTreeMap::new(), blocks));
+                version.coverage = meta.coverage;
+                version.set_blocks(with_blocks(BTreeMap::new(), blocks));
             }
             other => {
+                // What the state was to have is still known.
+                version.coverage = other.as_ref().map(|meta| meta.coverage).unwrap_or_default();
                 version.must_rebuild = other.is_some() || spec.view.ready;
                 let mut batch = Batch::default();
                 delete_meta(view, &mut batch);
@@ -175,6 +222,7 @@ impl Version {
         next.applied_lsn = next.applied_lsn.max(applied);
         next.changes_from = next.changes_from.max(checkpoint.changes_from);
         next.must_rebuild = false;
+        next.coverage = checkpoint.coverage;
         next.poison = next.poison.or_else(|| checkpoint.poison.clone());
         checkpoint.replaced.iter().for_each(|block| block.release());
         next.shadowed.retain(|block| !checkpoint.replaced.iter().any(|gone| Arc::ptr_eq(gone, block)));
@@ -185,10 +233,12 @@ impl Version {
         next.work = checkpoint.work;
         next.deltas.retain(|delta| delta.next_lsn > applied);
         let mut blocks = self.blocks.as_ref().clone();
-        for present in blocks.values_mut() {
-            present.retain(|block| !checkpoint.replaced.iter().any(|gone| Arc::ptr_eq(gone, block)));
+        if !checkpoint.replaced.is_empty() {
+            for present in blocks.values_mut() {
+                present.retain(|block| !checkpoint.replaced.iter().any(|gone| Arc::ptr_eq(gone, block)));
+            }
         }
-        next.blocks = Arc::new(with_blocks(blocks, checkpoint.blocks.iter().cloned()));
+        next.set_blocks(with_blocks(blocks, checkpoint.blocks.iter().cloned()));
         next
     }
 
@@ -206,7 +256,7 @@ impl Version {
         }
         merged.replaced.iter().for_each(|block| block.release());
         let mut next = self.clone();
-        next.blocks = Arc::new(with_blocks(blocks, merged.blocks.iter().cloned()));
+        next.set_blocks(with_blocks(blocks, merged.blocks.iter().cloned()));
         next
     }
 

@@ -98,6 +98,8 @@ fn views(world: &World, rows: &mut Rows) {
         let size = version.map(|version| version.size()).unwrap_or_default();
         let work = version.map(|version| version.work()).unwrap_or_default();
         let closed_until = watermark.map(|watermark| watermark.closed_until);
+        let coverage = version.map(|version| version.coverage()).unwrap_or_default();
+        let evicted = coverage.evicted;
         rows.add([
             ("view_name", view.name.as_str().into()),
             ("table_name", table.into()),
@@ -127,6 +129,13 @@ fn views(world: &World, rows: &mut Rows) {
             ("deltas", size.deltas.into()),
             ("blocks", result.map_or(size.blocks, |result| result.blocks()).into()),
             ("ttl", view.ttl_us.map_or(Value::Null, Value::Span)),
+            (
+                "evicted_from",
+                evicted.filter(|evicted| evicted.from_us != i64::MIN).map_or(Value::Null, |evicted| Value::Time(evicted.from_us)),
+            ),
+            ("evicted_to", evicted.map_or(Value::Null, |evicted| Value::Time(evicted.to_us))),
+            ("since_lsn", view.from_lsn.into()),
+            ("routing", routing(version.map(|version| &*version.spec)).into()),
             ("definition", view.query.as_str().into()),
         ]);
     }
@@ -145,6 +154,15 @@ fn event_table<'a>(world: &'a World, view: &View) -> Option<&'a str> {
         }
     }
     None
+}
+
+/// Whether queries of the table are answered from a view: `on`, or why not.
+fn routing(spec: Option<&crate::view::Spec>) -> String {
+    match spec {
+        Some(spec) if spec.matching().is_none() => "off: views of its shape are not routed to".to_owned(),
+        Some(spec) => spec.distrusted().map_or_else(|| "on".to_owned(), |reason| format!("off: {reason}")),
+        None => "off".to_owned(),
+    }
 }
 
 fn files(world: &World, rows: &mut Rows) {

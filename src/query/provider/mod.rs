@@ -6,6 +6,7 @@
 pub mod recomputed;
 pub mod rows;
 pub mod series;
+pub mod states;
 pub mod view;
 
 use std::sync::Arc;
@@ -81,7 +82,9 @@ impl Unresolved {
                     return self.recomputed(Arc::clone(recomputed), context, state, system);
                 }
                 let version = snapshot.views.get(oid).ok_or_else(|| self.missing())?;
-                Ok(provider_as_source(Arc::new(view::ViewRows::new(Arc::clone(version), Arc::clone(state), Arc::clone(&self.schema)))))
+                let table = snapshot.tables.get(&version.spec.view.table).cloned();
+                let rows = view::ViewRows::new(Arc::clone(version), table, Arc::clone(state), Arc::clone(&self.schema));
+                Ok(provider_as_source(Arc::new(rows)))
             }
             Relation::System { schema, name } => {
                 let table = system.and_then(|system| system.table(schema, name, context)).ok_or_else(|| self.missing())?;

@@ -20,7 +20,9 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 
+use crate::store::snapshot::with_lsn;
 use crate::store::{HotBatch, TableState};
+use crate::types::LSN_COLUMN;
 
 /// Reads one version of a table.
 #[derive(Debug)]
@@ -70,6 +72,21 @@ impl Rows {
         Ok(filter_record_batch(&batch.rows, &gt_eq(lsns, &least)?)?)
     }
 
+    /// The same rows with the hidden LSN as a last column.
+    pub fn with_lsn(&self) -> Self {
+        Self { table: Arc::clone(&self.table), state: Arc::clone(&self.state), schema: with_lsn(&self.schema), from_lsn: self.from_lsn }
+    }
+
+    /// Whether they are all of the table's.
+    pub fn is_whole(&self) -> bool {
+        self.from_lsn == 0
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Arc<TableState> {
+        &self.table
+    }
+
     /// Hot batches, in as many partitions as there are cores.
     fn hot(&self, projection: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
         let shown = Arc::new(self.schema.project(projection)?);
@@ -80,7 +97,11 @@ impl Rows {
             .filter(|batch| batch.rows.num_rows() > 0)
             .map(|batch| {
                 let rows = self.counted(batch)?;
-                let columns = projection.iter().map(|index| Arc::clone(rows.column(*index))).collect();
+                let columns = projection.iter().map(|index| match self.schema.field(*index).name() == LSN_COLUMN {
+                    true => Arc::clone(rows.column(rows.num_columns() - 1)),
+                    false => Arc::clone(rows.column(*index)),
+                });
+                let columns = columns.collect();
                 let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
                 Ok(RecordBatch::try_new_with_options(Arc::clone(&shown), columns, &options)?)
             })

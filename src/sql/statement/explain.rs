@@ -11,11 +11,11 @@ const SHOWN_ANYWAY: [&str; 8] = ["buffers", "costs", "generic_plan", "memory", "
 
 pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
     reader.expect(&["EXPLAIN"])?;
-    let (mut analyze, mut verbose) = (false, false);
+    let (mut analyze, mut verbose, mut route) = (false, false, false);
     // `EXPLAIN (SELECT 1)` explains a query in parentheses.
     let query_follows = ["SELECT", "WITH", "VALUES", "TABLE"].iter().any(|word| reader.word(1).as_deref() == Some(word));
     if reader.sees_token(&Token::LParen) && !query_follows && reader.word(1).is_some() {
-        (analyze, verbose) = options(reader)?;
+        (analyze, verbose, route) = options(reader)?;
     } else {
         analyze |= reader.accept_one(&["ANALYZE", "ANALYSE"]).is_some();
         verbose |= reader.accept(&["VERBOSE"]);
@@ -25,14 +25,14 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
     }
     let statement = super::parse(reader)?;
     match statement {
-        Statement::Query(_) => Ok(Statement::Explain(Explain { analyze, verbose, statement: Box::new(statement) })),
+        Statement::Query(_) => Ok(Statement::Explain(Explain { analyze, verbose, route, statement: Box::new(statement) })),
         _ => Err(Error::unsupported("EXPLAIN of this statement is not supported").hint("EXPLAIN takes a query.")),
     }
 }
 
-/// `(ANALYZE, VERBOSE off, COSTS off, FORMAT text)`.
-fn options(reader: &mut Reader<'_>) -> Result<(bool, bool)> {
-    let (mut analyze, mut verbose) = (false, false);
+/// `(ANALYZE, VERBOSE off, ROUTE, COSTS off, FORMAT text)`.
+fn options(reader: &mut Reader<'_>) -> Result<(bool, bool, bool)> {
+    let (mut analyze, mut verbose, mut route) = (false, false, false);
     reader.expect_token(&Token::LParen)?;
     loop {
         let name = reader.label()?;
@@ -43,6 +43,7 @@ fn options(reader: &mut Reader<'_>) -> Result<(bool, bool)> {
         match name.as_str() {
             "analyze" | "analyse" => analyze = boolean(&name, &value)?,
             "verbose" => verbose = boolean(&name, &value)?,
+            "route" => route = boolean(&name, &value)?,
             "format" if value == "text" => {}
             "format" => return Err(Error::unsupported(format!("EXPLAIN format {value} is not supported"))),
             "serialize" if value == "none" => {}
@@ -56,7 +57,10 @@ fn options(reader: &mut Reader<'_>) -> Result<(bool, bool)> {
         }
     }
     reader.expect_token(&Token::RParen)?;
-    Ok((analyze, verbose))
+    if analyze && route {
+        return Err(Error::syntax("EXPLAIN options ANALYZE and ROUTE cannot be used together"));
+    }
+    Ok((analyze, verbose, route))
 }
 
 fn boolean(name: &str, value: &str) -> Result<bool> {

@@ -284,6 +284,8 @@ pub struct Explain {
     pub analyze: bool,
     /// Shows logical plans too.
     pub verbose: bool,
+    /// Shows the route alone.
+    pub route: bool,
     /// What to explain.
     pub statement: Box<Statement>,
 }
