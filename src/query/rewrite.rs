@@ -103,7 +103,10 @@ fn rewritten(expression: &Expr) -> Result<Option<Expr>> {
         Expr::Cast { expr, data_type, .. } => registered(data_type).map(|function| call(function, vec![(**expr).clone()])),
         Expr::Function(function) => {
             let end = windows::end_of_start(function);
-            end.or_else(|| renamed(function)).or_else(|| make_interval(function)).or_else(|| unqualified(function))
+            end.or_else(|| renamed(function))
+                .or_else(|| array_lower(function))
+                .or_else(|| make_interval(function))
+                .or_else(|| unqualified(function))
         }
         Expr::BinaryOp { left, op: BinaryOperator::PGOverlap, right } => {
             Some(call("array_has_any", vec![(**left).clone(), (**right).clone()]))
@@ -123,6 +126,23 @@ fn rewritten(expression: &Expr) -> Result<Option<Expr>> {
         Expr::BinaryOp { left, op, right } => rows::comparison(left, op, right)?,
         Expr::InList { expr, list, negated } => rows::in_list(expr, list, *negated)?,
         _ => None,
+    })
+}
+
+/// The lower bound of every array that is not empty is 1.
+fn array_lower(function: &Function) -> Option<Expr> {
+    if last_name(&function.name).as_deref() != Some("array_lower") {
+        return None;
+    }
+    let length = Function { name: ObjectName(vec![ObjectNamePart::Identifier(Ident::new("array_length"))]), ..function.clone() };
+    let one = Expr::value(ast::Value::Number("1".to_owned(), false));
+    let empty = Expr::IsNull(Box::new(Expr::Function(length)));
+    Some(Expr::Case {
+        case_token: ast::helpers::attached_token::AttachedToken::empty(),
+        end_token: ast::helpers::attached_token::AttachedToken::empty(),
+        operand: None,
+        conditions: vec![ast::CaseWhen { condition: empty, result: Expr::value(ast::Value::Null) }],
+        else_result: Some(Box::new(one)),
     })
 }
 

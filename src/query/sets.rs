@@ -61,8 +61,13 @@ struct Call {
 }
 
 impl Call {
-    /// The call that a table factor is, or the factor itself.
+    /// The call of a function of rows that a table factor is, or the factor itself.
     fn of(factor: TableFactor) -> Result<Call, Box<TableFactor>> {
+        Call::any(factor).and_then(|(call, factor)| if gives_rows(&call.name) { Ok(call) } else { Err(factor) })
+    }
+
+    /// The call of any function that a table factor is, with the factor; or the factor itself.
+    fn any(factor: TableFactor) -> Result<(Call, Box<TableFactor>), Box<TableFactor>> {
         let plain = |args: &[FunctionArg]| {
             args.iter()
                 .map(|arg| match arg {
@@ -81,7 +86,10 @@ impl Call {
                 .and_then(|arguments| Some(Call { name: folded(name)?, arguments, ordinality: *with_ordinality, alias: alias.clone() })),
             _ => None,
         };
-        call.filter(|call| gives_rows(&call.name)).ok_or_else(|| Box::new(factor))
+        match call {
+            Some(call) => Ok((call, Box::new(factor))),
+            None => Err(Box::new(factor)),
+        }
     }
 
     /// Whether an argument names a column, which can only be one of the relations before.
@@ -275,13 +283,29 @@ impl RelationPlanner for Sets {
                 planned(unnested(input, call, NullHandling::Drop, context)?)
             }
             Ok(call) => Ok(RelationPlanning::Original(Box::new(series(call)))),
-            Err(factor) => Ok(RelationPlanning::Original(factor)),
+            Err(factor) => one_row(*factor, context),
         }
     }
 }
 
 fn planned(plan: LogicalPlan) -> Result<RelationPlanning> {
     Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, None))))
+}
+
+/// A function of one value in FROM is one row.
+fn one_row(factor: TableFactor, context: &mut dyn RelationPlannerContext) -> Result<RelationPlanning> {
+    let (call, factor) = match Call::any(factor) {
+        Ok(call) => call,
+        Err(factor) => return Ok(RelationPlanning::Original(factor)),
+    };
+    let Some(function) = context.context_provider().get_function_meta(&call.name).filter(|_| !call.ordinality) else {
+        return Ok(RelationPlanning::Original(factor));
+    };
+    let schema = DFSchema::empty();
+    let arguments = call.arguments.iter().map(|argument| context.sql_to_expr(argument.clone(), &schema)).collect::<Result<Vec<_>>>()?;
+    let column = call.alias.iter().flat_map(|alias| &alias.columns).next().map_or_else(|| call.alias_name(), |column| ident(&column.name));
+    let value = function.call(arguments).alias_qualified(Some(TableReference::bare(call.alias_name())), column);
+    planned(LogicalPlanBuilder::empty(true).project(vec![value])?.build()?)
 }
 
 /// A series as it was written.

@@ -36,6 +36,25 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
         )
         .udf(),
         Function::new("string_to_table", string_to_table_types, string_to_table).udf(),
+        Function::new(
+            "parse_ident",
+            |types| match types {
+                [name] if is_text(name) => Ok((vec![DataType::Utf8View], text_list())),
+                _ => Err(undefined("parse_ident", types)),
+            },
+            |args, _| {
+                let names = strings(&args[0])?;
+                let mut lists = ListBuilder::new(StringViewBuilder::new());
+                for name in &names {
+                    for part in name.map(identifiers).transpose()?.into_iter().flatten() {
+                        lists.values().append_value(part);
+                    }
+                    lists.append(name.is_some());
+                }
+                Ok(Arc::new(lists.finish()) as ArrayRef)
+            },
+        )
+        .udf(),
         Function::new("num_nulls", |types| Ok((types.to_vec(), DataType::Int32)), |args, _| count_nulls(args, true)).udf(),
         Function::new("num_nonnulls", |types| Ok((types.to_vec(), DataType::Int32)), |args, _| count_nulls(args, false)).udf(),
     ]
@@ -77,6 +96,32 @@ fn string_to_table(args: &[ArrayRef], _: &DataType) -> Result<ArrayRef, Error> {
         lists.append(true);
     }
     Ok(Arc::new(lists.finish()))
+}
+
+/// The parts of a qualified name; those without quotes fold to lower case.
+fn identifiers(name: &str) -> Result<Vec<String>, Error> {
+    let invalid = || Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("string is not a valid identifier: \"{name}\""));
+    let (mut parts, mut rest) = (Vec::new(), name.trim());
+    loop {
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let end = quoted.find('"').ok_or_else(invalid)?;
+            parts.push(quoted[..end].to_owned());
+            rest = quoted[end + 1..].trim_start();
+        } else {
+            let after = rest.trim_start_matches(|character: char| character.is_alphanumeric() || character == '_' || character == '$');
+            let part = &rest[..rest.len() - after.len()];
+            if part.chars().next().is_none_or(|first| first.is_ascii_digit() || first == '$') {
+                return Err(invalid());
+            }
+            parts.push(part.to_lowercase());
+            rest = after.trim_start();
+        }
+        match rest.strip_prefix('.') {
+            Some(next) => rest = next.trim_start(),
+            None if rest.is_empty() => return Ok(parts),
+            None => return Err(invalid()),
+        }
+    }
 }
 
 fn format_rows(args: &[ArrayRef], _: &DataType) -> Result<ArrayRef, Error> {
@@ -183,6 +228,12 @@ mod tests {
         check("%2$s %1$s", &[Some("a"), Some("b")], "b a");
         check("%s%%", &[None], "%");
         check("%*s", &[Some("-3"), Some("a")], "a  ");
+    }
+
+    #[test]
+    fn names_have_parts() {
+        assert_eq!(identifiers("A.\"B c\"").unwrap(), ["a", "B c"]);
+        assert!(identifiers("1a").is_err() && identifiers("a.").is_err() && identifiers("\"a").is_err());
     }
 
     #[test]
