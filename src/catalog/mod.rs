@@ -348,6 +348,19 @@ impl Catalog {
         found
     }
 
+    /// How many views are one over the other, down from this one, itself among them.
+    pub fn nesting(&self, view: &View) -> usize {
+        let mut depths: BTreeMap<Oid, usize> = BTreeMap::new();
+        let depth = |view: &View, depths: &BTreeMap<Oid, usize>| {
+            1 + view.sources.iter().filter_map(|source| depths.get(&source.oid)).max().copied().unwrap_or(0)
+        };
+        // A view is younger than what it reads, so its OID is greater.
+        for lower in self.views.values() {
+            depths.insert(lower.oid, depth(lower, &depths));
+        }
+        depth(view, &depths)
+    }
+
     /// The views of a view's branches.
     pub fn parts(&self, view: Oid) -> impl Iterator<Item = &Arc<View>> {
         self.views.values().filter(move |part| part.owner == Some(view))

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::catalog::{Change, Maintenance};
+use crate::catalog::{Catalog, Change, Maintenance, View};
 use crate::command::{Response, options, relation, view_parts};
 use crate::error::{Error, Result, SqlState};
+use crate::query::rewrite::shown;
 use crate::session::Session;
 use crate::sql::statement::CreateView;
 use crate::store::Transaction;
@@ -27,6 +28,8 @@ pub async fn execute(session: &mut Session, statement: &CreateView) -> Result<Re
     }
     let query = statement.query.to_string();
     let mut view = describe(&*session.services.binder, &catalog, &query)?;
+    within_limit(session, &catalog, &view)?;
+    name_columns(&mut view, &statement.columns)?;
     view.oid = session.services.store.allocate_oid();
     let parts = match view.maintenance {
         Maintenance::Refreshed => {
@@ -41,18 +44,6 @@ pub async fn execute(session: &mut Session, statement: &CreateView) -> Result<Re
             .detail(view.reason.unwrap_or_default())
             .hint("It keeps nothing of its own, so there is nothing to fill: create it WITH DATA."));
     }
-    let columns = &mut view.columns;
-    if statement.columns.len() > columns.len() {
-        return Err(Error::syntax("too many column names were specified"));
-    }
-    for (column, name) in columns.iter_mut().zip(&statement.columns) {
-        column.name.clone_from(name);
-    }
-    for (index, column) in columns.iter().enumerate() {
-        if columns[..index].iter().any(|other| other.name == column.name) {
-            return Err(Error::new(SqlState::DUPLICATE_COLUMN, format!("column \"{}\" specified more than once", column.name)));
-        }
-    }
     view.name.clone_from(name);
     (view.ttl_us, view.refresh_us) = (given.ttl_us, given.refresh_us);
     view.ready = !statement.with_data || (view.maintenance == Maintenance::Derived && parts.is_empty());
@@ -64,4 +55,33 @@ pub async fn execute(session: &mut Session, statement: &CreateView) -> Result<Re
     changes.push(Change::CreateView(Arc::new(view)));
     session.submit(Transaction { changes, ..Transaction::default() }).await?;
     Ok(Response::Done("CREATE MATERIALIZED VIEW".to_owned()))
+}
+
+/// Gives the columns the names that the statement says, the others those of the query. 42701 when two are the same.
+fn name_columns(view: &mut View, names: &[String]) -> Result<()> {
+    let columns = &mut view.columns;
+    if names.len() > columns.len() {
+        return Err(Error::syntax("too many column names were specified"));
+    }
+    for (index, column) in columns.iter_mut().enumerate() {
+        column.name = names.get(index).cloned().unwrap_or_else(|| shown(&column.name).to_owned());
+    }
+    for (index, column) in columns.iter().enumerate() {
+        if columns[..index].iter().any(|other| other.name == column.name) {
+            return Err(Error::new(SqlState::DUPLICATE_COLUMN, format!("column \"{}\" specified more than once", column.name))
+                .hint("Give the columns different names with AS."));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses views over views over views without end: reading one plans all that are below it.
+fn within_limit(session: &Session, catalog: &Catalog, view: &View) -> Result<()> {
+    let nesting_max = session.services.config.limits.view.nesting_max;
+    if catalog.nesting(view) <= nesting_max {
+        return Ok(());
+    }
+    session.services.metrics.limit_hit("limits.view.nesting_max");
+    Err(Error::new(SqlState::STATEMENT_TOO_COMPLEX, "materialized views are nested too deeply")
+        .detail(format!("A view can have {} others below it, one over the other.", nesting_max - 1)))
 }

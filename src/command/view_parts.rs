@@ -44,6 +44,9 @@ pub fn split(view: &mut View, query: &Query, name: &str, binder: &dyn Binder, ca
         return Vec::new();
     }
     for (index, part) in parts.iter_mut().enumerate() {
+        for (column, declared) in part.columns.iter_mut().zip(&view.columns) {
+            column.name.clone_from(&declared.name);
+        }
         part.name = format!("{name}${}", index + 1);
         part.oid = store.allocate_oid();
     }

@@ -90,6 +90,8 @@ pub struct ViewLimits {
     pub rocksdb_bytes: usize,
     /// Rows of a plain table that a view looks up: they are kept in order in memory.
     pub join_rows_max: usize,
+    /// Views one over the other: reading the last plans all of them.
+    pub nesting_max: usize,
 }
 
 /// Limits of query execution.
@@ -209,7 +211,7 @@ impl Default for StoreLimits {
 
 impl Default for ViewLimits {
     fn default() -> Self {
-        Self { block_cache_bytes: 192 * MIB, block_rows_max: 16_384, rocksdb_bytes: 64 * MIB, join_rows_max: 1_000_000 }
+        Self { block_cache_bytes: 192 * MIB, block_rows_max: 16_384, rocksdb_bytes: 64 * MIB, join_rows_max: 1_000_000, nesting_max: 32 }
     }
 }
 
