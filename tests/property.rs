@@ -82,6 +82,30 @@ const WINDOWS: &[&str] = &[
     "SESSION(at, INTERVAL '10' MINUTE)",
 ];
 
+/// What is refreshed: most of them window by window, some whole. The number of columns, by which rows are ordered.
+const REFRESHED: &[(&str, usize)] = &[
+    (
+        "SELECT store, TUMBLE(at, INTERVAL '1' HOUR) AS h, sum(revenue) AS s, \
+         rank() OVER (PARTITION BY TUMBLE(at, INTERVAL '1' HOUR) ORDER BY sum(quantity), store) AS r FROM events GROUP BY 1, 2",
+        4,
+    ),
+    (
+        "SELECT a.h, count(*) AS n FROM (SELECT DISTINCT date_trunc('hour', at) AS h, user_id FROM events) a \
+         JOIN (SELECT DISTINCT date_trunc('hour', at) AS h, user_id FROM events) b ON a.h = b.h AND a.user_id < b.user_id GROUP BY 1",
+        2,
+    ),
+    (
+        "SELECT a.h, a.n, b.m FROM (SELECT date_trunc('day', at) AS h, count(*) AS n FROM events WHERE kind = 'page_view' GROUP BY 1) a \
+         LEFT JOIN (SELECT date_trunc('day', at) AS h, count(*) AS m FROM events WHERE quantity > 7 GROUP BY 1) b ON a.h = b.h",
+        3,
+    ),
+    ("SELECT DISTINCT ON (date_trunc('day', at), store) date_trunc('day', at) AS d, store, id FROM events ORDER BY 1, store, id", 3),
+    ("SELECT TUMBLE(at, INTERVAL '1' MINUTE) AS m, region, count(*) AS n FROM events JOIN places ON quantity < rank GROUP BY 1, 2", 3),
+    ("SELECT date_trunc('hour', at) AS h, kind FROM events UNION SELECT date_trunc('hour', at), source FROM events", 2),
+    ("SELECT id, row_number() OVER (ORDER BY id) AS r FROM events ORDER BY id DESC LIMIT 20", 2),
+    ("SELECT avg(n) AS n FROM (SELECT store, count(*) AS n FROM events GROUP BY store) AS counts", 1),
+];
+
 pub const FILTERS: &[&str] = &[
     "kind = 'purchase'",
     "revenue > 10",
@@ -175,6 +199,7 @@ impl Model {
 struct View {
     name: String,
     query: String,
+    refreshed: bool,
     /// The view that it reads.
     over: Option<String>,
     /// Its output columns: what each is of, `k` for keys and `a` for aggregates.
@@ -208,7 +233,13 @@ impl View {
     fn of(name: String, list: &[String], from: &str, group: &str, (keys, inexact): (usize, Vec<bool>)) -> View {
         let named = |item: &String| item.rsplit_once(" AS ").map(|(of, name)| (name.to_owned(), of.to_owned())).expect("an alias");
         let columns = list.iter().map(named).collect();
-        View { name, query: format!("SELECT {} FROM {from}{group}", list.join(", ")), over: None, columns, keys, inexact }
+        View { name, query: format!("SELECT {} FROM {from}{group}", list.join(", ")), refreshed: false, over: None, columns, keys, inexact }
+    }
+
+    fn refreshed(random: &mut StdRng, name: String) -> View {
+        let (query, width) = REFRESHED.choose(random).expect("not empty");
+        let inexact = vec![false; *width];
+        View { name, query: (*query).to_owned(), refreshed: true, over: None, columns: Vec::new(), keys: *width, inexact }
     }
 
     /// Rows joined with a plain table, which does not change.
@@ -264,6 +295,9 @@ impl View {
     }
 
     async fn check(&self, session: &Session, what: &str) {
+        if self.refreshed {
+            session.rows(&format!("REFRESH MATERIALIZED VIEW {}", self.name)).await;
+        }
         // The table itself must answer: another view could.
         session.rows("SET verus.route = 'scan'").await;
         let mut expected = session.rows(&self.query).await;
@@ -335,8 +369,10 @@ async fn case(seed: u64) {
         match random.random_range(0..20) {
             0..5 if views.len() < 8 => {
                 let name = format!("v{step}");
-                let lower = views.choose(&mut random).cloned();
-                let view = match (random.random_range(0..5), lower) {
+                let incremental: Vec<&View> = views.iter().filter(|view| !view.refreshed).collect();
+                let lower = incremental.choose(&mut random).map(|view| (*view).clone());
+                let view = match (random.random_range(0..6), lower) {
+                    (5, _) => View::refreshed(&mut random, name),
                     (0, _) => View::joined(&mut random, name),
                     (1 | 2, Some(lower)) => View::above(&mut random, name, &lower),
                     _ => View::random(&mut random, name),

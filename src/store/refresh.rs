@@ -5,7 +5,8 @@
 //!
 //! *Invariants*: (1) one refresh at a time in the whole database, in bounded memory: rows go from the query's stream to blocks; (2) a
 //! result is of one snapshot, durable before it is visible, and replaces the last one whole; (3) a view whose sources have not
-//! changed is not recomputed, also after a restart: its position is stored with the result.
+//! changed is not recomputed, also after a restart: its position is stored with the result; (4) of a view whose windows depend on
+//! their own rows alone, those are recomputed that got rows.
 //!
 //! *Budget*: after a refresh the view rests for its `refresh_interval`, and at least as long as the refresh took, so that at most half
 //! of one core goes into it.
@@ -30,7 +31,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::store::apply::Retired;
 use crate::store::backfill::unreadable;
 use crate::store::{Shared, Snapshot};
-use crate::view::{Position, Recomputed, Writer};
+use crate::view::{Local, Position, Recomputed, Writer};
 
 /// Runs a view's query; implemented by the query engine.
 pub trait Runner: Send + Sync + fmt::Debug {
@@ -176,8 +177,14 @@ async fn recompute(shared: Arc<Shared>, oid: Oid) -> Result<()> {
     let gone = || Error::new(SqlState::UNDEFINED_TABLE, "the materialized view was dropped while it was refreshed");
     let recomputed = Arc::clone(snapshot.recomputed.get(&oid).ok_or_else(gone)?);
     let runner = shared.refresh.runner.get().ok_or_else(|| Error::internal("nothing runs the queries of refreshed views"))?;
-    let mut writer = Writer::new(&recomputed.view, &shared.tools.blocks);
-    let mut rows = runner.run(Arc::clone(&snapshot), recomputed.plan.clone()).await?;
+    let local = recomputed.local.as_deref();
+    let groups = local.map(|local| dirty(&shared, &snapshot, &recomputed, local)).transpose()?.flatten();
+    let plan = match (local, groups) {
+        (Some(local), Some(groups)) => local.restrict(recomputed.plan.clone(), groups)?,
+        _ => recomputed.plan.clone(),
+    };
+    let mut writer = Writer::new(&recomputed.view, &shared.tools.blocks, local.map(|local| local.column));
+    let mut rows = runner.run(Arc::clone(&snapshot), plan).await?;
     loop {
         let batch = tokio::select! {
             batch = rows.next() => batch,
@@ -193,9 +200,10 @@ async fn recompute(shared: Arc<Shared>, oid: Oid) -> Result<()> {
         sources: sources(&snapshot, &recomputed.view),
         refreshed_at: shared.parts.clock.now(),
         took_us: i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX),
+        windowed: local.is_some(),
     };
     let previous = recomputed.result.as_deref();
-    let stored = Arc::new(writer.finish(position, previous)?);
+    let stored = Arc::new(writer.finish(position, previous, groups)?);
     let published = shared.published.update(|newest| {
         Ok(newest.recomputed.get_mut(&oid).is_some_and(|present| {
             *present = Arc::new(Recomputed { result: Some(Arc::clone(&stored)), ..Recomputed::clone(present) });
@@ -207,7 +215,21 @@ async fn recompute(shared: Arc<Shared>, oid: Oid) -> Result<()> {
         return Err(gone());
     }
     if let Some(previous) = previous {
-        previous.dropped();
+        previous.replaced_by(&stored);
     }
     Ok(())
+}
+
+/// The groups of windows that got rows since the last result, first and last; none where everything has to be computed again: there
+/// is no such result, or more has changed than that rows came.
+fn dirty(shared: &Shared, snapshot: &Snapshot, recomputed: &Recomputed, local: &Local) -> Result<Option<(i64, i64)>> {
+    let Some(before) = recomputed.result.as_ref().map(|result| &result.position).filter(|before| before.windowed) else { return Ok(None) };
+    let mut now = sources(snapshot, &recomputed.view);
+    let (Some(table), Some(from)) = (snapshot.tables.get(&local.table), before.sources.get(&local.table)) else { return Ok(None) };
+    now.insert(local.table, *from);
+    if now != before.sources || table.truncated_lsn >= *from {
+        return Ok(None);
+    }
+    let Some(times) = table.times_since(*from) else { return Ok(None) };
+    local.groups(&shared.parts.binder.session_state(), times).map(Some)
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
+use datafusion::common::ScalarValue;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -151,7 +152,38 @@ impl TableState {
     pub fn changed_lsn(&self) -> u64 {
         let hot = self.hot.last().map_or(0, |batch| batch.next_lsn);
         let cold = self.files().iter().map(|file| file.lsn_range.1 as u64 + 1).max().unwrap_or(0);
-        hot.max(cold).max(self.truncated_lsn)
+        // Emptying takes an LSN of its own, which may be the one after the last row.
+        let truncated = if self.truncated_lsn > 0 { self.truncated_lsn + 1 } else { 0 };
+        hot.max(cold).max(truncated)
+    }
+
+    /// The least and greatest event time of the rows from an LSN on, perhaps of more; none where files do not say theirs, or there are
+    /// no rows.
+    pub fn times_since(&self, lsn: u64) -> Option<(i64, i64)> {
+        let column = self.table.watermark?.column;
+        let mut found: Option<(i64, i64)> = None;
+        let mut add = |least: i64, greatest: i64| {
+            found = Some(found.map_or((least, greatest), |(first, last)| (first.min(least), last.max(greatest))));
+        };
+        for batch in self.hot.iter().filter(|batch| batch.next_lsn > lsn) {
+            let lsns = batch.rows.column(batch.rows.num_columns() - 1).as_primitive::<Int64Type>();
+            let start = lsns.values().partition_point(|row| (*row as u64) < lsn);
+            let times = batch.rows.column(column).as_primitive_opt::<TimestampMicrosecondType>()?;
+            let times = times.slice(start, times.len() - start);
+            if let (Some(least), Some(greatest)) = (arrow::compute::min(&times), arrow::compute::max(&times)) {
+                add(least, greatest);
+            }
+        }
+        for file in self.files().iter().filter(|file| file.lsn_range.1 as u64 >= lsn) {
+            let stats = file.stats.get(column)?.as_ref()?;
+            match (&stats.min, &stats.max) {
+                (ScalarValue::TimestampMicrosecond(Some(least), _), ScalarValue::TimestampMicrosecond(Some(greatest), _)) => {
+                    add(*least, *greatest);
+                }
+                _ => return None,
+            }
+        }
+        found
     }
 
     /// Rows in memory.

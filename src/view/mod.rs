@@ -23,7 +23,7 @@
 //! | `evict` | windows that leave the state and come back |
 //! | `checkpoint`, `slots` | deltas to blocks, blocks to fewer blocks, rows read again to blocks; clustering |
 //! | `read`, `prune`, `finish` | the plan that reads a view; which blocks it needs; states to output columns |
-//! | `recomputed`, `result` | views without aggregate state: their query; the stored result of a refreshed one |
+//! | `recomputed`, `result`, `local` | views without aggregate state: their query; the stored result of a refreshed one; its windows |
 //! | `changes` | which groups changed between two versions |
 //! | `states`, `rollup`, `matching` | the plan that reads raw states; aggregates over them; what queries are compared with |
 //! | `failure` | what DataFusion and Arrow report, as Verus's errors |
@@ -45,6 +45,7 @@ mod failure;
 mod finish;
 mod groups;
 mod join;
+mod local;
 mod matching;
 mod prune;
 mod read;
@@ -70,6 +71,7 @@ pub use compile::describe;
 pub use delta::{Delta, Work};
 pub use evict::Evicted;
 pub use join::{Join, Lookup, Step};
+pub use local::Local;
 pub use matching::{Bucket, Grain, Matching, Normalizer};
 pub use recomputed::Recomputed;
 pub use result::{Position, Stored, Writer};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use datafusion::logical_expr::LogicalPlan;
 
 use super::blocks::Blocks;
+use super::local::Local;
 use super::result::Stored;
 use crate::catalog::bind::Binder;
 use crate::catalog::{Catalog, Maintenance, View};
@@ -21,13 +22,19 @@ pub struct Recomputed {
     pub plan: LogicalPlan,
     /// The last complete result of a refreshed view; none before the first.
     pub result: Option<Arc<Stored>>,
+    /// How the windows of a refreshed view are cut, where each depends on its own rows alone.
+    pub local: Option<Arc<Local>>,
 }
 
 impl Recomputed {
     /// Binds a view's query. A refreshed view has no result yet.
     pub fn bind(binder: &dyn Binder, catalog: &Arc<Catalog>, view: &Arc<View>) -> Result<Recomputed> {
         let plan = binder.bind_query(&catalog.narrowed(view), view.derivation.as_ref().unwrap_or(&view.query))?;
-        Ok(Recomputed { view: Arc::clone(view), plan, result: None })
+        let local = match view.maintenance {
+            Maintenance::Refreshed => Local::of(catalog, &plan).map(Arc::new),
+            Maintenance::State | Maintenance::Derived => None,
+        };
+        Ok(Recomputed { view: Arc::clone(view), plan, result: None, local })
     }
 
     /// With the result that is stored, if there is one.

@@ -6,8 +6,8 @@
 //! are listed as condemned, so a crash leaves the last result and garbage that is found; (2) the position says what the result was
 //! computed from: a view is behind exactly when its sources are not as the position has them.
 //!
-//! Rows are blocks as of aggregate state (`block`), all in one group and slot, in the order of their numbers. Family::Meta has
-//! `result/` and the view.
+//! Rows are blocks as of aggregate state (`block`), in one slot, by groups of windows where the view is local (`local`), else all in
+//! one, in the order of their numbers. Family::Meta has `result/` and the view.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,6 +31,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::block::{self, FORMAT, Header};
 use super::blocks::{Block, BlockName, Blocks, Entry};
 use super::failure::arrow_failure;
+use super::groups::indices;
+use super::local::group_numbers;
 use crate::catalog::{Oid, View};
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
@@ -47,6 +49,9 @@ pub struct Position {
     pub refreshed_at: Micros,
     /// How long it took, microseconds.
     pub took_us: i64,
+    /// Whether its blocks are by groups of windows.
+    #[serde(default)]
+    pub windowed: bool,
 }
 
 /// A complete result. Immutable; its bytes go when the last reader of a replaced one is done.
@@ -132,6 +137,12 @@ impl Stored {
         self.blocks.iter().for_each(|block| block.release());
     }
 
+    /// After the batch was written that put `next` in its place: the bytes that this one has alone go with the last reader.
+    pub fn replaced_by(&self, next: &Stored) {
+        let kept = |block: &&Arc<Block>| next.blocks.iter().any(|other| Arc::ptr_eq(other, block));
+        self.blocks.iter().filter(|block| !kept(block)).for_each(|block| block.release());
+    }
+
     /// A plan that reads it: the columns of `schema`, the view's, by `projection`.
     pub fn scan(
         &self,
@@ -168,14 +179,17 @@ pub struct Writer {
     run: u64,
     schema: SchemaRef,
     blocks: Vec<Arc<Block>>,
-    pending: Vec<RecordBatch>,
+    /// The column whose windows the blocks are cut by.
+    window: Option<usize>,
+    /// By group of windows; one where they are not cut.
+    pending: BTreeMap<i64, Vec<RecordBatch>>,
     pending_rows: usize,
     pending_bytes: usize,
 }
 
 impl Writer {
-    /// For a new result of `view`.
-    pub fn new(view: &View, home: &Arc<Blocks>) -> Writer {
+    /// For a new result of `view`, cut by the windows of a column.
+    pub fn new(view: &View, home: &Arc<Blocks>, window: Option<usize>) -> Writer {
         Writer {
             home: Arc::clone(home),
             view: view.oid,
@@ -183,7 +197,8 @@ impl Writer {
             run: home.number(),
             schema: view.schema(),
             blocks: Vec::new(),
-            pending: Vec::new(),
+            window,
+            pending: BTreeMap::new(),
             pending_rows: 0,
             pending_bytes: 0,
         }
@@ -193,30 +208,55 @@ impl Writer {
     pub fn add(&mut self, rows: &RecordBatch) -> Result<()> {
         let row_bytes = rows.get_array_memory_size() / rows.num_rows().max(1) + 1;
         let rows_max = self.home.rows_max.min(BLOCK_BYTES_MAX / row_bytes).max(1);
-        let mut start = 0;
-        while start < rows.num_rows() {
-            let count = rows_max.saturating_sub(self.pending_rows).clamp(1, rows.num_rows() - start);
-            self.pending.push(rows.slice(start, count));
-            self.pending_rows += count;
-            self.pending_bytes += count * row_bytes;
-            start += count;
-            if self.pending_rows >= rows_max || self.pending_bytes >= BLOCK_BYTES_MAX {
-                self.write_block()?;
+        for (group, rows) in self.grouped(rows)? {
+            let mut start = 0;
+            while start < rows.num_rows() {
+                let count = rows_max.saturating_sub(self.pending_rows).clamp(1, rows.num_rows() - start);
+                self.pending.entry(group).or_default().push(rows.slice(start, count));
+                self.pending_rows += count;
+                self.pending_bytes += count * row_bytes;
+                start += count;
+                if self.pending_rows >= rows_max || self.pending_bytes >= BLOCK_BYTES_MAX {
+                    self.write_blocks()?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Writes what is pending as a block, listed as condemned until the result is complete.
-    fn write_block(&mut self) -> Result<()> {
-        let pending = std::mem::take(&mut self.pending);
+    /// The rows by group of windows.
+    fn grouped(&self, rows: &RecordBatch) -> Result<Vec<(i64, RecordBatch)>> {
+        let Some(window) = self.window else { return Ok(vec![(0, rows.clone())]) };
+        let mut chosen: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+        for (row, group) in group_numbers(rows.column(window))?.into_iter().enumerate() {
+            chosen.entry(group).or_default().push(row);
+        }
+        if chosen.len() == 1 {
+            return Ok(chosen.into_keys().map(|group| (group, rows.clone())).collect());
+        }
+        let one = |(group, chosen): (i64, Vec<usize>)| {
+            Ok((group, arrow::compute::take_record_batch(rows, &indices(chosen)).map_err(arrow_failure)?))
+        };
+        chosen.into_iter().map(one).collect()
+    }
+
+    /// Writes what is pending, a block a group, listed as condemned until the result is complete.
+    fn write_blocks(&mut self) -> Result<()> {
+        (self.pending_rows, self.pending_bytes) = (0, 0);
+        for (group, pending) in std::mem::take(&mut self.pending) {
+            self.write_block(group, &pending)?;
+        }
+        Ok(())
+    }
+
+    fn write_block(&mut self, group: i64, pending: &[RecordBatch]) -> Result<()> {
         let Some(first) = pending.first() else { return Ok(()) };
-        let rows = arrow::compute::concat_batches(&first.schema(), &pending).map_err(arrow_failure)?;
+        let rows = arrow::compute::concat_batches(&first.schema(), pending).map_err(arrow_failure)?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows())).with_match_field_names(false);
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), rows.columns().to_vec(), &options).map_err(arrow_failure)?;
         let header = Header { fingerprint: self.fingerprint, first_lsn: 0, next_lsn: 0 };
         let bytes = block::encode(header, UInt8Array::from(vec![0; rows.num_rows()]), &rows)?;
-        let name = BlockName { group: 0, slot: 0, number: self.home.number() };
+        let name = BlockName { group, slot: 0, number: self.home.number() };
         let entry = Entry {
             slot_last: 0,
             run: self.run,
@@ -235,19 +275,18 @@ impl Writer {
         block.condemn(&mut batch);
         self.home.state.write(batch)?;
         self.blocks.push(block);
-        (self.pending_rows, self.pending_bytes) = (0, 0);
         Ok(())
     }
 
-    /// Makes the result live in place of `previous`, and returns it. The caller publishes it and then calls [`Stored::dropped`] on
-    /// the previous one.
-    pub fn finish(mut self, position: Position, previous: Option<&Stored>) -> Result<Stored> {
-        self.write_block()?;
+    /// Makes the result live in place of `previous`, of which it stands in for the given groups of windows, or for all. The caller
+    /// publishes it and then calls [`Stored::replaced_by`] on the previous one.
+    pub fn finish(mut self, position: Position, previous: Option<&Stored>, groups: Option<(i64, i64)>) -> Result<Stored> {
+        self.write_blocks()?;
         let mut batch = Batch::default();
         self.blocks.iter().try_for_each(|block| block.list(&mut batch))?;
-        if let Some(previous) = previous {
-            previous.blocks.iter().for_each(|block| block.condemn(&mut batch));
-        }
+        let is_new = |block: &Arc<Block>| groups.is_none_or(|(first, last)| (first..=last).contains(&block.name.group));
+        let (gone, kept): (Vec<_>, Vec<_>) = previous.map_or(&[][..], |previous| &previous.blocks).iter().cloned().partition(is_new);
+        gone.iter().for_each(|block| block.condemn(&mut batch));
         let meta = Meta {
             format: FORMAT,
             datafusion: datafusion::DATAFUSION_VERSION.to_owned(),
@@ -257,7 +296,8 @@ impl Writer {
         let bytes = serde_json::to_vec(&meta).map_err(|error| Error::internal(error.to_string()))?;
         batch.put(Family::Meta, meta_key(self.view), bytes);
         self.home.state.write(batch)?;
-        Ok(Stored { position, view: self.view, fingerprint: self.fingerprint, blocks: std::mem::take(&mut self.blocks) })
+        let blocks = [kept, std::mem::take(&mut self.blocks)].concat();
+        Ok(Stored { position, view: self.view, fingerprint: self.fingerprint, blocks })
     }
 }
 

@@ -106,7 +106,7 @@ fn views(world: &World, rows: &mut Rows) {
             ("oid", view.oid.into()),
             ("ready", view.ready.into()),
             ("maintenance", maintenance.into()),
-            ("maintenance_reason", view.reason.as_deref().into()),
+            ("maintenance_reason", reason(view, recomputed.is_some_and(|recomputed| recomputed.local.is_some())).into()),
             ("refreshed_at", result.map_or(Value::Null, |result| Value::Time(result.position.refreshed_at))),
             ("refresh_interval", if view.is_incremental() { Value::Null } else { Value::Span(interval) }),
             ("refresh_duration", result.map_or(Value::Null, |result| Value::Span(result.position.took_us))),
@@ -139,6 +139,12 @@ fn views(world: &World, rows: &mut Rows) {
             ("definition", view.query.as_str().into()),
         ]);
     }
+}
+
+/// Why a view is not kept by aggregate state, and what is recomputed of it.
+fn reason(view: &View, by_window: bool) -> Option<String> {
+    let which = if by_window { ", only the windows that got rows" } else { "" };
+    view.reason.as_ref().map(|reason| format!("{reason}{which}"))
 }
 
 /// The event table below a view, through other views; of a refreshed view over several sources, the first one's name.
