@@ -19,6 +19,7 @@
 //! | `apply` | a batch of rows to one [`Delta`] per view, sharing work between views |
 //! | `expand`, `session` | rows that count in several windows; fragments that join to sessions |
 //! | `delta`, `version` | deltas in memory; a view's state as of a snapshot |
+//! | `replace` | states made anew for groups that lost rows |
 //! | `block`, `blocks`, `cache` | a block's bytes; where blocks live; decoded blocks in memory |
 //! | `checkpoint`, `slots` | deltas to blocks, blocks to fewer blocks, rows read again to blocks; clustering |
 //! | `read`, `prune`, `finish` | the plan that reads a view; which blocks it needs; states to output columns |
@@ -45,6 +46,7 @@ mod join;
 mod prune;
 mod read;
 mod recomputed;
+mod replace;
 mod result;
 mod session;
 mod slots;
@@ -63,6 +65,7 @@ pub use compile::describe;
 pub use delta::{Delta, Work};
 pub use join::{Join, Lookup, Step};
 pub use recomputed::Recomputed;
+pub use replace::Replacement;
 pub use result::{Position, Stored, Writer};
 pub use spec::Spec;
 pub use version::{Size, Version};
