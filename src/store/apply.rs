@@ -1,4 +1,4 @@
-//! How a commit changes a snapshot: catalog changes, hot rows, view deltas.
+//! How a commit changes a snapshot: catalog changes, deleted rows, hot rows, view deltas.
 //!
 //! *Place*: `store::commit` publishes with it, `store::recover` replays with it, `Store::overlay` shows a transaction its own
 //! rows with it. One function for all three, so that replay cannot differ from the commit.
@@ -11,6 +11,7 @@ use arrow::compute::concat_batches;
 
 use crate::catalog::bind::Binder;
 use crate::catalog::{Catalog, Change, Maintenance, Oid, View};
+use crate::columnar::LsnSet;
 use crate::error::{Error, Result};
 use crate::store::enrich::Found;
 use crate::store::snapshot::{HotBatch, Snapshot, TableState};
@@ -216,6 +217,39 @@ fn concat(run: &[&Accepted]) -> Result<RecordBatch> {
     concat_batches(&schema, run.iter().map(|accepted| &accepted.rows)).map_err(|error| Error::internal(error.to_string()))
 }
 
+/// Rows of one table that a commit deletes.
+#[derive(Clone, Debug)]
+pub struct Gone {
+    /// The table.
+    pub table: Oid,
+    /// The rows.
+    pub rows: Arc<LsnSet>,
+    /// LSN of the commit.
+    pub lsn: u64,
+}
+
+/// Takes deleted rows out.
+pub fn deletes(snapshot: &mut Snapshot, gone: &[Gone]) -> Result<()> {
+    for Gone { table, rows, lsn } in gone {
+        if let Some(state) = snapshot.table_mut(*table).filter(|state| state.truncated_lsn <= *lsn) {
+            state.delete(rows, *lsn)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives the views of a table whose rows an open transaction has deleted an error in place of their rows: they are corrected when
+/// it commits.
+pub fn hide_views(snapshot: &mut Snapshot, table: Oid) {
+    for view in snapshot.catalog.views_of(table) {
+        if let Some(version) = snapshot.views.get_mut(&view.oid) {
+            let message =
+                format!("cannot read materialized view \"{}\" after deleting rows that it counts in the same transaction", view.name);
+            *version = Arc::new(version.failing(Error::unsupported(message).hint("COMMIT first.")));
+        }
+    }
+}
+
 /// Adds the files of a commit.
 pub fn files(snapshot: &mut Snapshot, files: Vec<Files>) {
     for Files { table, columns, chunks } in files {
@@ -223,6 +257,16 @@ pub fn files(snapshot: &mut Snapshot, files: Vec<Files>) {
             state.stage(&columns, chunks.into_iter().flatten().map(Arc::new).collect());
         }
     }
+}
+
+/// Puts new states in the place of those of groups that lose rows.
+pub fn corrections(snapshot: &mut Snapshot, corrections: Vec<(Oid, view::Delta)>) -> Result<()> {
+    for (view, delta) in corrections {
+        if let Some(version) = snapshot.views.get_mut(&view) {
+            *version = Arc::new(version.with_delta(delta)?);
+        }
+    }
+    Ok(())
 }
 
 /// Adds accepted rows and their deltas.

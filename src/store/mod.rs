@@ -17,6 +17,7 @@ mod classify;
 mod commit;
 pub mod dedupe;
 mod enrich;
+mod erase;
 mod flush;
 mod lock;
 mod positions;
@@ -24,23 +25,27 @@ mod recent;
 mod record;
 mod recover;
 mod refresh;
+pub mod rows;
 pub mod snapshot;
 pub mod staging;
 mod ttl;
+pub mod unique;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::catalog::bind::Binder;
-use crate::catalog::{Catalog, Change, LateRows, Maintenance, Oid, Table, View};
+use crate::catalog::{Catalog, Change, LateRows, Maintenance, Oid, Table, TableKind, View};
 use crate::clock::{Clock, Micros};
-use crate::columnar::ColumnTable;
+use crate::columnar::{ColumnTable, LsnSet};
 use crate::config::Limits;
 use crate::error::{Error, Result, SqlState};
 use crate::state::State;
@@ -57,12 +62,50 @@ pub use staging::{Staged, Staging};
 pub struct Transaction {
     /// Catalog changes, applied before the rows.
     pub changes: Vec<Change>,
+    /// Rows that go, before the others come.
+    pub deletes: Vec<Delete>,
     /// Rows, in order.
     pub writes: Vec<Write>,
     /// The rows of a statement that do not fit memory; then there is nothing else in the transaction.
     pub staged: Option<Box<Staged>>,
     /// What was read before and must still hold: tables that have got no row with this LSN or a later one (40001 otherwise).
     pub unwritten: Vec<(Oid, u64)>,
+    /// Whether the accepted rows are asked for: see [`Committed::rows`].
+    pub returning: bool,
+}
+
+/// Rows of one table that are to be deleted.
+#[derive(Clone, Debug)]
+pub struct Delete {
+    /// The table.
+    pub table: Oid,
+    /// The rows, committed ones and an open transaction's own.
+    pub rows: LsnSet,
+    /// The snapshot in which they were seen held the commits below this LSN.
+    pub read_lsn: u64,
+    /// The keys that the committed ones leave free.
+    pub keys: unique::Keys,
+    /// Of an event table: the committed rows themselves, LSN last, for the views that count them.
+    pub old: Vec<RecordBatch>,
+}
+
+impl Delete {
+    /// Deletes rows seen in `snapshot`. `old` are the table's columns with the LSN last.
+    pub fn new(table: &Table, snapshot: &Snapshot, old: &[RecordBatch]) -> Result<Delete> {
+        let read_lsn = snapshot.committed_lsn();
+        let mut lsns = Vec::new();
+        let mut keys: unique::Keys = vec![Vec::new(); table.unique.len()];
+        for batch in old {
+            let own = batch.columns().last().and_then(|column| column.as_primitive_opt::<Int64Type>());
+            let own = own.ok_or_else(|| Error::internal("rows without LSNs"))?.values();
+            for (all, some) in keys.iter_mut().zip(unique::keys(table, batch)?) {
+                all.extend(some.into_iter().zip(own).filter(|(_, lsn)| (**lsn as u64) < read_lsn).map(|(key, _)| key));
+            }
+            lsns.extend(own.iter().map(|lsn| *lsn as u64));
+        }
+        let old = if table.kind == TableKind::Event { old.to_vec() } else { Vec::new() };
+        Ok(Delete { table: table.oid, rows: lsns.into_iter().collect(), read_lsn, keys, old })
+    }
 }
 
 /// Rows for one table: the table's schema (all columns computed and checked), without the hidden LSN.
@@ -77,7 +120,7 @@ pub struct Write {
 }
 
 /// What became of a transaction.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Committed {
     /// First LSN of the record.
     pub first_lsn: u64,
@@ -89,6 +132,8 @@ pub struct Committed {
     pub late: u64,
     /// Duplicates dropped.
     pub duplicates: u64,
+    /// The accepted rows, in order, where the transaction asked for them.
+    pub rows: Vec<RecordBatch>,
 }
 
 /// What a store is built from.
@@ -121,6 +166,9 @@ struct Shared {
     retired: Mutex<apply::Retired>,
     /// Tables whose files were opened for writing; snapshots get them with the first file.
     opened: tokio::sync::Mutex<HashMap<Oid, Arc<ColumnTable>>>,
+    locks: Arc<rows::RowLocks>,
+    /// Held by the one erasure under way.
+    erasing: tokio::sync::Mutex<()>,
     fatal: Mutex<Option<Error>>,
     refresh: refresh::Refreshing,
     lookups: enrich::Lookups,
@@ -212,7 +260,10 @@ impl Store {
             })
             .collect();
         let altered = transaction.changes.iter().any(|change| matches!(change, Change::AlterView(_)));
-        let committed = self.submit(transaction).await?;
+        let committed = match erase::is_needed(&self.catalog(), &transaction.deletes) {
+            true => self.erase(transaction).await?,
+            false => self.submit(transaction, None).await?,
+        };
         if altered {
             self.background.wake();
         }
@@ -232,7 +283,7 @@ impl Store {
             Ok(()) => vec![Change::ViewReady(view.oid)],
             Err(_) => self.catalog().family(view).into_iter().map(Change::DropView).collect(),
         };
-        self.submit(Transaction { changes, ..Transaction::default() }).await?;
+        self.submit(Transaction { changes, ..Transaction::default() }, None).await?;
         built
     }
 
@@ -269,14 +320,40 @@ impl Store {
         Staging::begin(&self.shared, table, late_rows).await
     }
 
-    async fn submit(&self, transaction: Transaction) -> Result<Committed> {
+    /// Commits deletions from tables that have views: with the views' corrections.
+    async fn erase(&self, transaction: Transaction) -> Result<Committed> {
+        if !transaction.changes.is_empty() {
+            return Err(Error::unsupported("cannot delete events in a transaction that changes tables or views").hint("COMMIT first."));
+        }
+        let _turn = self.shared.erasing.lock().await;
+        let mut attempts = 0;
+        loop {
+            let corrections = erase::prepare(Arc::clone(&self.shared), transaction.deletes.clone()).await?;
+            let Transaction { deletes, writes, unwritten, .. } = &transaction;
+            let attempt = Transaction {
+                deletes: deletes.clone(),
+                writes: writes.clone(),
+                unwritten: unwritten.clone(),
+                returning: transaction.returning,
+                ..Transaction::default()
+            };
+            let outcome = self.submit(attempt, Some(corrections)).await;
+            attempts += 1;
+            match outcome {
+                Err(error) if erase::is_moved(&error) && attempts < self.shared.parts.limits.store.retries_max => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn submit(&self, transaction: Transaction, corrections: Option<erase::Corrections>) -> Result<Committed> {
         self.wait_for_memory().await?;
         let (reply, answer) = oneshot::channel();
         let stopped = || match self.shared.fatal.lock().clone() {
             Some(error) => error,
             None => Error::new(SqlState::ADMIN_SHUTDOWN, "the server is shutting down"),
         };
-        self.queue.send(commit::Message::Commit(commit::Request { transaction, reply })).await.map_err(|_| stopped())?;
+        self.queue.send(commit::Message::Commit(commit::Request { transaction, corrections, reply })).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 
@@ -305,32 +382,63 @@ impl Store {
         }
     }
 
-    /// `base` with an open transaction's changes and rows on top, for its own reads. Rows are classified as at commit.
-    pub fn overlay(&self, base: &Arc<Snapshot>, changes: &[Change], writes: &[Write]) -> Result<Arc<Snapshot>> {
+    /// `base` with what an open transaction does on top, for its own reads. Rows are classified as at commit, and have LSNs from
+    /// [`Snapshot::own_from`] on, one for each that was submitted. 23505 where a key is taken twice.
+    pub fn overlay(&self, base: &Arc<Snapshot>, changes: &[Change], deletes: &[Delete], writes: &[Write]) -> Result<Arc<Snapshot>> {
         let mut next = (**base).clone();
+        next.own_from = Some(base.next_lsn);
         apply::changes(&mut next, changes, base.next_lsn, &self.shared.tools)?;
+        let gone =
+            deletes.iter().map(|delete| apply::Gone { table: delete.table, rows: Arc::new(delete.rows.clone()), lsn: base.next_lsn });
+        apply::deletes(&mut next, &gone.collect::<Vec<_>>())?;
+        for delete in deletes {
+            apply::hide_views(&mut next, delete.table);
+        }
         let mut accepted = Vec::new();
+        let mut lsn = base.next_lsn;
         {
             let positions = self.shared.positions.lock();
-            let mut lsn = base.next_lsn;
-            let mut staged: HashMap<Oid, dedupe::Staged> = HashMap::new();
+            let mut staged = positions::Staging::new(changes, deletes);
             for write in writes {
                 let table = next.tables.get(&write.table).ok_or_else(|| dropped(write.table))?.table.clone();
                 for rows in &write.rows {
-                    let judged = positions.judge(&table, rows, write.late_rows, staged.entry(write.table).or_default())?;
-                    let first_lsn = lsn;
-                    lsn += judged.accepted.num_rows() as u64;
-                    let (rows, very_late) = (judged.accepted, judged.applied);
-                    accepted.push(apply::Accepted { table: write.table, rows, first_lsn, very_late, found: Vec::new() });
+                    let judged = positions.judge(&table, rows, write.late_rows, &mut staged)?;
+                    let (first_lsn, very_late) = (lsn, judged.applied);
+                    lsn += rows.num_rows() as u64;
+                    accepted.push(apply::Accepted { table: write.table, rows: judged.accepted, first_lsn, very_late, found: Vec::new() });
                 }
             }
         }
-        next.next_lsn = accepted.last().map_or(next.next_lsn, apply::Accepted::next_lsn);
+        next.next_lsn = lsn;
         apply::rows(&mut next, apply::hot(&accepted)?, apply::Deltas::new())?;
         enrich::find(&self.shared.parts, &self.shared.lookups, &next, &mut accepted, false)?;
         let deltas = apply::deltas(&next, &accepted, 0)?;
         apply::rows(&mut next, Vec::new(), deltas)?;
         Ok(Arc::new(next))
+    }
+
+    /// Locks for a transaction that changes rows.
+    pub fn row_locks(&self) -> rows::Held {
+        self.shared.locks.hold()
+    }
+
+    /// See [`unique::holders`]. With `emptied`, no committed row counts.
+    pub fn key_holders(
+        &self,
+        table: &Table,
+        emptied: bool,
+        deletes: &[Delete],
+        own: &[(u64, RecordBatch)],
+        keys: &unique::Keys,
+        constraints: &[usize],
+    ) -> Result<Vec<Option<unique::Holder>>> {
+        let positions = self.shared.positions.lock();
+        unique::holders(table, positions.unique.get(&table.oid).filter(|_| !emptied), deletes, own, keys, constraints)
+    }
+
+    /// Whether any of `rows`, seen in a snapshot of the commits below `read_lsn`, was deleted since.
+    pub fn is_stale(&self, table: Oid, rows: &LsnSet, read_lsn: u64) -> bool {
+        self.shared.positions.lock().is_stale(table, rows, read_lsn)
     }
 
     /// The watermarks of an event table; none before its first row.

@@ -2,9 +2,10 @@
 //!
 //! *Place*: written by `store::commit`, read by `store::recover`.
 //!
-//! Bytes: `header length u32 LE | header JSON | Arrow IPC messages, one a batch, in header order | Arrow IPC messages of what views
-//! joined them with`. The header names each batch's table, LSN range and length, and the files of a statement whose rows did not fit
-//! memory. A message carries no schema: the catalog as of the record has it, and replay applies
+//! Bytes: `header length u32 LE | header JSON | Arrow IPC messages, one a batch | Arrow IPC messages of what views joined them with |
+//! sets of deleted LSNs | new states of views that lose rows (an Arrow IPC stream each)`, each part in header order. The header names
+//! each batch's table, LSN range and length, the table or view and length of each other part, and the files of a statement whose rows
+//! did not fit memory. A message carries no schema: the catalog as of the record has it, and replay applies
 //! changes and rows in the same order as the commit did.
 
 use std::collections::HashMap;
@@ -12,12 +13,13 @@ use std::sync::Arc;
 
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
-use arrow::ipc::reader::StreamDecoder;
-use arrow::ipc::writer::StreamEncoder;
+use arrow::ipc::reader::{StreamDecoder, StreamReader};
+use arrow::ipc::writer::{StreamEncoder, StreamWriter};
 use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Change, Oid, Table};
+use crate::columnar::LsnSet;
 use crate::error::{Error, Result, SqlState};
 use crate::store::classify::Lateness;
 
@@ -42,6 +44,12 @@ pub struct Header {
     /// How many rows of the files were out of order.
     #[serde(default, skip_serializing_if = "is_none")]
     pub lateness: Lateness,
+    /// The sets of deleted rows that follow them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deletes: Vec<DeletesHeader>,
+    /// The new states that follow them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub corrections: Vec<CorrectionHeader>,
     /// The server's clock at the commit, microseconds: arrival time of the rows.
     pub committed_at: i64,
 }
@@ -101,6 +109,37 @@ pub struct Messages {
     pub newest: Option<Buffer>,
 }
 
+/// The deleted rows of one table, as [`LsnSet::encode`] writes them.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeletesHeader {
+    /// The table.
+    pub table: Oid,
+    /// Bytes of the set.
+    pub bytes: u64,
+}
+
+/// The states of a view's groups that lose rows.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CorrectionHeader {
+    /// The view.
+    pub view: Oid,
+    /// Bytes of the stream.
+    pub bytes: u64,
+}
+
+/// A record's payload, taken apart.
+#[derive(Debug)]
+pub struct Decoded {
+    /// What follows it.
+    pub header: Header,
+    /// The IPC messages.
+    pub messages: Messages,
+    /// The deleted rows, by the header's order.
+    pub deletes: Vec<LsnSet>,
+    /// View and states, by the header's order.
+    pub corrections: Vec<(Oid, RecordBatch)>,
+}
+
 /// Encodes batches without repeating the schema in each record.
 #[derive(Default)]
 pub struct Encoder {
@@ -144,26 +183,44 @@ pub fn encode_header(header: &Header) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Splits a payload into its header and the bytes of each message.
-pub fn decode(payload: Vec<u8>) -> Result<(Header, Messages)> {
+/// Splits a payload into its parts.
+pub fn decode(payload: Vec<u8>) -> Result<Decoded> {
     let damaged = |what: &str| Error::new(SqlState::DATA_CORRUPTED, format!("log record cannot be read: {what}"));
     let length = payload.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes) as usize).ok_or_else(|| damaged("no header"))?;
     let json = payload.get(4..4 + length).ok_or_else(|| damaged("short header"))?;
     let header: Header = serde_json::from_slice(json).map_err(|error| damaged(&error.to_string()))?;
     let payload = Buffer::from_vec(payload);
     let mut offset = 4 + length;
-    let mut next = |bytes: u64| {
-        let bytes = usize::try_from(bytes).map_err(|_| damaged("batch length"))?;
-        if bytes > payload.len() - offset {
-            return Err(damaged("short batch"));
-        }
+    let mut part = |bytes: u64| {
+        let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= payload.len() - offset).ok_or_else(|| damaged("short part"))?;
         offset += bytes;
         Ok(payload.slice_with_length(offset - bytes, bytes))
     };
-    let rows = header.rows.iter().map(|rows| next(rows.bytes)).collect::<Result<_>>()?;
-    let found = header.found.iter().map(|found| next(found.bytes)).collect::<Result<_>>()?;
-    let newest = header.newest.as_ref().map(|newest| next(newest.bytes)).transpose()?;
-    Ok((header, Messages { rows, found, newest }))
+    let rows = header.rows.iter().map(|rows| part(rows.bytes)).collect::<Result<_>>()?;
+    let found = header.found.iter().map(|found| part(found.bytes)).collect::<Result<_>>()?;
+    let newest = header.newest.as_ref().map(|newest| part(newest.bytes)).transpose()?;
+    let messages = Messages { rows, found, newest };
+    let set = |deletes: &DeletesHeader| LsnSet::decode(&part(deletes.bytes)?).ok_or_else(|| damaged("deleted rows"));
+    let deletes = header.deletes.iter().map(set).collect::<Result<Vec<_>>>()?;
+    let states = |correction: &CorrectionHeader| {
+        let bytes = part(correction.bytes)?;
+        let unreadable = |error: arrow::error::ArrowError| damaged(&error.to_string());
+        let mut stream = StreamReader::try_new(bytes.as_slice(), None).map_err(unreadable)?;
+        let batch = stream.next().ok_or_else(|| damaged("no states"))?.map_err(unreadable)?;
+        Ok((correction.view, batch))
+    };
+    let corrections = header.corrections.iter().map(states).collect::<Result<Vec<_>>>()?;
+    Ok(Decoded { header, messages, deletes, corrections })
+}
+
+/// The states of a view as a stream of their own.
+pub fn encode_states(rows: &RecordBatch) -> Result<Vec<u8>> {
+    let failed = |error: arrow::error::ArrowError| Error::internal(format!("cannot encode a log record: {error}"));
+    let mut bytes = Vec::new();
+    let mut stream = StreamWriter::try_new(&mut bytes, rows.schema_ref()).map_err(failed)?;
+    stream.write(rows).and_then(|()| stream.finish()).map_err(failed)?;
+    drop(stream);
+    Ok(bytes)
 }
 
 /// Reads one batch of a table from its IPC message: the first `columns` of the table, filled up with those added since.
@@ -234,6 +291,7 @@ mod tests {
             columns,
             checks: Vec::new(),
             primary_key: Vec::new(),
+            unique: Vec::new(),
             watermark: None,
             options: TableOptions::default(),
             late_oid: None,
@@ -248,7 +306,7 @@ mod tests {
             let header = Header { rows: vec![RowsHeader { table: 1, first_lsn, columns: 2, bytes, very_late: 0 }], ..Header::default() };
             let mut payload = encode_header(&header).unwrap();
             message.iter().for_each(|buffer| payload.extend_from_slice(buffer));
-            let (header, messages) = decode(payload).unwrap();
+            let Decoded { header, messages, .. } = decode(payload).unwrap();
             assert_eq!(header.rows[0].first_lsn, first_lsn);
             let read = decode_rows(&grown, 2, messages.rows[0].clone()).unwrap();
             assert_eq!(read.project(&[0, 1]).unwrap().columns(), rows.columns());

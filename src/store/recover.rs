@@ -18,13 +18,14 @@ use crate::catalog::{Change, Maintenance, Oid};
 use crate::columnar::{ColumnTable, DataFile};
 use crate::error::{Error, Result, SqlState};
 use crate::state::{Family, State};
-use crate::store::apply::{self, Accepted, Retired, Tools};
+use crate::store::apply::{self, Accepted, Gone, Retired, Tools};
 use crate::store::dedupe::Bounds;
 use crate::store::enrich::{Found, Lookups};
 use crate::store::flush::{layout, table_dir};
-use crate::store::positions::{Positions, Saved};
+use crate::store::positions::{self, Positions, Saved};
+use crate::store::record::Decoded;
 use crate::store::snapshot::{Published, Snapshot, TableState};
-use crate::store::{Parts, Shared, backfill, recent, record, refresh, staging, ttl};
+use crate::store::{Parts, Shared, backfill, recent, record, refresh, staging, ttl, unique};
 use crate::view;
 use crate::wal::{Record, Wal};
 
@@ -49,6 +50,7 @@ const REPLAY_ROWS: usize = 65_536;
 
 struct Replay<'a> {
     parts: &'a Parts,
+    state: Arc<State>,
     tools: Tools,
     snapshot: Snapshot,
     positions: Positions,
@@ -71,13 +73,14 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
     };
     let mut replay = Replay {
         parts,
+        state: Arc::clone(&state),
         tools,
         snapshot: Snapshot { next_lsn: saved.next_lsn.max(1), catalog: Arc::new(saved.catalog.clone()), ..Snapshot::empty() },
         positions: Positions {
             next_lsn: saved.next_lsn,
             watermarks: saved.watermarks.clone(),
-            dedupe: HashMap::new(),
             bounds: Some(key_bounds(parts)),
+            ..Positions::default()
         },
         saved,
         retired: Retired::default(),
@@ -91,6 +94,7 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
     replay.miss_nothing()?;
     replay.drop_unfinished()?;
     replay.remember_keys()?;
+    replay.remember_unique()?;
     let Replay { snapshot, positions, retired, tools, .. } = replay;
     let next_lsn = snapshot.next_lsn;
     let rebuild: Vec<Oid> = snapshot.views.iter().filter(|(_, version)| version.must_rebuild()).map(|(oid, _)| *oid).collect();
@@ -105,6 +109,8 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
         hot_released: Notify::new(),
         retired: Mutex::new(retired),
         opened: tokio::sync::Mutex::default(),
+        locks: Arc::default(),
+        erasing: tokio::sync::Mutex::default(),
         fatal: Mutex::new(None),
         refresh: refresh::Refreshing::default(),
         lookups: Lookups::default(),
@@ -129,6 +135,8 @@ impl Replay<'_> {
             let mut state = TableState::empty(Arc::clone(table));
             state.truncated_lsn = self.saved.truncated.get(&table.oid).copied().unwrap_or(0);
             state.dropped_us = ttl::dropped(self.tools.blocks.state(), table.oid)?;
+            (state.deleted, state.deleted_lsn) = positions::saved_deleted(&self.state, table.oid)?;
+            self.positions.expired.extend(positions::saved_expired(&self.state, table.oid)?.map(|until| (table.oid, until)));
             self.open_cold(&mut state)?;
             self.snapshot.tables.insert(table.oid, Arc::new(state));
         }
@@ -159,10 +167,20 @@ impl Replay<'_> {
 
     fn record(&mut self, record: Record) -> Result<()> {
         let (first_lsn, next_lsn) = (record.first_lsn, record.next_lsn);
-        let (header, messages) = record::decode(record.payload)?;
+        let Decoded { header, messages, deletes, corrections } = record::decode(record.payload)?;
         if !header.changes.is_empty() && first_lsn >= self.saved.catalog_lsn {
             self.views_catch_up()?;
             self.changes(&header.changes, first_lsn)?;
+        }
+        if !corrections.is_empty() {
+            self.views_catch_up()?;
+            let lagging = corrections.into_iter().filter(|(view, _)| {
+                self.snapshot.views.get(view).is_some_and(|version| version.applied_lsn() <= first_lsn && !version.must_rebuild())
+            });
+            let delta =
+                |(view, rows)| (view, view::Delta { rows, first_lsn, next_lsn: first_lsn + 1, poison: None, work: view::Work::default() });
+            let lagging = lagging.map(delta).collect();
+            apply::corrections(&mut self.snapshot, lagging)?;
         }
         let mut found = self.found(&header, messages.found)?;
         for (index, (rows, message)) in header.rows.iter().zip(messages.rows).enumerate() {
@@ -185,6 +203,9 @@ impl Replay<'_> {
             self.pending.push(accepted);
         }
         self.staged(&header, first_lsn, messages.newest.as_ref())?;
+        let gone =
+            header.deletes.iter().zip(deletes).map(|(deletes, rows)| Gone { table: deletes.table, rows: Arc::new(rows), lsn: first_lsn });
+        apply::deletes(&mut self.snapshot, &gone.collect::<Vec<_>>())?;
         self.snapshot.next_lsn = self.snapshot.next_lsn.max(next_lsn);
         self.positions.next_lsn = self.snapshot.next_lsn;
         if self.pending_rows >= REPLAY_ROWS {
@@ -265,7 +286,7 @@ impl Replay<'_> {
     fn changes(&mut self, changes: &[Change], lsn: u64) -> Result<()> {
         for change in changes {
             if let Change::DropTable(oid) | Change::Truncate(oid) = change {
-                self.positions.forget(*oid);
+                self.positions.forget(*oid, lsn);
             }
             let retired = apply::changes(&mut self.snapshot, std::slice::from_ref(change), lsn, &self.tools)?;
             self.retired.views.extend(retired.views);
@@ -348,6 +369,15 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// The keys of PRIMARY KEY and UNIQUE, read back from the rows.
+    fn remember_unique(&mut self) -> Result<()> {
+        for (oid, state) in self.snapshot.tables.iter().filter(|(_, state)| !state.table.unique.is_empty()) {
+            let taken = self.parts.spawner.cpu_handle().block_on(unique::read_back(self.parts, state))?;
+            self.positions.unique.insert(*oid, taken);
+        }
+        Ok(())
+    }
+
     /// The keys of the `dedup_window`, read back from the rows, the late ones among them.
     fn remember_keys(&mut self) -> Result<()> {
         for state in self.snapshot.tables.values() {
@@ -364,7 +394,7 @@ impl Replay<'_> {
                     self.positions.remember_keys(table, &batch)?;
                 }
                 for batch in &source.hot {
-                    self.positions.remember(table, &batch.rows)?;
+                    self.positions.remember(table, batch.rows())?;
                 }
             }
         }

@@ -227,7 +227,7 @@ fn dirty(shared: &Shared, snapshot: &Snapshot, recomputed: &Recomputed, local: &
     let mut now = sources(snapshot, &recomputed.view);
     let (Some(table), Some(from)) = (snapshot.tables.get(&local.table), before.sources.get(&local.table)) else { return Ok(None) };
     now.insert(local.table, *from);
-    if now != before.sources || table.truncated_lsn >= *from {
+    if now != before.sources || table.truncated_lsn >= *from || table.deleted_lsn > *from {
         return Ok(None);
     }
     let Some(times) = table.times_since(*from) else { return Ok(None) };
