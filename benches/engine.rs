@@ -181,7 +181,7 @@ fn view_apply(criterion: &mut Criterion) {
 
 fn parquet_write(criterion: &mut Criterion) {
     let house = House::open(0);
-    let rows = HotBatch::new(&house.rows(), 1).expect("rows with LSNs").rows;
+    let rows = HotBatch::new(&house.rows(), 1).expect("rows with LSNs").rows().clone();
     let table = house.table();
     let layout = Layout {
         schema: rows.schema(),
@@ -196,7 +196,7 @@ fn parquet_write(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(EVENTS)).sample_size(20);
     group.bench_function("write", |bencher| {
         bencher.iter(|| {
-            let written = house.runtimes.block_on(columns.write(vec![rows.clone()])).expect("files");
+            let written = house.runtimes.block_on(columns.write(vec![rows.clone()], 0)).expect("files");
             columns.abandon(&written);
         });
     });

@@ -10,6 +10,7 @@
 mod changes_http;
 mod crash;
 mod harness;
+mod plain;
 mod property;
 mod real_data;
 mod routing;

@@ -85,6 +85,9 @@ pub struct Table {
     pub checks: Vec<Check>,
     /// Columns of the primary key, or empty.
     pub primary_key: Vec<usize>,
+    /// PRIMARY KEY and UNIQUE constraints of a plain table.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unique: Vec<Unique>,
     /// Event time and lateness; present exactly for event tables.
     pub watermark: Option<Watermark>,
     /// The WITH options, resolved.
@@ -118,6 +121,17 @@ pub struct Check {
     pub name: String,
     /// Boolean expression over the table's columns as SQL text.
     pub expression: String,
+}
+
+/// A PRIMARY KEY or UNIQUE constraint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unique {
+    /// Declared or, as PostgreSQL names it, `<table>_pkey`, `<table>_<columns>_key`.
+    pub name: String,
+    /// No two rows are equal in all of these columns; a NULL equals nothing.
+    pub columns: Vec<usize>,
+    /// PRIMARY KEY.
+    pub primary: bool,
 }
 
 /// `WATERMARK FOR column AS column - INTERVAL ...`.
@@ -399,6 +413,16 @@ impl Catalog {
     /// A view by name, whether ready or not.
     pub fn view_named(&self, name: &str) -> Option<&Arc<View>> {
         self.views.values().find(|view| view.name == name)
+    }
+
+    /// The same with one more relation, for one statement: rows that have a name only there. It hides what else has that name.
+    #[must_use]
+    pub fn with_relation(&self, table: Arc<Table>) -> Catalog {
+        let mut next = self.clone();
+        next.tables.retain(|_, other| other.name != table.name);
+        next.views.retain(|_, view| view.name != table.name);
+        next.tables.insert(table.oid, table);
+        next
     }
 
     /// The next free OID.

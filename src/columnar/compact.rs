@@ -5,12 +5,14 @@
 //! Files are looked at by the UTC date of their event times; files of more than one date (small dates share a file) are a
 //! group of their own. Within a group: as soon as `merge_files_min` files are of one size class, they and all smaller ones
 //! are merged, so a row is rewritten once a size class; else, when more than `overlap_max` files cover one (partition,
-//! time), these are merged into files that do not overlap.
+//! time), these are merged into files that do not overlap. When nothing is to be merged, files with dead rows are rewritten
+//! without them, the one with most first. Whatever is rewritten loses its dead rows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use bytes::Bytes;
 use datafusion::common::ScalarValue;
@@ -19,7 +21,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, Parq
 use super::cluster::DAY_US;
 use super::error::{ColumnarError, Result};
 use super::log::stats::micros_range;
-use super::{DataFile, Layout, physical};
+use super::{DataFile, Dead, Deleted, Layout, physical};
 use crate::config::limits::ColumnarLimits;
 
 /// Rows of the smallest size class; each further class is four times as large.
@@ -60,6 +62,26 @@ pub fn pick(layout: &Layout, files: &[Arc<DataFile>], rows_max: u64, limits: &Co
         }
     }
     Vec::new()
+}
+
+/// Of a file with fewer dead rows than one in this many the rewriting can wait.
+const DEAD_ONE_IN: u64 = 8;
+
+/// The file with most dead rows, when it is due.
+pub fn most_dead(files: &[Arc<DataFile>], dead: &Dead<'_>) -> Option<Arc<DataFile>> {
+    let stale = files.iter().filter(|file| dead.deleted.meets(file)).map(|file| (dead.deleted.rows_in(file), file));
+    let due = stale.filter(|(rows, file)| dead.thorough || rows.saturating_mul(DEAD_ONE_IN) >= file.rows);
+    due.max_by_key(|(rows, _)| *rows).map(|(_, file)| Arc::clone(file))
+}
+
+/// The rows of a batch (LSN last) that live.
+pub fn living(batch: &RecordBatch, deleted: &Deleted) -> Result<RecordBatch> {
+    let lsns = batch.columns().last().and_then(|column| column.as_primitive_opt::<Int64Type>());
+    let lsns = lsns.ok_or_else(|| ColumnarError::Invariant("the last column of a layout is the LSN".to_owned()))?;
+    match deleted.live(lsns.values()) {
+        None => Ok(batch.clone()),
+        Some(live) => filter_record_batch(batch, &live).map_err(ColumnarError::encoding("filter")),
+    }
 }
 
 fn class(rows: u64) -> u32 {

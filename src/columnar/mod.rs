@@ -12,6 +12,7 @@
 //! | `log` | the table log: Delta's protocol behind a trait |
 //! | `reads`, `scan` | checked reads, footers; the plan |
 //! | `compact` | what to merge |
+//! | `deleted` | which rows are dead |
 //!
 //! On disk, below a table's directory: `data/<uuid>.parquet` and `_delta_log/`.
 //!
@@ -25,6 +26,7 @@
 
 mod cluster;
 mod compact;
+mod deleted;
 mod encode;
 mod error;
 mod fill;
@@ -55,6 +57,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use self::deleted::{Deleted, LsnSet};
 use self::encode::{Encoded, Encoder};
 use self::error::ColumnarError;
 pub use self::fill::Fills;
@@ -102,6 +105,8 @@ pub struct DataFile {
     pub stats: Vec<Option<ColumnStats>>,
     /// When it was written, milliseconds since 1970.
     pub written_ms: i64,
+    /// No row of it was deleted by a commit below this LSN: such rows were left out when it was written.
+    pub clean_lsn: u64,
     /// Added to the LSNs in the file. Not zero for files that were written before their commit's LSNs were known.
     pub lsn_base: i64,
 }
@@ -140,6 +145,17 @@ pub struct Version {
     pub files: Vec<Arc<DataFile>>,
     /// Rows with an LSN below this are in the files (the `txn` action).
     pub flushed_lsn: u64,
+}
+
+/// What a round of compaction knows of dead rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Dead<'a> {
+    /// The dead rows: all that commits below `clean_lsn` deleted, perhaps more.
+    pub deleted: &'a Deleted,
+    /// See [`DataFile::clean_lsn`].
+    pub clean_lsn: u64,
+    /// Files with any dead row are rewritten; otherwise only those of which a large part is dead.
+    pub thorough: bool,
 }
 
 /// A table's cold half. One writer at a time (the store's background work). A clone is another handle on the same table,
@@ -218,9 +234,10 @@ impl ColumnTable {
 
     /// Clusters, cuts and writes `batches` (layout schema, any order) as one or more synced files, not yet listed. They are
     /// safe from [`ColumnTable::collect`] until they are committed or given to [`ColumnTable::abandon`].
-    pub async fn write(&self, batches: Vec<RecordBatch>) -> Result<Vec<DataFile>> {
+    /// Rows that commits below `clean_lsn` deleted are not among them.
+    pub async fn write(&self, batches: Vec<RecordBatch>, clean_lsn: u64) -> Result<Vec<DataFile>> {
         let mut files = Vec::new();
-        match self.write_into(batches, &mut files).await {
+        match self.write_into(batches, clean_lsn, &mut files).await {
             Ok(()) => Ok(files),
             Err(error) => {
                 self.abandon(&files);
@@ -229,7 +246,7 @@ impl ColumnTable {
         }
     }
 
-    async fn write_into(&self, batches: Vec<RecordBatch>, files: &mut Vec<DataFile>) -> error::Result<()> {
+    async fn write_into(&self, batches: Vec<RecordBatch>, clean_lsn: u64, files: &mut Vec<DataFile>) -> error::Result<()> {
         if batches.iter().all(|batch| batch.num_rows() == 0) {
             return Ok(());
         }
@@ -245,14 +262,14 @@ impl ColumnTable {
             let mut from = cut.start;
             while from < cut.end {
                 let (encoded, next) = encoder.file(cut, from).await?;
-                files.push(self.publish_file(&schema, encoded).await?);
+                files.push(self.publish_file(&schema, encoded, clean_lsn).await?);
                 from = next;
             }
         }
         Ok(())
     }
 
-    async fn publish_file(&self, schema: &SchemaRef, encoded: Encoded) -> error::Result<DataFile> {
+    async fn publish_file(&self, schema: &SchemaRef, encoded: Encoded, clean_lsn: u64) -> error::Result<DataFile> {
         let file = DataFile {
             path: format!("{DATA_DIR}/{}.parquet", uuid::Uuid::now_v7()),
             bytes: encoded.bytes.len() as u64,
@@ -262,6 +279,7 @@ impl ColumnTable {
             stats: stats::from_footer(&self.layout, schema, &encoded.footer)?,
             written_ms: SystemClock.now() / 1000,
             lsn_base: 0,
+            clean_lsn,
         };
         self.shared.pending.lock().insert(file.path.clone());
         let created = self.shared.publish.create(&file.path, encoded.bytes).await;
@@ -386,9 +404,10 @@ impl ColumnTable {
         !compact::expired(&self.layout, &version.files, retain_from).is_empty()
     }
 
-    /// Picks small or overlapping files of one date and merges them into better ones, and unlists files whose rows all lie
-    /// before `retain_from` (microseconds of event time). None when there is nothing to do. `rows_max` bounds one round.
-    pub async fn compact(&self, retain_from: Option<i64>, rows_max: u64) -> Result<Option<Arc<Version>>> {
+    /// Picks small or overlapping files of one date, or one with dead rows, and writes better ones in their place; and unlists files
+    /// whose rows all lie before `retain_from` (microseconds of event time). None when there is nothing to do. `rows_max` bounds
+    /// one round.
+    pub async fn compact(&self, retain_from: Option<i64>, rows_max: u64, dead: &Dead<'_>) -> Result<Option<Arc<Version>>> {
         let mut done = None;
         if let Some(retain_from) = retain_from {
             let expired = compact::expired(&self.layout, &self.version().files, retain_from);
@@ -396,28 +415,37 @@ impl ColumnTable {
                 done = Some(self.commit_change(Vec::new(), expired, None, true).await?);
             }
         }
-        let picked = compact::pick(&self.layout, &self.version().files, rows_max, &self.shared.limits);
+        let mut picked = compact::pick(&self.layout, &self.version().files, rows_max, &self.shared.limits);
+        if picked.is_empty() {
+            picked.extend(compact::most_dead(&self.version().files, dead));
+        }
         if !picked.is_empty() {
-            done = Some(self.merge(picked).await?);
+            done = Some(self.merge(picked, dead).await?);
         }
         Ok(done)
     }
 
-    async fn merge(&self, picked: Vec<Arc<DataFile>>) -> Result<Arc<Version>> {
+    async fn merge(&self, picked: Vec<Arc<DataFile>>, dead: &Dead<'_>) -> Result<Arc<Version>> {
         let mut batches = Vec::new();
+        let (mut before, mut removed) = (0, 0);
         for file in &picked {
-            batches.extend(self.rows_of(file).await?);
+            for batch in self.rows_of(file).await? {
+                before += batch.num_rows();
+                let live = compact::living(&batch, dead.deleted)?;
+                removed += batch.num_rows() - live.num_rows();
+                batches.push(live);
+            }
         }
-        let adds = self.write(batches).await?;
-        let before: u64 = picked.iter().map(|file| file.rows).sum();
+        let adds = self.write(batches, dead.clean_lsn).await?;
         let after: u64 = adds.iter().map(|file| file.rows).sum();
-        if before != after {
+        let listed: u64 = picked.iter().map(|file| file.rows).sum();
+        if before as u64 != listed || listed != after + removed as u64 {
             self.abandon(&adds);
-            let problem = format!("merging {before} rows of \"{}\" made {after}", self.shared.name);
+            let problem = format!("merging {listed} rows of \"{}\", {removed} of them dead, made {after}", self.shared.name);
             return Err(ColumnarError::Invariant(problem).into());
         }
         let unlisted = adds.clone();
-        match self.commit_change(adds, picked, None, false).await {
+        match self.commit_change(adds, picked, None, removed > 0).await {
             Ok(version) => Ok(version),
             Err(error) => {
                 // After an unknown outcome they may be listed: they stay, and the next start knows.
@@ -467,17 +495,18 @@ impl ColumnTable {
         Ok(gone.len())
     }
 
-    /// A plan that reads the files of `version`: files pruned by `filters` against their statistics, row groups, pages and
+    /// A plan that reads the files of `version`, less the rows that are dead: files pruned by `filters` against their statistics, row groups, pages and
     /// bloom filters by DataFusion's Parquet source. Yields `projection` of the layout's schema. Filters are hints only.
     pub fn scan(
         &self,
         state: &SessionState,
         version: &Version,
+        deleted: &Deleted,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let scan = scan::Scan { layout: &self.layout, url: &self.shared.url, reads: &self.shared.reads, version };
+        let scan = scan::Scan { layout: &self.layout, url: &self.shared.url, reads: &self.shared.reads, version, deleted };
         Ok(scan.plan(state, projection, filters, limit)?)
     }
 

@@ -22,10 +22,14 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::expr_rewriter::unnormalize_col;
 use datafusion::logical_expr::utils::conjunction;
+use datafusion::physical_expr::expressions as physical;
 use datafusion::physical_optimizer::pruning::{PruningPredicateBuilder, PruningStatistics};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::filter::FilterExecBuilder;
 use datafusion::physical_plan::metrics::{MetricBuilder, MetricType};
+use datafusion::physical_plan::union::UnionExec;
 
+use super::deleted::{Deleted, Live};
 use super::error::{ColumnarError, Result};
 use super::log::stats::is_exact;
 use super::reads::{Readers, Reads};
@@ -41,6 +45,8 @@ pub struct Scan<'a> {
     pub reads: &'a Arc<Reads>,
     /// The files.
     pub version: &'a Version,
+    /// Rows of them that are not to be seen.
+    pub deleted: &'a Deleted,
 }
 
 impl Scan<'_> {
@@ -52,10 +58,58 @@ impl Scan<'_> {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let refused = |error| ColumnarError::encoding("plan a scan of")(error);
         state.runtime_env().register_object_store(self.url.as_ref(), Arc::clone(self.reads.store()));
         let files = self.pruned(state, filters);
+        let limit = limit.filter(|_| filters.is_empty());
+        let pruned = self.version.files.len() - files.len();
+        if self.deleted.is_empty() {
+            return self.read(state, files, pruned, projection, limit);
+        }
+        let (stale, clean): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| self.deleted.meets(file));
+        if stale.is_empty() {
+            return self.read(state, clean, pruned, projection, limit);
+        }
+        let whole = clean.is_empty();
+        let living = self.living(state, stale, if whole { pruned } else { 0 }, projection)?;
+        if whole {
+            return Ok(living);
+        }
+        let clean = self.read(state, clean, pruned, projection, limit)?;
+        UnionExec::try_new(vec![clean, living]).map_err(ColumnarError::encoding("plan a scan of"))
+    }
 
+    /// Reads files some rows of which are dead: with their LSNs, by which they are left out.
+    fn living(
+        &self,
+        state: &SessionState,
+        files: Vec<Arc<DataFile>>,
+        pruned: usize,
+        projection: Option<&Vec<usize>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let refused = |error| ColumnarError::encoding("plan a scan of")(error);
+        let lsn = self.layout.schema.fields().len() - 1;
+        let wanted: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..=lsn).collect());
+        let mut columns = wanted.clone();
+        let at = columns.iter().position(|column| *column == lsn).unwrap_or_else(|| {
+            columns.push(lsn);
+            columns.len() - 1
+        });
+        let input = self.read(state, files, pruned, Some(&columns), None)?;
+        let lsn = Arc::new(physical::Column::new(self.layout.schema.field(lsn).name(), at));
+        let live = Arc::new(Live::new(lsn, self.deleted.clone()));
+        let filter = FilterExecBuilder::new(live, input).apply_projection(Some((0..wanted.len()).collect()));
+        Ok(Arc::new(filter.and_then(FilterExecBuilder::build).map_err(refused)?))
+    }
+
+    fn read(
+        &self,
+        state: &SessionState,
+        files: Vec<Arc<DataFile>>,
+        pruned: usize,
+        projection: Option<&Vec<usize>>,
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let refused = |error| ColumnarError::encoding("plan a scan of")(error);
         let mut options = TableParquetOptions::new();
         options.global = state.config_options().execution.parquet.clone();
         options.global.pruning = true;
@@ -68,8 +122,8 @@ impl Scan<'_> {
         let count = |name: &'static str, value: usize| {
             MetricBuilder::new(source.metrics()).with_type(MetricType::Summary).global_counter(name).add(value);
         };
-        count("files_total", self.version.files.len());
-        count("files_pruned", self.version.files.len() - files.len());
+        count("files_total", files.len() + pruned);
+        count("files_pruned", pruned);
 
         let statistics: Vec<Statistics> = files.iter().map(|file| self.statistics(file)).collect();
         let total = match files.len() {
@@ -86,7 +140,7 @@ impl Scan<'_> {
         let config = FileScanConfigBuilder::new(self.url.clone(), Arc::new(source))
             .with_file_groups(groups)
             .with_statistics(total)
-            .with_limit(limit.filter(|_| filters.is_empty()))
+            .with_limit(limit)
             .with_expr_adapter(Some(Arc::new(self.layout.fills.clone())))
             .with_projection_indices(projection.cloned())
             .map_err(refused)?
@@ -154,8 +208,8 @@ struct FileStatistics<'a> {
 impl FileStatistics<'_> {
     /// `pick` of every file's statistics of a column, NULL where unknown.
     fn column(&self, column: &Column, pick: impl Fn(&super::ColumnStats) -> &ScalarValue) -> Option<ArrayRef> {
-        let index = self.schema.index_of(&column.name).ok()?;
-        let data_type = self.schema.field(index).data_type();
+        let index = self.layout.schema.index_of(&column.name).ok()?;
+        let data_type = self.layout.schema.field(index).data_type();
         let unknown = ScalarValue::try_from(data_type).ok()?;
         let values = self.files.iter().map(|file| match self.stats(file, index).map(&pick) {
             Some(value) if value.data_type() == *data_type => value.clone(),
@@ -166,7 +220,7 @@ impl FileStatistics<'_> {
 
     fn stats<'f>(&self, file: &'f DataFile, index: usize) -> Option<&'f super::ColumnStats> {
         // A file listed under a wider layout than this reader's has its statistics in other places.
-        if file.stats.len() != self.schema.fields().len() {
+        if file.stats.len() != self.layout.schema.fields().len() {
             return None;
         }
         file.stats.get(index)?.as_ref()
@@ -187,7 +241,7 @@ impl PruningStatistics for FileStatistics<'_> {
     }
 
     fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
-        let index = self.schema.index_of(&column.name).ok()?;
+        let index = self.layout.schema.index_of(&column.name).ok()?;
         let counts = self.files.iter().map(|file| self.stats(file, index).map(|stats| stats.nulls));
         Some(Arc::new(counts.collect::<UInt64Array>()))
     }

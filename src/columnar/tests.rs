@@ -53,7 +53,7 @@ async fn rows(table: &ColumnTable, filter: Option<Expr>) -> Result<(RecordBatch,
     let context = context();
     let state = context.state();
     let filters: Vec<Expr> = filter.into_iter().collect();
-    let scan = table.scan(&state, &table.version(), None, &filters, None)?;
+    let scan = table.scan(&state, &table.version(), &Deleted::default(), None, &filters, None)?;
     let mut plan: Arc<dyn ExecutionPlan> = Arc::clone(&scan);
     for filter in filters {
         let schema = datafusion::common::DFSchema::try_from(scan.schema()).unwrap();
@@ -89,7 +89,7 @@ async fn table(dir: &TempDir) -> ColumnTable {
 
 async fn append(table: &ColumnTable, batch: RecordBatch) -> Arc<Version> {
     let flushed = table.version().flushed_lsn + batch.num_rows() as u64;
-    let files = table.write(vec![batch]).await.unwrap();
+    let files = table.write(vec![batch], 0).await.unwrap();
     table.commit(files, &[], flushed).await.unwrap()
 }
 
@@ -182,7 +182,7 @@ async fn every_type_comes_back_as_it_was() {
         assert_eq!(rows(&reopened, None).await.unwrap().0, written);
         // Read and written again by a merge.
         let files = reopened.version().files.clone();
-        let merged = reopened.merge(files).await.unwrap();
+        let merged = reopened.merge(files, &Dead { deleted: &Deleted::default(), clean_lsn: 0, thorough: false }).await.unwrap();
         assert_eq!(merged.files.iter().map(|file| file.rows).sum::<u64>(), 4);
         assert_eq!(rows(&reopened, None).await.unwrap().0, written);
     }
@@ -219,7 +219,7 @@ async fn uncommitted_files_are_invisible_and_collected_after_a_restart() {
     let dir = TempDir::new().unwrap();
     let first = table(&dir).await;
     append(&first, batch(0, 100, DAY)).await;
-    let held = first.write(vec![batch(100, 100, DAY)]).await.unwrap();
+    let held = first.write(vec![batch(100, 100, DAY)], 0).await.unwrap();
     assert_eq!(first.collect(&[]).await.unwrap(), 0, "a write under way is kept");
     drop(held);
     let second = table(&dir).await;
@@ -257,7 +257,7 @@ async fn of_two_writers_one_loses() {
     let dir = TempDir::new().unwrap();
     let (one, other) = (table(&dir).await, table(&dir).await);
     append(&one, batch(0, 10, DAY)).await;
-    let files = other.write(vec![batch(0, 10, DAY)]).await.unwrap();
+    let files = other.write(vec![batch(0, 10, DAY)], 0).await.unwrap();
     assert_eq!(other.commit(files, &[], 10).await.unwrap_err().state(), SqlState::SERIALIZATION_FAILURE);
     assert_eq!(table(&dir).await.version().files.len(), 1);
 }
@@ -276,7 +276,9 @@ async fn compaction_keeps_rows_and_checkpoints_bound_the_log() {
     }
     let expected = concat_batches(&events().schema, &expected).unwrap();
     let before = table.version();
-    while table.compact(None, 1_000_000).await.unwrap().is_some() {}
+    let nothing = Deleted::default();
+    let dead = Dead { deleted: &nothing, clean_lsn: 0, thorough: false };
+    while table.compact(None, 1_000_000, &dead).await.unwrap().is_some() {}
     let version = table.version();
     assert_eq!((before.files.len(), version.files.len(), version.flushed_lsn), (40, 2, 2000));
     assert_eq!(table.collect(&[Arc::clone(&before)]).await.unwrap(), 0, "an old version is held");
@@ -286,7 +288,7 @@ async fn compaction_keeps_rows_and_checkpoints_bound_the_log() {
     assert_eq!(rows(&reopened, None).await.unwrap().0, expected);
     assert!(fs::read_dir(dir.path().join(LOG_DIR)).unwrap().count() < 25);
 
-    reopened.compact(Some(DAY + 86_400_000_000), 1_000_000).await.unwrap();
+    reopened.compact(Some(DAY + 86_400_000_000), 1_000_000, &dead).await.unwrap();
     assert_eq!(rows(&reopened, None).await.unwrap().0.num_rows(), 1000);
 }
 

@@ -66,7 +66,7 @@ impl CopyIn {
     pub async fn finish(mut self, session: &mut Session) -> Result<String> {
         let rows = self.load.finish().await?;
         self.rows.add(rows).await?;
-        let committed = self.rows.commit(session, &self.table).await?;
+        let committed = self.rows.commit(session, &self.table, false).await?;
         Ok(format!("COPY {}", committed.accepted))
     }
 }

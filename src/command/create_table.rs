@@ -5,11 +5,11 @@ use std::sync::Arc;
 use datafusion::physical_expr_common::physical_expr::is_volatile;
 use sqlparser::ast;
 
-use crate::catalog::{Change, Check, Column, Oid, Table, TableKind, TableOptions, Watermark};
+use crate::catalog::{Change, Check, Column, Oid, Table, TableKind, TableOptions, Unique, Watermark};
 use crate::command::{Response, options, relation};
 use crate::error::{Error, Result, SqlState};
 use crate::session::Session;
-use crate::sql::statement::{ColumnDefinition, CreateTable};
+use crate::sql::statement::{ColumnDefinition, CreateTable, UniqueDefinition};
 use crate::store::Transaction;
 use crate::types::SqlType;
 use crate::types::text::interval::interval;
@@ -73,11 +73,7 @@ fn define(statement: &CreateTable, oid: Oid) -> Result<Table> {
     for (given, expression) in &statement.checks {
         add_check(&mut checks, given.as_deref(), format!("{name}_check"), expression)?;
     }
-    if !statement.primary_key.is_empty() {
-        return Err(
-            Error::unsupported("PRIMARY KEY is not supported").hint("Event tables drop duplicates with WITH (dedup_key = 'column').")
-        );
-    }
+    let unique = unique(statement, &mut columns)?;
     let watermark = statement.watermark.as_ref().map(|(column, expression)| watermark(&columns, column, expression)).transpose()?;
     if let Some(watermark) = watermark {
         columns[watermark.column].nullable = false;
@@ -92,8 +88,64 @@ fn define(statement: &CreateTable, oid: Oid) -> Result<Table> {
             ));
         }
     }
+    if watermark.is_some() && !unique.is_empty() {
+        let what = if unique.iter().any(|unique| unique.primary) { "PRIMARY KEY" } else { "UNIQUE" };
+        return Err(Error::unsupported(format!("{what} is not supported on an event table"))
+            .hint("Event tables drop duplicates with WITH (dedup_key = 'column')."));
+    }
+    let primary_key = unique.iter().find(|unique| unique.primary).map(|unique| unique.columns.clone()).unwrap_or_default();
     let kind = if watermark.is_some() { TableKind::Event } else { TableKind::Plain };
-    Ok(Table { oid, name, kind, columns, checks, primary_key: Vec::new(), watermark, options, late_oid: None })
+    Ok(Table { oid, name, kind, columns, checks, primary_key, unique, watermark, options, late_oid: None })
+}
+
+/// PRIMARY KEY and UNIQUE, the key first; its columns become NOT NULL. 42703 for an unknown column, 42701 for one named twice,
+/// 42704 for a type without equality.
+fn unique(statement: &CreateTable, columns: &mut [Column]) -> Result<Vec<Unique>> {
+    let mut found: Vec<Unique> = Vec::new();
+    let mut definitions: Vec<&UniqueDefinition> = statement.unique.iter().collect();
+    definitions.sort_by_key(|definition| !definition.primary);
+    for definition in definitions {
+        let what = if definition.primary { "primary key" } else { "unique" };
+        let mut indexes = Vec::new();
+        for name in &definition.columns {
+            let index = columns
+                .iter()
+                .position(|column| column.name == *name)
+                .ok_or_else(|| Error::new(SqlState::UNDEFINED_COLUMN, format!("column \"{name}\" named in key does not exist")))?;
+            if indexes.contains(&index) {
+                return Err(Error::new(SqlState::DUPLICATE_COLUMN, format!("column \"{name}\" appears twice in {what} constraint")));
+            }
+            if columns[index].sql_type == SqlType::Json {
+                return Err(Error::new(
+                    SqlState::UNDEFINED_OBJECT,
+                    "data type json has no default operator class for access method \"btree\"",
+                ));
+            }
+            columns[index].nullable &= !definition.primary;
+            indexes.push(index);
+        }
+        let table = &statement.name.name;
+        let base = match definition.primary {
+            true => format!("{table}_pkey"),
+            false => format!("{table}_{}_key", definition.columns.join("_")),
+        };
+        let taken = |name: &str, found: &[Unique]| found.iter().any(|unique| unique.name == name);
+        let name = match &definition.name {
+            Some(given) if taken(given, &found) => {
+                return Err(Error::new(SqlState::DUPLICATE_TABLE, format!("relation \"{given}\" already exists")));
+            }
+            Some(given) => given.clone(),
+            None => std::iter::once(base.clone())
+                .chain((1..).map(|number| format!("{base}{number}")))
+                .find(|name| !taken(name, &found))
+                .unwrap_or(base),
+        };
+        // PostgreSQL, too, makes one index of two equal constraints.
+        if !found.iter().any(|unique| unique.columns == indexes && definition.name.is_none()) {
+            found.push(Unique { name, columns: indexes, primary: definition.primary });
+        }
+    }
+    Ok(found)
 }
 
 /// A column as declared. 42611 for a default beside a generation expression, 42601 for a reserved name.
@@ -258,6 +310,7 @@ pub fn companion(table: &Table, oid: Oid) -> Table {
         columns,
         checks: Vec::new(),
         primary_key: Vec::new(),
+        unique: Vec::new(),
         watermark: None,
         options: TableOptions { compression: table.options.compression, ..TableOptions::default() },
         late_oid: None,

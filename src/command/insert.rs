@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use futures::TryStreamExt;
 use sqlparser::ast;
@@ -14,16 +14,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{Column, LateRows, Table};
 use crate::command::rows::Rows;
-use crate::command::{Response, relation};
+use crate::command::{Response, conflict, modify, relation};
 use crate::error::{Error, Result, SqlState};
 use crate::ingest::Pipeline;
-use crate::query::route::ROUTE;
+use crate::query::Bound;
 use crate::query::typing::assign::NAME as ASSIGNMENT;
-use crate::query::{Bound, Context};
 use crate::session::{Session, engine_error};
 use crate::sql::Statement;
-use crate::sql::statement::{Insert, InsertLiterals, Name, quote_identifier};
-use crate::store::{Committed, HotBatch, TableState, Transaction, Write};
+use crate::sql::statement::{Insert, InsertLiterals, quote_identifier};
+use crate::store::{Committed, Transaction, Write};
 use crate::types::SqlType;
 use crate::types::zone::Zone;
 
@@ -32,15 +31,14 @@ use crate::types::zone::Zone;
 pub fn bind(session: &mut Session, statement: &Insert, declared: &[Option<SqlType>]) -> Result<(Bound, Option<SchemaRef>)> {
     let context = session.context()?;
     let table = relation::writable(&context.snapshot.catalog, &statement.table)?;
-    if statement.on_conflict.is_some() {
-        return Err(
-            Error::unsupported("ON CONFLICT is not supported").hint("Event tables drop duplicates with WITH (dedup_key = 'column').")
-        );
-    }
     let columns = targets(&table, &statement.columns)?;
     let mut declared = declared.to_vec();
     let source = source(&table, statement, &columns, &mut declared)?;
-    let bound = session.services.engine.bind(&context, &Statement::Query(Box::new(source)), &declared).map_err(mismatch)?;
+    let used = modify::parameters_of(&source);
+    let mut bound = session.services.engine.bind(&context, &Statement::Query(Box::new(source)), &declared).map_err(mismatch)?;
+    if let Some(clause) = &statement.on_conflict {
+        conflict::bind(session, &context, &table, statement.alias.as_deref(), clause, &declared, &used, &mut bound)?;
+    }
     let width = bound.schema.fields().len();
     if statement.source.is_none() || (statement.columns.is_empty() && width < columns.len()) {
         // DEFAULT VALUES gives none. Without a list, fewer values than columns are allowed: the rest gets its defaults.
@@ -49,7 +47,10 @@ pub fn bind(session: &mut Session, statement: &Insert, declared: &[Option<SqlTyp
     }
     let returning = match &statement.returning {
         None => None,
-        Some(items) => Some(session.services.engine.bind(&context, &returning(&table, items)?, &[])?.schema),
+        Some(items) => {
+            let selection = returning(&table, statement.alias.as_deref(), items)?;
+            Some(session.services.engine.bind(&context, &selection, &[])?.schema)
+        }
     };
     Ok((bound, returning))
 }
@@ -74,26 +75,52 @@ pub async fn execute(
     if statement.source.is_none() {
         // DEFAULT VALUES: a row without a source column.
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(1));
-        let empty = RecordBatch::try_new_with_options(Arc::new(arrow::datatypes::Schema::empty()), Vec::new(), &options);
+        let empty = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options);
         rows.add(vec![pipeline.complete(empty.map_err(|error| Error::internal(error.to_string()))?)?]).await?;
     } else {
         let mut stream = session.services.engine.run(&context, bound, parameters, cancel.clone()).await?;
         while let Some(batch) = stream.try_next().await.map_err(engine_error)? {
-            rows.add(vec![pipeline.complete(batch)?]).await?;
+            rows.add(vec![pipeline.complete(nulls_typed(&table, &columns, batch)?)?]).await?;
         }
     }
-    let kept = if statement.returning.is_some() { rows.kept().to_vec() } else { Vec::new() };
-    let committed = rows.commit(session, &table).await?;
+    let committed = match &statement.on_conflict {
+        Some(clause) => {
+            let bound = conflict::Upsert { table: &table, alias: statement.alias.as_deref(), clause, types: &bound.parameters, parameters };
+            bound.execute(session, rows.kept().to_vec(), cancel.clone()).await?
+        }
+        None => rows.commit(session, &table, statement.returning.is_some()).await?,
+    };
     match &statement.returning {
         None => Ok(done(&committed)),
         Some(items) => {
-            let selection = returning(&table, items)?;
-            let context = over_rows(&context, &table, &kept)?;
-            let bound = session.services.engine.bind(&context, &selection, &[])?;
-            let stream = session.services.engine.run(&context, &bound, &[], cancel).await?;
-            Ok(Response::Rows { schema: Arc::clone(&bound.schema), stream, tag: "INSERT" })
+            let selection = returning(&table, statement.alias.as_deref(), items)?;
+            modify::returned(session, &context, &table, &committed.rows, &selection, "INSERT", cancel).await
         }
     }
+}
+
+/// Gives columns that hold nothing but NULL, which the planner leaves without a type of their own, the target's type.
+fn nulls_typed(table: &Table, columns: &[usize], batch: RecordBatch) -> Result<RecordBatch> {
+    let schema = table.schema();
+    let untyped = |(array, column): (&ArrayRef, &usize)| {
+        array.data_type() != schema.field(*column).data_type() && array.logical_null_count() == array.len()
+    };
+    if !batch.columns().iter().zip(columns).any(untyped) {
+        return Ok(batch);
+    }
+    let arrays = batch.columns().iter().zip(columns).map(|(array, column)| match untyped((array, column)) {
+        true => new_null_array(schema.field(*column).data_type(), array.len()),
+        false => Arc::clone(array),
+    });
+    let arrays: Vec<ArrayRef> = arrays.collect();
+    let fields: Vec<_> = batch
+        .schema()
+        .fields()
+        .iter()
+        .zip(&arrays)
+        .map(|(field, array)| Field::new(field.name(), array.data_type().clone(), true))
+        .collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(|error| Error::internal(error.to_string()))
 }
 
 /// `INSERT INTO t [(columns)] VALUES` with literals only; `text` is the statement's text (`Parsed::text`).
@@ -108,7 +135,7 @@ pub async fn literals(session: &mut Session, statement: &InsertLiterals, text: &
     let list = &text[statement.rows.clone()];
     let pipeline = pipeline(session, &table, &columns)?;
     let rows = pipeline.literals(list)?;
-    let committed = commit(session, &table, vec![rows]).await?;
+    let committed = commit(session, &table, vec![rows], false).await?;
     Ok(done(&committed))
 }
 
@@ -137,11 +164,11 @@ pub fn pipeline(session: &mut Session, table: &Arc<Table>, columns: &[usize]) ->
     Ok(Pipeline::new(&*session.services.binder, table, columns, now)?.in_zone(zone))
 }
 
-/// Submits rows and tells the client what became of those that were not accepted.
-pub async fn commit(session: &mut Session, table: &Table, rows: Vec<RecordBatch>) -> Result<Committed> {
+/// Submits rows and tells the client what became of those that were not accepted. With `returning` the others come back.
+pub async fn commit(session: &mut Session, table: &Table, rows: Vec<RecordBatch>, returning: bool) -> Result<Committed> {
     let late_rows: LateRows = session.vars.late_rows().unwrap_or(table.options.late_rows);
     let write = Write { table: table.oid, rows, late_rows };
-    let committed = session.submit(Transaction { writes: vec![write], ..Transaction::default() }).await?;
+    let committed = session.submit(Transaction { writes: vec![write], returning, ..Transaction::default() }).await?;
     notices(session, table, &committed);
     Ok(committed)
 }
@@ -165,7 +192,7 @@ fn done(committed: &Committed) -> Response {
 }
 
 /// A cast that does not exist is, in an assignment, a type that does not fit (42804).
-fn mismatch(error: Error) -> Error {
+pub fn mismatch(error: Error) -> Error {
     if error.state() != SqlState("42846") {
         return error;
     }
@@ -257,7 +284,7 @@ fn is_literal(expression: &ast::Expr) -> bool {
 
 /// An expression as it is assigned to a column: literals and parameters are read as its type, anything else is cast where PostgreSQL
 /// would.
-fn assigned(expression: ast::Expr, column: &Column) -> Result<ast::Expr> {
+pub fn assigned(expression: ast::Expr, column: &Column) -> Result<ast::Expr> {
     if is_literal(&expression) || parameter(&expression).is_some() {
         return cast(expression, &column.sql_type);
     }
@@ -274,7 +301,8 @@ fn assigned(expression: ast::Expr, column: &Column) -> Result<ast::Expr> {
     Ok(tree)
 }
 
-fn is_wildcard(item: &ast::SelectItem) -> bool {
+/// `*` or `t.*`.
+pub fn is_wildcard(item: &ast::SelectItem) -> bool {
     matches!(item, ast::SelectItem::Wildcard(_) | ast::SelectItem::QualifiedWildcard(..))
 }
 
@@ -282,7 +310,8 @@ fn is_default(expression: &ast::Expr) -> bool {
     matches!(expression, ast::Expr::Identifier(ident) if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default"))
 }
 
-fn default_of(table: &Table, column: usize) -> Result<ast::Expr> {
+/// The column's default as an expression.
+pub fn default_of(table: &Table, column: usize) -> Result<ast::Expr> {
     let column = &table.columns[column];
     match &column.default {
         Some(text) => crate::sql::parse_expression(text),
@@ -290,7 +319,8 @@ fn default_of(table: &Table, column: usize) -> Result<ast::Expr> {
     }
 }
 
-fn parameter(expression: &ast::Expr) -> Option<usize> {
+/// The number of a parameter that stands alone.
+pub fn parameter(expression: &ast::Expr) -> Option<usize> {
     match expression {
         ast::Expr::Value(value) => match &value.value {
             ast::Value::Placeholder(name) => name.strip_prefix('$')?.parse().ok().filter(|number| (1..=65_535).contains(number)),
@@ -300,7 +330,7 @@ fn parameter(expression: &ast::Expr) -> Option<usize> {
     }
 }
 
-/// Strings are not cut to their column's length here: too long is an error, which the pipeline gives.
+/// The type that a value is cast to on assignment. Strings are not cut to their column's length here: too long is an error, which the pipeline gives.
 fn assignment_type(sql_type: &SqlType) -> String {
     match sql_type {
         SqlType::Varchar(_) | SqlType::Char(_) | SqlType::Name => "text".to_owned(),
@@ -308,7 +338,8 @@ fn assignment_type(sql_type: &SqlType) -> String {
     }
 }
 
-fn cast(expression: ast::Expr, sql_type: &SqlType) -> Result<ast::Expr> {
+/// A value cast to its column's type.
+pub fn cast(expression: ast::Expr, sql_type: &SqlType) -> Result<ast::Expr> {
     let mut tree = crate::sql::parse_expression(&format!("CAST(NULL AS {})", assignment_type(sql_type)))?;
     if let ast::Expr::Cast { expr, .. } = &mut tree {
         **expr = expression;
@@ -316,26 +347,10 @@ fn cast(expression: ast::Expr, sql_type: &SqlType) -> Result<ast::Expr> {
     Ok(tree)
 }
 
-/// `SELECT items FROM table`.
-fn returning(table: &Table, items: &[ast::SelectItem]) -> Result<Statement> {
+/// `SELECT items FROM table [AS alias]`.
+pub fn returning(table: &Table, alias: Option<&str>, items: &[ast::SelectItem]) -> Result<Statement> {
     let items: Vec<String> = items.iter().map(ToString::to_string).collect();
-    let name = Name { schema: None, name: table.name.clone() };
-    let text = format!("SELECT {} FROM {}", items.join(", "), quote_identifier(&name.name));
+    let alias = alias.map_or(String::new(), |alias| format!(" AS {}", quote_identifier(alias)));
+    let text = format!("SELECT {} FROM {}{alias}", items.join(", "), quote_identifier(&table.name));
     Ok(Statement::Query(Box::new(crate::sql::parse_query(&text)?)))
-}
-
-/// The context in which the table holds nothing but the inserted rows.
-fn over_rows(context: &Context, table: &Arc<Table>, rows: &[RecordBatch]) -> Result<Context> {
-    let mut snapshot = (*context.snapshot).clone();
-    let mut state = TableState::empty(Arc::clone(table));
-    let mut lsn = 0;
-    for batch in rows.iter().filter(|batch| batch.num_rows() > 0) {
-        state.push(HotBatch::new(batch, lsn)?)?;
-        lsn += batch.num_rows() as u64;
-    }
-    snapshot.tables.insert(table.oid, Arc::new(state));
-    // Views have other rows than these.
-    let mut settings = Arc::clone(&context.settings);
-    Arc::make_mut(&mut settings).insert(ROUTE.to_owned(), "scan".to_owned());
-    Ok(Context { snapshot: Arc::new(snapshot), settings, ..context.clone() })
 }

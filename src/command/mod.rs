@@ -6,14 +6,17 @@
 
 pub mod alter;
 pub mod check;
+pub mod conflict;
 pub mod copy;
 pub mod create_table;
 pub mod create_view;
 pub mod cursor;
+pub mod delete;
 pub mod discard;
 pub mod drop;
 pub mod explain;
 pub mod insert;
+pub mod modify;
 pub mod options;
 pub mod prepare;
 pub mod refresh;
@@ -26,6 +29,7 @@ pub mod show_create;
 pub mod subscribe;
 pub mod transaction;
 pub mod truncate;
+pub mod update;
 pub mod view_parts;
 
 use std::sync::Arc;
@@ -100,6 +104,16 @@ pub fn prepare(session: &mut Session, parsed: Option<Parsed>, declared: &[Option
         Statement::Insert(insert) => {
             let context = session.context()?;
             let (bound, schema) = insert::bind(session, insert, declared).map_err(|error| located(error, &parsed))?;
+            Ok(typed(session, parsed, bound, schema, declared, &context))
+        }
+        Statement::Update(update) => {
+            let context = session.context()?;
+            let (bound, schema) = update::bind(session, update, declared)?;
+            Ok(typed(session, parsed, bound, schema, declared, &context))
+        }
+        Statement::Delete(delete) => {
+            let context = session.context()?;
+            let (bound, schema) = delete::bind(session, delete, declared)?;
             Ok(typed(session, parsed, bound, schema, declared, &context))
         }
         Statement::CheckView(_) => untyped(session, Some(parsed), Some(check::schema()), declared),
@@ -209,6 +223,8 @@ pub async fn execute(
         Statement::Explain(_) => explain::execute(session, bound?, parameters, cancel).await,
         Statement::InsertLiterals(statement) => insert::literals(session, statement, &parsed.text).await,
         Statement::Insert(statement) => insert::execute(session, statement, bound?, parameters, cancel).await,
+        Statement::Update(statement) => update::execute(session, statement, bound?, parameters, cancel).await,
+        Statement::Delete(statement) => delete::execute(session, statement, bound?, parameters, cancel).await,
         Statement::Copy(statement) => copy::execute(session, statement, cancel).await,
         Statement::Subscribe(statement) => subscribe::execute(session, statement, cancel).await,
         Statement::CreateTable(statement) => create_table::execute(session, statement).await,
@@ -260,6 +276,8 @@ fn admit(session: &Session, statement: &Statement) -> Result<()> {
 fn writes(statement: &Statement) -> Option<&'static str> {
     match statement {
         Statement::InsertLiterals(_) | Statement::Insert(_) => Some("INSERT"),
+        Statement::Update(_) => Some("UPDATE"),
+        Statement::Delete(_) => Some("DELETE"),
         Statement::Copy(copy) if copy.direction != CopyDirection::ToStdout => Some("COPY FROM"),
         Statement::CreateTable(_) => Some("CREATE TABLE"),
         Statement::CreateView(_) => Some("CREATE MATERIALIZED VIEW"),

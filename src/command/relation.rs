@@ -49,6 +49,17 @@ pub fn writable(catalog: &Catalog, name: &Name) -> Result<Arc<Table>> {
     Ok(table)
 }
 
+/// A table whose rows UPDATE may change: a plain one. 0A000 for an event table.
+pub fn updatable(catalog: &Catalog, name: &Name) -> Result<Arc<Table>> {
+    let table = writable(catalog, name)?;
+    if table.kind == TableKind::Event {
+        return Err(Error::unsupported(format!("cannot update event table \"{}\"", table.name))
+            .detail("Events are append-only.")
+            .hint("Insert a correcting event, or DELETE the rows and insert them anew."));
+    }
+    Ok(table)
+}
+
 /// A view. 42P01 when nothing has the name, 42809 for a table.
 pub fn view(catalog: &Catalog, name: &Name) -> Result<Arc<View>> {
     match find(catalog, name) {

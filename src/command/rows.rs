@@ -40,7 +40,8 @@ impl Rows {
             store: Arc::clone(&session.services.store),
             table: Arc::clone(table),
             late_rows: session.vars.late_rows().unwrap_or(table.options.late_rows),
-            may_stage: in_one && !session.vars.read_only(),
+            // Keys are checked row by row, in memory.
+            may_stage: in_one && !session.vars.read_only() && table.unique.is_empty(),
             bytes_max: session.services.config.limits.store.statement_bytes_max,
             kept: Vec::new(),
             kept_bytes: 0,
@@ -100,9 +101,9 @@ impl Rows {
         &self.kept
     }
 
-    /// Commits them.
-    pub async fn commit(self, session: &mut Session, table: &Table) -> Result<Committed> {
-        let Some(staging) = self.staging else { return insert::commit(session, table, self.kept).await };
+    /// Commits them. With `returning`, which needs them in memory, those that were accepted come back.
+    pub async fn commit(self, session: &mut Session, table: &Table, returning: bool) -> Result<Committed> {
+        let Some(staging) = self.staging else { return insert::commit(session, table, self.kept, returning).await };
         let staged = Some(staging.finish().await?);
         let committed = session.submit(Transaction { staged, ..Transaction::default() }).await?;
         insert::notices(session, table, &committed);

@@ -53,9 +53,10 @@ fn of_table(table: &Table) -> String {
         }
         lines.push(line);
     }
-    if !table.primary_key.is_empty() {
-        let names: Vec<_> = table.primary_key.iter().map(|at| quote(&table.columns[*at].name)).collect();
-        lines.push(format!("PRIMARY KEY ({})", names.join(", ")));
+    for unique in &table.unique {
+        let names: Vec<_> = unique.columns.iter().map(|at| quote(&table.columns[*at].name)).collect();
+        let kind = if unique.primary { "PRIMARY KEY" } else { "UNIQUE" };
+        lines.push(format!("CONSTRAINT {} {kind} ({})", quote(&unique.name), names.join(", ")));
     }
     for check in &table.checks {
         lines.push(format!("CONSTRAINT {} CHECK ({})", quote(&check.name), check.expression));

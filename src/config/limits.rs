@@ -77,6 +77,12 @@ pub struct StoreLimits {
     pub staged_bytes_max: u64,
     /// Keys seen lately (`dedup_key`) in memory, bytes; beyond it they go to disk, of which a fifteenth stays in memory.
     pub dedup_bytes_max: usize,
+    /// Keys of PRIMARY KEY and UNIQUE constraints of all tables, about 40 bytes each.
+    pub unique_keys_max: usize,
+    /// Times that a statement is evaluated again because rows that it was to change had changed.
+    pub retries_max: usize,
+    /// Age of a deletion after which the files that hold its rows are rewritten without them, milliseconds.
+    pub erase_age_ms: u64,
 }
 
 /// Limits of view state.
@@ -158,6 +164,7 @@ impl Limits {
                 hot_bytes_max: 6 * share,
                 statement_bytes_max: 4 * share,
                 dedup_bytes_max: 2 * share,
+                unique_keys_max: memory_bytes / 1024,
                 ..StoreLimits::default()
             },
             view: ViewLimits { block_cache_bytes: 3 * share, rocksdb_bytes: share, ..ViewLimits::default() },
@@ -203,6 +210,9 @@ impl Default for StoreLimits {
             staged_bytes_max: 64 * 1024 * MIB as u64,
             dedup_bytes_max: 128 * MIB,
             refresh_interval_ms: 1_000,
+            unique_keys_max: 2048 * 1024,
+            retries_max: 100,
+            erase_age_ms: 30_000,
         }
     }
 }

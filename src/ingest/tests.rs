@@ -66,6 +66,7 @@ fn table() -> Arc<Table> {
         ],
         checks: vec![Check { name: "events_revenue_check".into(), expression: "revenue >= 0".into() }],
         primary_key: Vec::new(),
+        unique: Vec::new(),
         watermark: Some(Watermark { column: 1, lateness_us: 0 }),
         options: TableOptions::default(),
         late_oid: None,

@@ -17,12 +17,13 @@ use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF};
 
-use super::provider::{Relation, Unresolved, series, undefined_table};
+use super::provider::{ROWS_SCHEMA, Relation, Unresolved, series, undefined_table};
 use super::sets::Sets;
 use super::system::{SystemTables, is_system_schema};
 use super::{Context, typing};
 use crate::catalog::Catalog;
 use crate::error::{Error, SqlState};
+use crate::store::snapshot::with_lsn;
 
 /// The default schema.
 const PUBLIC: &str = "public";
@@ -54,6 +55,10 @@ impl Scope<'_> {
         match schema {
             None => self.user_relation(name).or_else(|| self.system_table(super::system::PG_CATALOG, name)),
             Some(PUBLIC) => self.user_relation(name),
+            Some(ROWS_SCHEMA) => {
+                let table = self.catalog.table_named(name)?;
+                Some(Unresolved::new(Relation::Rows(table.oid), name, with_lsn(&table.schema())))
+            }
             Some(schema) if is_system_schema(schema) => self.system_table(schema, name),
             Some(_) => None,
         }
@@ -87,6 +92,7 @@ impl ContextProvider for Scope<'_> {
         }
         if let Some(schema) = name.schema()
             && schema != PUBLIC
+            && schema != ROWS_SCHEMA
             && !is_system_schema(schema)
         {
             return Err(undefined_table(&format!("{schema}.{}", name.table())).into());

@@ -78,6 +78,7 @@ fn events() -> Table {
         columns: COLUMNS.iter().map(|(name, type_name)| column(name, type_name)).collect(),
         checks: Vec::new(),
         primary_key: Vec::new(),
+        unique: Vec::new(),
         watermark: Some(Watermark { column: 2, lateness_us: 300_000_000 }),
         options: TableOptions { late_rows: LateRows::Divert, ..TableOptions::default() },
         late_oid: None,
@@ -154,19 +155,10 @@ impl Harness {
             .and_then(|catalog| catalog.with(&Change::CreateView(Arc::new(view(FIRST_USER_OID + 2, "building", false)))))
             .unwrap();
         let rows = rows(&table);
-        let hot = vec![Arc::new(HotBatch { rows, first_lsn: 1, next_lsn: 6, bytes: 0 })];
-        let state = TableState {
-            table: Arc::clone(&table),
-            hot,
-            cold: None,
-            staged: Vec::new(),
-            truncated_lsn: 0,
-            flushing_lsn: 0,
-            dropped_us: None,
-        };
+        let hot = vec![Arc::new(HotBatch::of_rows(rows, 1, 6))];
+        let state = TableState { hot, ..TableState::empty(Arc::clone(&table)) };
         let tables = HashMap::from([(table.oid, Arc::new(state))]);
-        let snapshot =
-            Arc::new(Snapshot { recomputed: HashMap::new(), next_lsn: 6, catalog: Arc::new(catalog), tables, views: HashMap::new() });
+        let snapshot = Arc::new(Snapshot { next_lsn: 6, catalog: Arc::new(catalog), tables, ..Snapshot::empty() });
         let context = Context {
             snapshot,
             now: NOW,

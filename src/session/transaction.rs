@@ -10,12 +10,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::catalog::{Change, LateRows, Oid};
+use arrow::array::BooleanArray;
+use arrow::compute::filter_record_batch;
+
+use crate::catalog::{Change, LateRows, Oid, Table};
 use crate::clock::Micros;
+use crate::columnar::LsnSet;
 use crate::error::{Error, Result, SqlState};
 use crate::session::Session;
 use crate::session::vars::Saved;
-use crate::store::{self, Committed, Snapshot, Write};
+use crate::store::rows::Held;
+use crate::store::unique;
+use crate::store::{self, Committed, Delete, Snapshot, Write};
 
 /// Savepoints of one transaction.
 const SAVEPOINTS_MAX: usize = 1024;
@@ -43,13 +49,16 @@ pub struct State {
     status: Status,
     now: Micros,
     changes: Vec<Change>,
+    deletes: Vec<Delete>,
     writes: Vec<Write>,
     unwritten: Vec<(Oid, u64)>,
     write_bytes: usize,
+    /// The committed rows that it has changed.
+    locks: Option<Held>,
     savepoints: Vec<Savepoint>,
     base: Option<Arc<Snapshot>>,
     overlay: Option<Overlay>,
-    /// Counts the changes of `changes` and `writes`.
+    /// Counts the changes of `changes`, `deletes` and `writes`.
     version: u64,
     /// A statement has read or written: the isolation level stands.
     used: bool,
@@ -59,6 +68,7 @@ pub struct State {
 struct Savepoint {
     name: String,
     changes: Vec<Change>,
+    deletes: Vec<Delete>,
     writes: Vec<Write>,
     write_bytes: usize,
     vars: Saved,
@@ -85,7 +95,7 @@ impl State {
 
     /// True when its end will send something to the store.
     pub fn is_dirty(&self) -> bool {
-        !self.changes.is_empty() || !self.writes.is_empty()
+        !self.changes.is_empty() || !self.deletes.is_empty() || !self.writes.is_empty()
     }
 
     /// True once a statement has read or written.
@@ -134,14 +144,14 @@ impl Session {
             self.rollback();
             return Ok(Committed::default());
         }
-        let changes = std::mem::take(&mut self.transaction.changes);
-        let writes = std::mem::take(&mut self.transaction.writes);
-        let unwritten = std::mem::take(&mut self.transaction.unwritten);
-        if changes.is_empty() && writes.is_empty() {
+        if !self.transaction.is_dirty() {
             self.end(true);
             return Ok(Committed::default());
         }
-        let outcome = self.send(store::Transaction { changes, writes, unwritten, ..store::Transaction::default() }).await;
+        let state = &mut self.transaction;
+        let (changes, deletes) = (std::mem::take(&mut state.changes), std::mem::take(&mut state.deletes));
+        let (writes, unwritten) = (std::mem::take(&mut state.writes), std::mem::take(&mut state.unwritten));
+        let outcome = self.send(store::Transaction { changes, deletes, writes, unwritten, ..store::Transaction::default() }).await;
         self.end(outcome.is_ok());
         let committed = outcome?;
         if committed.late > 0 {
@@ -165,6 +175,10 @@ impl Session {
             }
             (Status::Block, false) => {
                 self.transaction.status = Status::Failed;
+                if self.transaction.savepoints.is_empty() {
+                    // Nothing of it can be saved any more: nobody need wait for it.
+                    self.transaction.locks = None;
+                }
                 Ok(())
             }
             _ => Ok(()),
@@ -194,6 +208,7 @@ impl Session {
         state.savepoints.push(Savepoint {
             name: name.to_owned(),
             changes: state.changes.clone(),
+            deletes: state.deletes.clone(),
             writes: state.writes.clone(),
             write_bytes: state.write_bytes,
             vars: self.vars.save(),
@@ -217,6 +232,7 @@ impl Session {
         state.savepoints.truncate(at + 1);
         if let Some(savepoint) = state.savepoints.last() {
             state.changes = savepoint.changes.clone();
+            state.deletes = savepoint.deletes.clone();
             state.writes = savepoint.writes.clone();
             state.write_bytes = savepoint.write_bytes;
             self.vars.restore(&savepoint.vars);
@@ -256,7 +272,7 @@ impl Session {
             }
         };
         let state = &mut self.transaction;
-        if state.changes.is_empty() && state.writes.is_empty() {
+        if !state.is_dirty() {
             return Ok(base);
         }
         if let Some(overlay) = &state.overlay
@@ -265,7 +281,7 @@ impl Session {
         {
             return Ok(Arc::clone(&overlay.snapshot));
         }
-        let snapshot = self.services.store.overlay(&base, &state.changes, &state.writes)?;
+        let snapshot = self.services.store.overlay(&base, &state.changes, &state.deletes, &state.writes)?;
         state.overlay = Some(Overlay { base, version: state.version, snapshot: Arc::clone(&snapshot) });
         Ok(snapshot)
     }
@@ -311,13 +327,22 @@ impl Session {
                 .detail(format!("A transaction can hold {bytes_max} bytes of rows."))
                 .hint("COMMIT more often."));
         }
-        let must_check = !transaction.changes.is_empty() || transaction.writes.iter().any(|write| write.late_rows == LateRows::Error);
+        let catalog = Arc::clone(&self.snapshot()?.catalog);
+        let keyed = |table: Oid| catalog.table(table).is_some_and(|table| !table.unique.is_empty());
+        let checked = |write: &Write| write.late_rows == LateRows::Error || keyed(write.table);
+        let must_check = !transaction.changes.is_empty() || transaction.writes.iter().any(checked);
+        let rows =
+            if transaction.returning { transaction.writes.iter().flat_map(|write| write.rows.clone()).collect() } else { Vec::new() };
         let accepted = rows_of(&transaction.writes);
-        let before = (self.transaction.changes.clone(), self.transaction.writes.clone(), self.transaction.write_bytes);
+        let state = &self.transaction;
+        let before = (state.changes.clone(), state.deletes.clone(), state.writes.clone(), state.write_bytes);
         for change in &transaction.changes {
             match change {
                 // Changes go before rows at COMMIT, so rows that this one removes must not be sent at all.
-                Change::DropTable(oid) | Change::Truncate(oid) => self.transaction.writes.retain(|write| write.table != *oid),
+                Change::DropTable(oid) | Change::Truncate(oid) => {
+                    self.transaction.writes.retain(|write| write.table != *oid);
+                    self.transaction.deletes.retain(|delete| delete.table != *oid);
+                }
                 Change::AlterTable(table) if self.has_rows_for(table.oid) => {
                     return Err(Error::unsupported(format!(
                         "cannot alter table {} after adding rows to it in the same transaction",
@@ -326,6 +351,14 @@ impl Session {
                     .hint("COMMIT first."));
                 }
                 _ => {}
+            }
+        }
+        for mut delete in transaction.deletes {
+            let (committed, own) = delete.rows.split(delete.read_lsn);
+            self.take_back(&own, delete.read_lsn)?;
+            delete.rows = committed;
+            if !delete.rows.is_empty() {
+                self.transaction.deletes.push(delete);
             }
         }
         let state = &mut self.transaction;
@@ -337,11 +370,50 @@ impl Session {
         state.version += 1;
         if must_check && let Err(error) = self.snapshot() {
             let state = &mut self.transaction;
-            (state.changes, state.writes, state.write_bytes) = before;
+            (state.changes, state.deletes, state.writes, state.write_bytes) = before;
             state.version += 1;
             return Err(error);
         }
-        Ok(Committed { accepted, ..Committed::default() })
+        Ok(Committed { accepted, rows, ..Committed::default() })
+    }
+
+    /// Takes rows that the transaction itself has added out of it: the overlay numbered them from `first_lsn` on.
+    fn take_back(&mut self, own: &LsnSet, first_lsn: u64) -> Result<()> {
+        let mut lsn = first_lsn;
+        for rows in self.transaction.writes.iter_mut().flat_map(|write| &mut write.rows) {
+            let next_lsn = lsn + rows.num_rows() as u64;
+            if own.meets(lsn, next_lsn) {
+                let kept: BooleanArray = (lsn..next_lsn).map(|lsn| Some(!own.contains(lsn))).collect();
+                *rows = filter_record_batch(rows, &kept).map_err(|error| Error::internal(error.to_string()))?;
+            }
+            lsn = next_lsn;
+        }
+        Ok(())
+    }
+
+    /// For each row of `keys` who has a key of it in one of `constraints`, as the transaction sees it.
+    pub fn key_holders(&mut self, table: &Table, keys: &unique::Keys, constraints: &[usize]) -> Result<Vec<Option<unique::Holder>>> {
+        let mut lsn = self.snapshot()?.committed_lsn();
+        let mut own = Vec::new();
+        for write in &self.transaction.writes {
+            for rows in &write.rows {
+                if write.table == table.oid {
+                    own.push((lsn, rows.clone()));
+                }
+                lsn += rows.num_rows() as u64;
+            }
+        }
+        let emptied = self.transaction.changes.iter().any(|change| matches!(change, Change::Truncate(oid) if *oid == table.oid));
+        self.services.store.key_holders(table, emptied, &self.transaction.deletes, &own, keys, constraints)
+    }
+
+    /// Locks the committed rows that a statement is to delete or replace, until the transaction ends. False when some of them are
+    /// gone since the statement's snapshot: it has to be evaluated again, or to fail (40001).
+    pub async fn lock_rows(&mut self, delete: &Delete) -> Result<bool> {
+        let (rows, _) = delete.rows.split(delete.read_lsn);
+        let store = Arc::clone(&self.services.store);
+        self.transaction.locks.get_or_insert_with(|| store.row_locks()).lock(delete.table, &rows).await?;
+        Ok(!store.is_stale(delete.table, &rows, delete.read_lsn))
     }
 
     fn has_rows_for(&self, table: Oid) -> bool {

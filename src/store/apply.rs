@@ -1,4 +1,4 @@
-//! How a commit changes a snapshot: catalog changes, hot rows, view deltas.
+//! How a commit changes a snapshot: catalog changes, deleted rows, hot rows, view deltas.
 //!
 //! *Place*: `store::commit` publishes with it, `store::recover` replays with it, `Store::overlay` shows a transaction its own
 //! rows with it. One function for all three, so that replay cannot differ from the commit.
@@ -11,6 +11,7 @@ use arrow::compute::concat_batches;
 
 use crate::catalog::bind::Binder;
 use crate::catalog::{Catalog, Change, Maintenance, Oid, View};
+use crate::columnar::LsnSet;
 use crate::error::{Error, Result};
 use crate::store::enrich::Found;
 use crate::store::snapshot::{HotBatch, Snapshot, TableState};
@@ -205,6 +206,27 @@ fn concat(run: &[&Accepted]) -> Result<RecordBatch> {
     }
     let schema = run[0].rows.schema();
     concat_batches(&schema, run.iter().map(|accepted| &accepted.rows)).map_err(|error| Error::internal(error.to_string()))
+}
+
+/// Rows of one table that a commit deletes.
+#[derive(Clone, Debug)]
+pub struct Gone {
+    /// The table.
+    pub table: Oid,
+    /// The rows.
+    pub rows: Arc<LsnSet>,
+    /// LSN of the commit.
+    pub lsn: u64,
+}
+
+/// Takes deleted rows out.
+pub fn deletes(snapshot: &mut Snapshot, gone: &[Gone]) -> Result<()> {
+    for Gone { table, rows, lsn } in gone {
+        if let Some(state) = snapshot.table_mut(*table).filter(|state| state.truncated_lsn <= *lsn) {
+            state.delete(rows, *lsn)?;
+        }
+    }
+    Ok(())
 }
 
 /// Adds the files of a commit.

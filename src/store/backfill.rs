@@ -171,7 +171,7 @@ async fn build(
             add(batch.map_err(unreadable)?)?;
         }
     }
-    table.hot.iter().try_for_each(|batch| add(batch.rows.clone()))?;
+    table.hot.iter().try_for_each(|batch| add(batch.rows().clone()))?;
     let mut batch = Batch::default();
     let checkpoint = backfill.finish(lsn, &mut batch)?;
     shared.state.write(batch)?;
@@ -224,14 +224,13 @@ pub async fn windows(shared: Arc<Shared>, version: Arc<Version>, snapshot: Snaps
             add(batch.map_err(unreadable)?)?;
         }
     }
-    table.hot.iter().try_for_each(|batch| add(batch.rows.clone()))?;
+    table.hot.iter().try_for_each(|batch| add(batch.rows().clone()))?;
     Ok(backfill)
 }
 
 /// The rows in Parquet that may pass `filters`, by LSN where the order matters.
 fn cold(shared: &Shared, table: &TableState, filters: &[Expr], ordered: bool) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-    let Some(cold) = table.cold.as_ref().filter(|cold| !cold.version.files.is_empty()) else { return Ok(None) };
-    let scan = cold.columns.scan(&shared.parts.binder.session_state(), &cold.version, None, filters, None)?;
+    let Some(scan) = table.scan_cold(&shared.parts.binder.session_state(), None, filters, None)? else { return Ok(None) };
     if !ordered {
         return Ok(Some(Arc::new(CoalescePartitionsExec::new(scan))));
     }

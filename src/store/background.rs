@@ -8,6 +8,7 @@
 //!
 //! *On failure*: a round that fails is logged and tried again in the next one; nothing is lost, the log keeps what is not stored.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -17,12 +18,12 @@ use tokio::sync::mpsc;
 
 use crate::catalog::Oid;
 use crate::clock::Micros;
-use crate::columnar;
+use crate::columnar::{self, Dead, Deleted};
 use crate::error::{Error, Result, SqlState};
 use crate::state::{Batch, Family};
 use crate::store::commit::Message;
 use crate::store::flush::{flush, table_dir};
-use crate::store::positions::Saved;
+use crate::store::positions::{Saved, save_deleted};
 use crate::store::{Shared, TableState, apply::Retired, ttl};
 
 enum Signal {
@@ -52,7 +53,17 @@ impl Handle {
         let (signals, inbox) = sync_channel(8);
         let spawner = shared.parts.spawner.clone();
         let now = Instant::now();
-        let mut work = Background { shared, log, held: Vec::new(), leaving: Vec::new(), flushed: now, checkpointed: now, log_cut: 0 };
+        let mut work = Background {
+            shared,
+            log,
+            held: Vec::new(),
+            leaving: Vec::new(),
+            flushed: now,
+            checkpointed: now,
+            log_cut: 0,
+            saved_dead: HashMap::new(),
+            stale_since: HashMap::new(),
+        };
         let thread = spawner
             .thread("background", move || work.run(&inbox))
             .map_err(|error| Error::new(SqlState::SYSTEM_ERROR, format!("cannot start the background work: {error}")))?;
@@ -85,6 +96,10 @@ struct Background {
     flushed: Instant,
     checkpointed: Instant,
     log_cut: u64,
+    /// The dead rows of each table as they were saved last.
+    saved_dead: HashMap<Oid, (Deleted, u64)>,
+    /// Since when a table has files with dead rows.
+    stale_since: HashMap<Oid, Instant>,
 }
 
 /// Memory of hot rows in the budget for each row that one round of compaction rewrites: they are all in memory, twice while they
@@ -165,6 +180,11 @@ impl Background {
         self.leaving.retain(|table| {
             if Arc::strong_count(table) > 1 {
                 return true;
+            }
+            let mut batch = Batch::default();
+            save_deleted(table.table.oid, &Deleted::default(), 0, &mut batch);
+            if let Err(error) = self.shared.state.write(batch) {
+                tracing::warn!(%error, "the deleted rows of a dropped table could not be forgotten");
             }
             let dir = table_dir(&self.shared.parts.dir, &table.table);
             match std::fs::remove_dir_all(&dir) {
@@ -306,12 +326,41 @@ impl Background {
                     false
                 }
             });
-            if let Some(version) = self.block_on(cold.columns.compact(retain_from, rows_max))? {
+            let dead = Dead { deleted: &table.deleted, clean_lsn: snapshot.next_lsn, thorough: self.is_due(*oid, table) };
+            if let Some(version) = self.block_on(cold.columns.compact(retain_from, rows_max, &dead))? {
                 self.publish_cold(*oid, version)?;
                 self.shared.parts.metrics.compaction.observe(started.elapsed());
             }
         }
-        Ok(())
+        self.forget_dead()
+    }
+
+    /// Whether dead rows have been in a table's files for so long that each of these is to be rewritten.
+    fn is_due(&mut self, oid: Oid, table: &TableState) -> bool {
+        if !table.files().iter().any(|file| table.deleted.meets(file)) {
+            self.stale_since.remove(&oid);
+            return false;
+        }
+        let age = self.stale_since.entry(oid).or_insert_with(Instant::now).elapsed();
+        age >= Duration::from_millis(self.shared.parts.limits.store.erase_age_ms)
+    }
+
+    /// Forgets deleted rows that are in no file any more. Nothing is being written here: see [`Deleted::forget_absent`].
+    fn forget_dead(&mut self) -> Result<()> {
+        let with_dead = |table: &TableState| !table.deleted.is_empty();
+        if !self.shared.published.load().tables.values().any(|table| with_dead(table)) {
+            return Ok(());
+        }
+        self.shared.published.update(|snapshot| {
+            let oids: Vec<Oid> = snapshot.tables.iter().filter(|(_, table)| with_dead(table)).map(|(oid, _)| *oid).collect();
+            for oid in oids {
+                let Some(table) = snapshot.table_mut(oid) else { continue };
+                let mut deleted = std::mem::take(&mut table.deleted);
+                deleted.forget_absent(table.files());
+                table.deleted = deleted;
+            }
+            Ok(())
+        })
     }
 
     fn retain_from(&self, table: &TableState) -> Option<Micros> {
@@ -372,8 +421,14 @@ impl Background {
         }
         let mut batch = Batch::default();
         batch.put(Family::Meta, Saved::KEY, saved.with_catalog(&snapshot).encode()?);
+        for (oid, table) in &snapshot.tables {
+            if self.saved_dead.get(oid).is_none_or(|(saved, lsn)| *lsn != table.deleted_lsn || !saved.is_same(&table.deleted)) {
+                save_deleted(*oid, &table.deleted, table.deleted_lsn, &mut batch);
+            }
+        }
         self.shared.state.write(batch)?;
         self.shared.state.sync()?;
+        self.saved_dead = snapshot.tables.iter().map(|(oid, table)| (*oid, (table.deleted.clone(), table.deleted_lsn))).collect();
         self.log_cut = needed;
         // A full queue means load: the next round asks again.
         if self.log.try_send(Message::TruncateLog(needed)).is_err() {

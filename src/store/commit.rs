@@ -9,7 +9,6 @@
 //! *On failure*: a transaction that is refused (late rows, a name that is taken) leaves nothing behind. A failed append or sync
 //! stops the store for good: what was promised durable may not be, and only a restart can tell.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -22,15 +21,16 @@ use crate::catalog::{Catalog, Change, Oid, Table};
 use crate::clock::Micros;
 use crate::columnar::ColumnTable;
 use crate::error::{Error, Result, SqlState};
-use crate::store::apply::{self, Accepted, Deltas};
-use crate::store::dedupe::Staged as Keys;
+use crate::store::apply::{self, Accepted, Deltas, Gone};
 use crate::store::enrich::{self, Found};
 use crate::store::flush::layout;
-use crate::store::positions::Judged;
-use crate::store::record::{Encoder, FoundHeader, Header, RowsHeader, encode_header};
+use crate::store::positions::{Judged, Staging};
+use crate::store::record::{DeletesHeader, Encoder, FoundHeader, Header, RowsHeader, encode_header};
+use crate::store::rows::stale;
 use crate::store::snapshot::Snapshot;
 use crate::store::staging::{Files, Staged};
-use crate::store::{Committed, Shared, Transaction, dropped};
+use crate::store::unique::Keys;
+use crate::store::{Committed, Delete, Shared, Transaction, Write, dropped};
 use crate::types::UTC;
 use crate::wal::Wal;
 
@@ -73,11 +73,21 @@ struct Waiting {
 #[derive(Default)]
 struct Group {
     waiting: Vec<Waiting>,
+    gone: Vec<Gone>,
     accepted: Vec<Accepted>,
     changes: Vec<Change>,
     changes_lsn: u64,
     /// Files and deltas of a statement that did not fit memory.
     staged: Option<(Vec<Files>, Deltas)>,
+}
+
+/// What one transaction adds.
+#[derive(Default)]
+struct Additions {
+    gone: Vec<Gone>,
+    accepted: Vec<Accepted>,
+    /// Keys taken by rows whose LSNs begin at the last member.
+    keys: Vec<(Oid, Keys, u64)>,
 }
 
 impl Sequencer {
@@ -163,7 +173,7 @@ impl Sequencer {
 
     /// Judges a transaction's rows, assigns LSNs and appends its record. On error nothing has changed.
     fn stage(&mut self, transaction: Transaction, group: &mut Group) -> Result<Committed> {
-        let Transaction { changes, writes, staged, unwritten } = transaction;
+        let Transaction { changes, deletes, writes, staged, unwritten, returning } = transaction;
         if let Some(staged) = staged {
             return self.stage_files(staged, group);
         }
@@ -178,40 +188,49 @@ impl Sequencer {
             apply::changes(&mut (*snapshot).clone(), &changes, self.next_lsn, &self.shared.tools)?;
         }
         let mut committed = Committed::default();
-        let mut accepted = Vec::new();
+        let mut staged = Additions::default();
         let mut lsn = self.next_lsn;
         let now = self.shared.parts.clock.now();
-        let judged = self.judge(&catalog, writes, &mut committed)?;
-        for (table, judged) in judged {
-            let Judged { accepted: rows, late, applied, .. } = judged;
+        let mut staging = Staging::new(&changes, &deletes);
+        staged.gone = self.gone(&catalog, &deletes)?;
+        for (table, judged) in self.judge(&catalog, writes, &mut staging, &mut committed)? {
+            let Judged { accepted: rows, keys, late, applied, .. } = judged;
+            if returning && rows.num_rows() > 0 {
+                committed.rows.push(rows.clone());
+            }
+            if !keys.is_empty() {
+                staged.keys.push((table.oid, keys, lsn));
+            }
             let diverted = late_rows(&catalog, &table, late, now)?.map(|(companion, rows)| (companion, rows, 0));
             for (table, rows, very_late) in [Some((table.oid, rows, applied)), diverted].into_iter().flatten() {
                 if rows.num_rows() > 0 {
-                    accepted.push(Accepted { table, first_lsn: lsn, rows, very_late, found: Vec::new() });
-                    lsn = accepted[accepted.len() - 1].next_lsn();
+                    staged.accepted.push(Accepted { table, first_lsn: lsn, rows, very_late, found: Vec::new() });
+                    lsn = staged.accepted[staged.accepted.len() - 1].next_lsn();
                 }
             }
         }
-        if accepted.is_empty() && changes.is_empty() {
+        if staged.accepted.is_empty() && staged.gone.is_empty() && changes.is_empty() {
             committed.next_lsn = self.next_lsn;
             return Ok(committed);
         }
-        self.look_up(&snapshot, &changes, &mut accepted)?;
+        self.look_up(&snapshot, &changes, &mut staged)?;
         let next_lsn = lsn.max(self.next_lsn + 1);
-        self.append(&changes, &accepted, next_lsn, now)?;
-        self.advance(&catalog, &changes, &accepted, next_lsn, now)?;
+        self.append(&changes, &staged, next_lsn, now)?;
+        self.advance(&catalog, &changes, &deletes, &staged, next_lsn, now)?;
         committed.first_lsn = self.next_lsn;
         committed.next_lsn = next_lsn;
         group.changes_lsn = self.next_lsn;
         group.changes.extend(changes);
-        group.accepted.extend(accepted);
+        group.gone.extend(staged.gone);
+        group.accepted.extend(staged.accepted);
         self.next_lsn = next_lsn;
         Ok(committed)
     }
 
     /// Finds what views join the accepted rows with, as of the newest snapshot with this transaction on top.
-    fn look_up(&self, newest: &Arc<Snapshot>, changes: &[Change], accepted: &mut [Accepted]) -> Result<()> {
+    fn look_up(&self, newest: &Arc<Snapshot>, changes: &[Change], staged: &mut Additions) -> Result<()> {
         let parts = &self.shared.parts;
+        let accepted = &mut staged.accepted;
         let mut base = Arc::clone(newest);
         if !changes.is_empty() {
             apply::changes(Arc::make_mut(&mut base), changes, self.next_lsn, &self.shared.tools)?;
@@ -225,6 +244,10 @@ impl Sequencer {
         if !enrich::is_needed(&base, accepted) {
             return Ok(());
         }
+        let gone: Vec<Gone> = staged.gone.iter().filter(|gone| enrich::is_joined(&base.catalog, gone.table)).cloned().collect();
+        if !gone.is_empty() {
+            apply::deletes(Arc::make_mut(&mut base), &gone)?;
+        }
         if !own.is_empty() {
             apply::rows(Arc::make_mut(&mut base), apply::hot(&own)?, apply::Deltas::new())?;
         }
@@ -235,9 +258,10 @@ impl Sequencer {
     /// and staged files are compared with what is published.
     fn is_alone(&self, transaction: &Transaction) -> bool {
         let catalog = &self.shared.published.load().catalog;
+        let touched = transaction.writes.iter().map(|write| write.table).chain(transaction.deletes.iter().map(|delete| delete.table));
         !transaction.changes.is_empty()
             || transaction.staged.is_some()
-            || transaction.writes.iter().any(|write| enrich::is_joined(catalog, write.table))
+            || touched.into_iter().any(|table| enrich::is_joined(catalog, table))
     }
 
     /// Commits the rows of a statement that are in files already. On error nothing has changed.
@@ -260,7 +284,7 @@ impl Sequencer {
         positions.next_lsn = next_lsn;
         group.staged = Some((files, deltas));
         self.next_lsn = next_lsn;
-        Ok(Committed { first_lsn, next_lsn, accepted, late, duplicates })
+        Ok(Committed { first_lsn, next_lsn, accepted, late, duplicates, rows: Vec::new() })
     }
 
     fn append_files(&mut self, staged: &Staged, files: &[Files], next_lsn: u64, now: Micros) -> Result<()> {
@@ -278,10 +302,33 @@ impl Sequencer {
         self.write(&header, &buffers, next_lsn)
     }
 
-    fn judge(&self, catalog: &Catalog, writes: Vec<crate::store::Write>, committed: &mut Committed) -> Result<Vec<(Arc<Table>, Judged)>> {
+    /// The rows that a transaction deletes, all of which must still be there (40001).
+    fn gone(&self, catalog: &Catalog, deletes: &[Delete]) -> Result<Vec<Gone>> {
         let positions = self.shared.positions.lock();
-        let mut staged: HashMap<Oid, Keys> = HashMap::new();
+        let mut gone: Vec<Gone> = Vec::new();
+        for delete in deletes.iter().filter(|delete| !delete.rows.is_empty()) {
+            catalog.table(delete.table).ok_or_else(|| dropped(delete.table))?;
+            if positions.is_stale(delete.table, &delete.rows, delete.read_lsn) {
+                return Err(stale());
+            }
+            match gone.iter_mut().find(|gone| gone.table == delete.table) {
+                Some(gone) => gone.rows = Arc::new(gone.rows.union(&delete.rows)),
+                None => gone.push(Gone { table: delete.table, rows: Arc::new(delete.rows.clone()), lsn: self.next_lsn }),
+            }
+        }
+        Ok(gone)
+    }
+
+    fn judge(
+        &self,
+        catalog: &Catalog,
+        writes: Vec<Write>,
+        staging: &mut Staging,
+        committed: &mut Committed,
+    ) -> Result<Vec<(Arc<Table>, Judged)>> {
+        let positions = self.shared.positions.lock();
         let mut sorted = Vec::new();
+        let mut keys = 0;
         for write in writes {
             let table = catalog.table(write.table).ok_or_else(|| dropped(write.table))?;
             let schema = table.schema();
@@ -290,20 +337,28 @@ impl Sequencer {
                     return Err(Error::new(SqlState::SERIALIZATION_FAILURE, format!("table \"{}\" was altered meanwhile", table.name))
                         .hint("Run the statement again."));
                 }
-                let judged = positions.judge(table, &rows, write.late_rows, staged.entry(table.oid).or_default())?;
+                let judged = positions.judge(table, &rows, write.late_rows, staging)?;
                 committed.accepted += judged.accepted.num_rows() as u64;
                 committed.late += judged.late.as_ref().map_or(0, |(rows, _)| rows.num_rows() as u64);
                 committed.duplicates += judged.duplicates;
+                keys += judged.keys.iter().map(Vec::len).sum::<usize>();
                 sorted.push((Arc::clone(table), judged));
             }
+        }
+        let keys_max = self.shared.parts.limits.store.unique_keys_max;
+        if keys > 0 && positions.unique_keys() + keys > keys_max {
+            self.shared.parts.metrics.limit_hit("limits.store.unique_keys_max");
+            return Err(Error::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, "too many keys of PRIMARY KEY and UNIQUE constraints")
+                .detail(format!("All tables together can hold {keys_max} of them."))
+                .hint("Raise limits.store.unique_keys_max or the memory of the server."));
         }
         Ok(sorted)
     }
 
-    fn append(&mut self, changes: &[Change], accepted: &[Accepted], next_lsn: u64, now: i64) -> Result<()> {
+    fn append(&mut self, changes: &[Change], staged: &Additions, next_lsn: u64, now: i64) -> Result<()> {
         let mut header = Header { changes: changes.to_vec(), committed_at: now, ..Header::default() };
         let mut buffers: Vec<Buffer> = Vec::new();
-        for Accepted { table, rows, first_lsn, very_late, .. } in accepted {
+        for Accepted { table, rows, first_lsn, very_late, .. } in &staged.accepted {
             let message = self.encoder.encode(*table, rows)?;
             let bytes = message.iter().map(|buffer| buffer.len() as u64).sum();
             header.rows.push(RowsHeader {
@@ -315,7 +370,7 @@ impl Sequencer {
             });
             buffers.extend(message);
         }
-        for (index, accepted) in accepted.iter().enumerate() {
+        for (index, accepted) in staged.accepted.iter().enumerate() {
             for Found { views, rows } in &accepted.found {
                 let stream = views.first().copied().ok_or_else(|| Error::internal("a join of no view"))?;
                 let message = self.encoder.encode(stream, rows)?;
@@ -323,6 +378,12 @@ impl Sequencer {
                 header.found.push(FoundHeader { batch: index, views: views.clone(), bytes });
                 buffers.extend(message);
             }
+        }
+        for Gone { table, rows, .. } in &staged.gone {
+            let mut bytes = Vec::new();
+            rows.encode(&mut bytes);
+            header.deletes.push(DeletesHeader { table: *table, bytes: bytes.len() as u64 });
+            buffers.push(Buffer::from_vec(bytes));
         }
         self.write(&header, &buffers, next_lsn)
     }
@@ -336,14 +397,28 @@ impl Sequencer {
         Ok(())
     }
 
-    fn advance(&self, catalog: &Catalog, changes: &[Change], accepted: &[Accepted], next_lsn: u64, now: Micros) -> Result<()> {
+    fn advance(
+        &self,
+        catalog: &Catalog,
+        changes: &[Change],
+        deletes: &[Delete],
+        staged: &Additions,
+        next_lsn: u64,
+        now: Micros,
+    ) -> Result<()> {
         let mut positions = self.shared.positions.lock();
         for change in changes {
             if let Change::DropTable(oid) | Change::Truncate(oid) = change {
-                positions.forget(*oid);
+                positions.forget(*oid, self.next_lsn);
             }
         }
-        for rows in accepted {
+        for delete in deletes {
+            positions.delete(delete.table, &Arc::new(delete.rows.clone()), &delete.keys, self.next_lsn);
+        }
+        for (table, keys, first_lsn) in &staged.keys {
+            positions.unique.entry(*table).or_default().insert(keys, *first_lsn);
+        }
+        for rows in &staged.accepted {
             if let Some(table) = catalog.table(rows.table) {
                 let owner = catalog.tables().find(|owner| owner.late_oid == Some(table.oid)).unwrap_or(table);
                 positions.advance(owner, rows, now)?;
@@ -384,6 +459,7 @@ impl Sequencer {
                     table.set_cold(columns, version);
                 }
             }
+            apply::deletes(snapshot, &group.gone)?;
             apply::rows(snapshot, hot, deltas)?;
             if let Some((files, deltas)) = group.staged.take() {
                 apply::files(snapshot, files);

@@ -84,9 +84,8 @@ pub fn within_limit(parts: &Parts, table: &TableState, added: usize) -> Result<(
 fn rows_of(parts: &Parts, table: &TableState) -> Result<Vec<RecordBatch>> {
     let declared: Vec<usize> = (0..table.table.columns.len()).collect();
     let mut rows = Vec::new();
-    if let Some(cold) = table.cold.as_ref().filter(|cold| !cold.version.files.is_empty()) {
-        let session = parts.binder.session_state();
-        let scan = cold.columns.scan(&session, &cold.version, Some(&declared), &[], None)?;
+    let session = parts.binder.session_state();
+    if let Some(scan) = table.scan_cold(&session, Some(&declared), &[], None)? {
         // On a thread of its own: the caller may be a worker of a runtime, which must not wait for one.
         let read = || parts.spawner.cpu_handle().block_on(collect(scan, session.task_ctx()));
         let joined = std::thread::scope(|scope| scope.spawn(read).join());
@@ -97,7 +96,7 @@ fn rows_of(parts: &Parts, table: &TableState) -> Result<Vec<RecordBatch>> {
         }
     }
     for batch in &table.hot {
-        rows.push(batch.rows.project(&declared).map_err(unfit)?);
+        rows.push(batch.rows().project(&declared).map_err(unfit)?);
     }
     Ok(rows)
 }

@@ -60,17 +60,17 @@ impl Shared {
 
 /// Writes the hot rows as files. In portions: rows are copied to be put in order, and under load there are many more of them
 /// than make a flush.
-async fn write(columns: &ColumnTable, table: &TableState, rows_max: usize) -> Result<Vec<DataFile>> {
+async fn write(columns: &ColumnTable, table: &TableState, rows_max: usize, clean_lsn: u64) -> Result<Vec<DataFile>> {
     let mut files = Vec::new();
     let mut portion = Vec::new();
     let mut rows = 0;
     for (index, batch) in table.hot.iter().enumerate() {
-        portion.push(batch.rows.clone());
-        rows += batch.rows.num_rows();
+        portion.push(batch.rows().clone());
+        rows += batch.num_rows();
         if rows < rows_max && index + 1 < table.hot.len() {
             continue;
         }
-        match columns.write(std::mem::take(&mut portion)).await {
+        match columns.write(std::mem::take(&mut portion), clean_lsn).await {
             Ok(written) => files.extend(written),
             Err(error) => {
                 columns.abandon(&files);
@@ -96,7 +96,7 @@ pub async fn flush(shared: &Shared, oid: Oid) -> Result<bool> {
     let started = std::time::Instant::now();
     let columns = shared.columns(&table).await?;
     let rows = table.hot_rows();
-    let mut files = write(&columns, &table, shared.parts.limits.store.flush_rows).await?;
+    let mut files = write(&columns, &table, shared.parts.limits.store.flush_rows, flushed_lsn).await?;
     let staged = table.staged.iter().filter(|file| file.lsn_range.1.unsigned_abs() < flushed_lsn);
     files.extend(staged.map(|file| DataFile::clone(file)));
     let version = columns.commit(files, &[], flushed_lsn).await?;

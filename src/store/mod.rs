@@ -24,15 +24,19 @@ mod recent;
 mod record;
 mod recover;
 mod refresh;
+pub mod rows;
 pub mod snapshot;
 pub mod staging;
 mod ttl;
+pub mod unique;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -40,7 +44,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::catalog::bind::Binder;
 use crate::catalog::{Catalog, Change, LateRows, Maintenance, Oid, Table, View};
 use crate::clock::{Clock, Micros};
-use crate::columnar::ColumnTable;
+use crate::columnar::{ColumnTable, LsnSet};
 use crate::config::Limits;
 use crate::error::{Error, Result, SqlState};
 use crate::state::State;
@@ -57,12 +61,47 @@ pub use staging::{Staged, Staging};
 pub struct Transaction {
     /// Catalog changes, applied before the rows.
     pub changes: Vec<Change>,
+    /// Rows that go, before the others come.
+    pub deletes: Vec<Delete>,
     /// Rows, in order.
     pub writes: Vec<Write>,
     /// The rows of a statement that do not fit memory; then there is nothing else in the transaction.
     pub staged: Option<Box<Staged>>,
     /// What was read before and must still hold: tables that have got no row with this LSN or a later one (40001 otherwise).
     pub unwritten: Vec<(Oid, u64)>,
+    /// Whether the accepted rows are asked for: see [`Committed::rows`].
+    pub returning: bool,
+}
+
+/// Rows of one table that are to be deleted.
+#[derive(Clone, Debug)]
+pub struct Delete {
+    /// The table.
+    pub table: Oid,
+    /// The rows, committed ones and an open transaction's own.
+    pub rows: LsnSet,
+    /// The snapshot in which they were seen held the commits below this LSN.
+    pub read_lsn: u64,
+    /// The keys that the committed ones leave free.
+    pub keys: unique::Keys,
+}
+
+impl Delete {
+    /// Deletes rows seen in `snapshot`. `old` are the table's columns with the LSN last.
+    pub fn new(table: &Table, snapshot: &Snapshot, old: &[RecordBatch]) -> Result<Delete> {
+        let read_lsn = snapshot.committed_lsn();
+        let mut lsns = Vec::new();
+        let mut keys: unique::Keys = vec![Vec::new(); table.unique.len()];
+        for batch in old {
+            let own = batch.columns().last().and_then(|column| column.as_primitive_opt::<Int64Type>());
+            let own = own.ok_or_else(|| Error::internal("rows without LSNs"))?.values();
+            for (all, some) in keys.iter_mut().zip(unique::keys(table, batch)?) {
+                all.extend(some.into_iter().zip(own).filter(|(_, lsn)| (**lsn as u64) < read_lsn).map(|(key, _)| key));
+            }
+            lsns.extend(own.iter().map(|lsn| *lsn as u64));
+        }
+        Ok(Delete { table: table.oid, rows: lsns.into_iter().collect(), read_lsn, keys })
+    }
 }
 
 /// Rows for one table: the table's schema (all columns computed and checked), without the hidden LSN.
@@ -77,7 +116,7 @@ pub struct Write {
 }
 
 /// What became of a transaction.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Committed {
     /// First LSN of the record.
     pub first_lsn: u64,
@@ -89,6 +128,8 @@ pub struct Committed {
     pub late: u64,
     /// Duplicates dropped.
     pub duplicates: u64,
+    /// The accepted rows, in order, where the transaction asked for them.
+    pub rows: Vec<RecordBatch>,
 }
 
 /// What a store is built from.
@@ -121,6 +162,7 @@ struct Shared {
     retired: Mutex<apply::Retired>,
     /// Tables whose files were opened for writing; snapshots get them with the first file.
     opened: tokio::sync::Mutex<HashMap<Oid, Arc<ColumnTable>>>,
+    locks: Arc<rows::RowLocks>,
     fatal: Mutex<Option<Error>>,
     refresh: refresh::Refreshing,
     lookups: enrich::Lookups,
@@ -308,32 +350,60 @@ impl Store {
         }
     }
 
-    /// `base` with an open transaction's changes and rows on top, for its own reads. Rows are classified as at commit.
-    pub fn overlay(&self, base: &Arc<Snapshot>, changes: &[Change], writes: &[Write]) -> Result<Arc<Snapshot>> {
+    /// `base` with what an open transaction does on top, for its own reads. Rows are classified as at commit, and have LSNs from
+    /// [`Snapshot::own_from`] on, one for each that was submitted. 23505 where a key is taken twice.
+    pub fn overlay(&self, base: &Arc<Snapshot>, changes: &[Change], deletes: &[Delete], writes: &[Write]) -> Result<Arc<Snapshot>> {
         let mut next = (**base).clone();
+        next.own_from = Some(base.next_lsn);
         apply::changes(&mut next, changes, base.next_lsn, &self.shared.tools)?;
+        let gone =
+            deletes.iter().map(|delete| apply::Gone { table: delete.table, rows: Arc::new(delete.rows.clone()), lsn: base.next_lsn });
+        apply::deletes(&mut next, &gone.collect::<Vec<_>>())?;
         let mut accepted = Vec::new();
+        let mut lsn = base.next_lsn;
         {
             let positions = self.shared.positions.lock();
-            let mut lsn = base.next_lsn;
-            let mut staged: HashMap<Oid, dedupe::Staged> = HashMap::new();
+            let mut staged = positions::Staging::new(changes, deletes);
             for write in writes {
                 let table = next.tables.get(&write.table).ok_or_else(|| dropped(write.table))?.table.clone();
                 for rows in &write.rows {
-                    let judged = positions.judge(&table, rows, write.late_rows, staged.entry(write.table).or_default())?;
-                    let first_lsn = lsn;
-                    lsn += judged.accepted.num_rows() as u64;
-                    let (rows, very_late) = (judged.accepted, judged.applied);
-                    accepted.push(apply::Accepted { table: write.table, rows, first_lsn, very_late, found: Vec::new() });
+                    let judged = positions.judge(&table, rows, write.late_rows, &mut staged)?;
+                    let (first_lsn, very_late) = (lsn, judged.applied);
+                    lsn += rows.num_rows() as u64;
+                    accepted.push(apply::Accepted { table: write.table, rows: judged.accepted, first_lsn, very_late, found: Vec::new() });
                 }
             }
         }
-        next.next_lsn = accepted.last().map_or(next.next_lsn, apply::Accepted::next_lsn);
+        next.next_lsn = lsn;
         apply::rows(&mut next, apply::hot(&accepted)?, apply::Deltas::new())?;
         enrich::find(&self.shared.parts, &self.shared.lookups, &next, &mut accepted, false)?;
         let deltas = apply::deltas(&next, &accepted, 0)?;
         apply::rows(&mut next, Vec::new(), deltas)?;
         Ok(Arc::new(next))
+    }
+
+    /// Locks for a transaction that changes rows.
+    pub fn row_locks(&self) -> rows::Held {
+        self.shared.locks.hold()
+    }
+
+    /// See [`unique::holders`]. With `emptied`, no committed row counts.
+    pub fn key_holders(
+        &self,
+        table: &Table,
+        emptied: bool,
+        deletes: &[Delete],
+        own: &[(u64, RecordBatch)],
+        keys: &unique::Keys,
+        constraints: &[usize],
+    ) -> Result<Vec<Option<unique::Holder>>> {
+        let positions = self.shared.positions.lock();
+        unique::holders(table, positions.unique.get(&table.oid).filter(|_| !emptied), deletes, own, keys, constraints)
+    }
+
+    /// Whether any of `rows`, seen in a snapshot of the commits below `read_lsn`, was deleted since.
+    pub fn is_stale(&self, table: Oid, rows: &LsnSet, read_lsn: u64) -> bool {
+        self.shared.positions.lock().is_stale(table, rows, read_lsn)
     }
 
     /// The watermarks of an event table; none before its first row.

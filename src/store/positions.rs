@@ -1,20 +1,26 @@
-//! What decides whether a row is accepted: watermarks and the keys seen.
+//! What decides whether a row is accepted: watermarks, the keys seen, the keys taken, what was deleted lately.
 //!
 //! *Place*: `store::commit` judges and advances in LSN order; `store::recover` only advances. Saved with each flush.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::{filter_record_batch, not};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{Catalog, LateRows, Oid, Table};
+use crate::catalog::{Catalog, Change, LateRows, Oid, Table};
 use crate::clock::Micros;
+use crate::columnar::{Deleted, LsnSet};
 use crate::error::{Error, Result, SqlState};
+use crate::state::{Batch, Family, State};
+use crate::store::Delete;
 use crate::store::apply::Accepted;
 use crate::store::classify::{Lateness, Watermarks, event_times};
 use crate::store::dedupe::{Bounds, Dedupe, Staged};
+use crate::store::rows::Recent;
 use crate::store::snapshot::{Snapshot, compact_strings};
+use crate::store::unique::{self, Taken};
 
 /// Watermarks and recent keys of every event table, after the commit that ends at `next_lsn`.
 #[derive(Debug, Default)]
@@ -27,6 +33,10 @@ pub struct Positions {
     pub dedupe: HashMap<Oid, Dedupe>,
     /// Where the keys go that are too many for memory.
     pub bounds: Option<Bounds>,
+    /// By table with PRIMARY KEY or UNIQUE.
+    pub unique: HashMap<Oid, Taken>,
+    /// By table, what was deleted lately.
+    pub recent: HashMap<Oid, Recent>,
 }
 
 /// The rows of one batch, sorted out.
@@ -34,6 +44,8 @@ pub struct Positions {
 pub struct Judged {
     /// To be accepted, in arrival order.
     pub accepted: RecordBatch,
+    /// Their keys, for a table with PRIMARY KEY or UNIQUE.
+    pub keys: unique::Keys,
     /// Very late rows and how late each is, microseconds.
     pub late: Option<(RecordBatch, Vec<i64>)>,
     /// Of the accepted rows, how many were behind the watermark.
@@ -42,18 +54,52 @@ pub struct Judged {
     pub duplicates: u64,
 }
 
+/// The keys of a transaction that is being put together, by table.
+#[derive(Debug, Default)]
+pub struct Staging {
+    dedupe: HashMap<Oid, Staged>,
+    unique: HashMap<Oid, unique::Staged>,
+    emptied: HashSet<Oid>,
+}
+
+impl Staging {
+    /// Of a transaction that makes these changes and deletions first.
+    pub fn new(changes: &[Change], deletes: &[Delete]) -> Staging {
+        let mut staging = Staging::default();
+        for delete in deletes {
+            staging.unique.entry(delete.table).or_default().free(&delete.keys);
+        }
+        staging.emptied.extend(changes.iter().filter_map(|change| match change {
+            Change::Truncate(oid) => Some(*oid),
+            _ => None,
+        }));
+        staging
+    }
+}
+
 impl Positions {
     /// Sorts out a batch as of the watermarks before its commit. Nothing is remembered yet but in `staged`, which holds the keys
-    /// of earlier batches of the same commit and takes this batch's too.
-    pub fn judge(&self, table: &Table, rows: &RecordBatch, policy: LateRows, staged: &mut Staged) -> Result<Judged> {
-        let (rows, duplicates) = self.without_duplicates(table, rows, staged)?;
+    /// of earlier batches of the same commit and takes this batch's too. 23505 where a key is taken.
+    pub fn judge(&self, table: &Table, rows: &RecordBatch, policy: LateRows, staged: &mut Staging) -> Result<Judged> {
+        let keys = unique::keys(table, rows)?;
+        if !keys.is_empty() {
+            let taken = self.unique.get(&table.oid).filter(|_| !staged.emptied.contains(&table.oid));
+            staged.unique.entry(table.oid).or_default().take(table, taken, rows, &keys)?;
+            return Ok(Judged { accepted: rows.clone(), keys, late: None, applied: 0, duplicates: 0 });
+        }
+        self.sort_out(table, rows, policy, staged.dedupe.entry(table.oid).or_default())
+    }
+
+    /// As [`Positions::judge`], for a table without keys.
+    pub fn sort_out(&self, table: &Table, rows: &RecordBatch, policy: LateRows, staged: &mut Staged) -> Result<Judged> {
+        let (keys, (rows, duplicates)) = (Vec::new(), self.without_duplicates(table, rows, staged)?);
         let late = match self.watermarks.get(&table.oid) {
             None => None,
             Some(watermarks) => watermarks.late(table, &rows)?,
         };
-        let Some(late) = late else { return Ok(Judged { accepted: rows, late: None, applied: 0, duplicates }) };
+        let Some(late) = late else { return Ok(Judged { accepted: rows, keys, late: None, applied: 0, duplicates }) };
         if policy == LateRows::Apply {
-            return Ok(Judged { accepted: rows, late: None, applied: late.true_count() as u64, duplicates });
+            return Ok(Judged { accepted: rows, keys, late: None, applied: late.true_count() as u64, duplicates });
         }
         if policy == LateRows::Error {
             let rows = match late.true_count() {
@@ -66,7 +112,7 @@ impl Positions {
         let late_rows = select(&rows, &late)?;
         let lateness = self.watermarks[&table.oid].lateness(table, &late_rows)?;
         let on_time = not(&late).map_err(unselectable)?;
-        Ok(Judged { accepted: select(&rows, &on_time)?, late: Some((late_rows, lateness)), applied: 0, duplicates })
+        Ok(Judged { accepted: select(&rows, &on_time)?, keys, late: Some((late_rows, lateness)), applied: 0, duplicates })
     }
 
     fn without_duplicates(&self, table: &Table, rows: &RecordBatch, staged: &mut Staged) -> Result<(RecordBatch, u64)> {
@@ -144,10 +190,30 @@ impl Positions {
         self.bound_keys();
     }
 
-    /// Forgets a table that is gone or emptied.
-    pub fn forget(&mut self, table: Oid) {
+    /// Forgets a table that is gone or emptied by the commit at `lsn`.
+    pub fn forget(&mut self, table: Oid, lsn: u64) {
         self.watermarks.remove(&table);
         self.dedupe.remove(&table);
+        self.unique.remove(&table);
+        self.recent.entry(table).or_default().clear(lsn);
+    }
+
+    /// Whether any of `rows`, seen in a snapshot of the commits below `read_lsn`, may be gone.
+    pub fn is_stale(&self, table: Oid, rows: &LsnSet, read_lsn: u64) -> bool {
+        self.recent.get(&table).is_some_and(|recent| recent.is_stale(rows, read_lsn))
+    }
+
+    /// The commit at `lsn` deletes rows that had these keys.
+    pub fn delete(&mut self, table: Oid, rows: &Arc<LsnSet>, keys: &unique::Keys, lsn: u64) {
+        if let Some(taken) = self.unique.get_mut(&table) {
+            taken.remove(keys);
+        }
+        self.recent.entry(table).or_default().add(lsn, Arc::clone(rows));
+    }
+
+    /// Keys of all PRIMARY KEY and UNIQUE constraints.
+    pub fn unique_keys(&self) -> usize {
+        self.unique.values().map(Taken::len).sum()
     }
 }
 
@@ -165,6 +231,26 @@ fn select(rows: &RecordBatch, which: &BooleanArray) -> Result<RecordBatch> {
 
 fn unselectable(error: arrow::error::ArrowError) -> Error {
     Error::internal(format!("rows cannot be selected: {error}"))
+}
+
+fn deleted_key(table: Oid) -> Vec<u8> {
+    [b"deleted/".as_slice(), &table.to_be_bytes()].concat()
+}
+
+/// Puts a table's dead rows, and where it was deleted from last, into `batch`.
+pub fn save_deleted(table: Oid, deleted: &Deleted, deleted_lsn: u64, batch: &mut Batch) {
+    let bytes = [deleted_lsn.to_le_bytes().as_slice(), &deleted.encode()].concat();
+    match deleted_lsn {
+        0 => batch.delete(Family::Meta, deleted_key(table)),
+        _ => batch.put(Family::Meta, deleted_key(table), bytes),
+    }
+}
+
+/// The dead rows of a table, and where it was deleted from last, as they were saved.
+pub fn saved_deleted(state: &State, table: Oid) -> Result<(Deleted, u64)> {
+    let Some(bytes) = state.get(Family::Meta, &deleted_key(table))? else { return Ok((Deleted::default(), 0)) };
+    let read = bytes.split_first_chunk::<8>().and_then(|(lsn, sets)| Some((Deleted::decode(sets)?, u64::from_le_bytes(*lsn))));
+    read.ok_or_else(|| Error::new(SqlState::DATA_CORRUPTED, "the saved set of deleted rows cannot be read"))
 }
 
 /// What is saved of catalog and watermarks, so that the log before it can go.

@@ -2,9 +2,9 @@
 //!
 //! *Place*: written by `store::commit`, read by `store::recover`.
 //!
-//! Bytes: `header length u32 LE | header JSON | Arrow IPC messages, one a batch, in header order | Arrow IPC messages of what views
-//! joined them with`. The header names each batch's table, LSN range and length, and the files of a statement whose rows did not fit
-//! memory. A message carries no schema: the catalog as of the record has it, and replay applies
+//! Bytes: `header length u32 LE | header JSON | Arrow IPC messages, one a batch | Arrow IPC messages of what views joined them with |
+//! sets of deleted LSNs`, each part in header order. The header names each batch's table, LSN range and length, each set's table and
+//! length, and the files of a statement whose rows did not fit memory. A message carries no schema: the catalog as of the record has it, and replay applies
 //! changes and rows in the same order as the commit did.
 
 use std::collections::HashMap;
@@ -18,6 +18,7 @@ use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Change, Oid, Table};
+use crate::columnar::LsnSet;
 use crate::error::{Error, Result, SqlState};
 use crate::store::classify::Lateness;
 
@@ -42,6 +43,9 @@ pub struct Header {
     /// How many rows of the files were out of order.
     #[serde(default, skip_serializing_if = "is_none")]
     pub lateness: Lateness,
+    /// The sets of deleted rows that follow them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deletes: Vec<DeletesHeader>,
     /// The server's clock at the commit, microseconds: arrival time of the rows.
     pub committed_at: i64,
 }
@@ -101,6 +105,26 @@ pub struct Messages {
     pub newest: Option<Buffer>,
 }
 
+/// The deleted rows of one table, as [`LsnSet::encode`] writes them.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeletesHeader {
+    /// The table.
+    pub table: Oid,
+    /// Bytes of the set.
+    pub bytes: u64,
+}
+
+/// A record's payload, taken apart.
+#[derive(Debug)]
+pub struct Decoded {
+    /// What follows it.
+    pub header: Header,
+    /// The IPC messages.
+    pub messages: Messages,
+    /// The deleted rows, by the header's order.
+    pub deletes: Vec<LsnSet>,
+}
+
 /// Encodes batches without repeating the schema in each record.
 #[derive(Default)]
 pub struct Encoder {
@@ -144,26 +168,26 @@ pub fn encode_header(header: &Header) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Splits a payload into its header and the bytes of each message.
-pub fn decode(payload: Vec<u8>) -> Result<(Header, Messages)> {
+/// Splits a payload into its parts.
+pub fn decode(payload: Vec<u8>) -> Result<Decoded> {
     let damaged = |what: &str| Error::new(SqlState::DATA_CORRUPTED, format!("log record cannot be read: {what}"));
     let length = payload.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes) as usize).ok_or_else(|| damaged("no header"))?;
     let json = payload.get(4..4 + length).ok_or_else(|| damaged("short header"))?;
     let header: Header = serde_json::from_slice(json).map_err(|error| damaged(&error.to_string()))?;
     let payload = Buffer::from_vec(payload);
     let mut offset = 4 + length;
-    let mut next = |bytes: u64| {
-        let bytes = usize::try_from(bytes).map_err(|_| damaged("batch length"))?;
-        if bytes > payload.len() - offset {
-            return Err(damaged("short batch"));
-        }
+    let mut part = |bytes: u64| {
+        let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= payload.len() - offset).ok_or_else(|| damaged("short part"))?;
         offset += bytes;
         Ok(payload.slice_with_length(offset - bytes, bytes))
     };
-    let rows = header.rows.iter().map(|rows| next(rows.bytes)).collect::<Result<_>>()?;
-    let found = header.found.iter().map(|found| next(found.bytes)).collect::<Result<_>>()?;
-    let newest = header.newest.as_ref().map(|newest| next(newest.bytes)).transpose()?;
-    Ok((header, Messages { rows, found, newest }))
+    let rows = header.rows.iter().map(|rows| part(rows.bytes)).collect::<Result<_>>()?;
+    let found = header.found.iter().map(|found| part(found.bytes)).collect::<Result<_>>()?;
+    let newest = header.newest.as_ref().map(|newest| part(newest.bytes)).transpose()?;
+    let messages = Messages { rows, found, newest };
+    let set = |deletes: &DeletesHeader| LsnSet::decode(&part(deletes.bytes)?).ok_or_else(|| damaged("deleted rows"));
+    let deletes = header.deletes.iter().map(set).collect::<Result<Vec<_>>>()?;
+    Ok(Decoded { header, messages, deletes })
 }
 
 /// Reads one batch of a table from its IPC message: the first `columns` of the table, filled up with those added since.
@@ -248,7 +272,7 @@ mod tests {
             let header = Header { rows: vec![RowsHeader { table: 1, first_lsn, columns: 2, bytes, very_late: 0 }], ..Header::default() };
             let mut payload = encode_header(&header).unwrap();
             message.iter().for_each(|buffer| payload.extend_from_slice(buffer));
-            let (header, messages) = decode(payload).unwrap();
+            let Decoded { header, messages, .. } = decode(payload).unwrap();
             assert_eq!(header.rows[0].first_lsn, first_lsn);
             let read = decode_rows(&grown, 2, messages.rows[0].clone()).unwrap();
             assert_eq!(read.project(&[0, 1]).unwrap().columns(), rows.columns());

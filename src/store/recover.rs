@@ -6,7 +6,6 @@
 //! rows if its table's flushed LSN is not past it, and a view if that view's applied LSN is not past it; (3) a view that
 //! was not ready is dropped: its creator never heard that it exists.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -18,13 +17,14 @@ use crate::catalog::{Change, Maintenance, Oid};
 use crate::columnar::{ColumnTable, DataFile};
 use crate::error::{Error, Result, SqlState};
 use crate::state::{Family, State};
-use crate::store::apply::{self, Accepted, Retired, Tools};
+use crate::store::apply::{self, Accepted, Gone, Retired, Tools};
 use crate::store::dedupe::Bounds;
 use crate::store::enrich::{Found, Lookups};
 use crate::store::flush::{layout, table_dir};
-use crate::store::positions::{Positions, Saved};
+use crate::store::positions::{self, Positions, Saved};
+use crate::store::record::Decoded;
 use crate::store::snapshot::{Published, Snapshot, TableState};
-use crate::store::{Parts, Shared, backfill, recent, record, refresh, staging, ttl};
+use crate::store::{Parts, Shared, backfill, recent, record, refresh, staging, ttl, unique};
 use crate::view;
 use crate::wal::{Record, Wal};
 
@@ -49,6 +49,7 @@ const REPLAY_ROWS: usize = 65_536;
 
 struct Replay<'a> {
     parts: &'a Parts,
+    state: Arc<State>,
     tools: Tools,
     snapshot: Snapshot,
     positions: Positions,
@@ -71,13 +72,14 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
     };
     let mut replay = Replay {
         parts,
+        state: Arc::clone(&state),
         tools,
         snapshot: Snapshot { next_lsn: saved.next_lsn.max(1), catalog: Arc::new(saved.catalog.clone()), ..Snapshot::empty() },
         positions: Positions {
             next_lsn: saved.next_lsn,
             watermarks: saved.watermarks.clone(),
-            dedupe: HashMap::new(),
             bounds: Some(key_bounds(parts)),
+            ..Positions::default()
         },
         saved,
         retired: Retired::default(),
@@ -91,6 +93,7 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
     replay.miss_nothing()?;
     replay.drop_unfinished()?;
     replay.remember_keys()?;
+    replay.remember_unique()?;
     let Replay { snapshot, positions, retired, tools, .. } = replay;
     let next_lsn = snapshot.next_lsn;
     let rebuild: Vec<Oid> = snapshot.views.iter().filter(|(_, version)| version.must_rebuild()).map(|(oid, _)| *oid).collect();
@@ -105,6 +108,7 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
         hot_released: Notify::new(),
         retired: Mutex::new(retired),
         opened: tokio::sync::Mutex::default(),
+        locks: Arc::default(),
         fatal: Mutex::new(None),
         refresh: refresh::Refreshing::default(),
         lookups: Lookups::default(),
@@ -129,6 +133,7 @@ impl Replay<'_> {
             let mut state = TableState::empty(Arc::clone(table));
             state.truncated_lsn = self.saved.truncated.get(&table.oid).copied().unwrap_or(0);
             state.dropped_us = ttl::dropped(self.tools.blocks.state(), table.oid)?;
+            (state.deleted, state.deleted_lsn) = positions::saved_deleted(&self.state, table.oid)?;
             self.open_cold(&mut state)?;
             self.snapshot.tables.insert(table.oid, Arc::new(state));
         }
@@ -159,7 +164,7 @@ impl Replay<'_> {
 
     fn record(&mut self, record: Record) -> Result<()> {
         let (first_lsn, next_lsn) = (record.first_lsn, record.next_lsn);
-        let (header, messages) = record::decode(record.payload)?;
+        let Decoded { header, messages, deletes } = record::decode(record.payload)?;
         if !header.changes.is_empty() && first_lsn >= self.saved.catalog_lsn {
             self.views_catch_up()?;
             self.changes(&header.changes, first_lsn)?;
@@ -185,6 +190,9 @@ impl Replay<'_> {
             self.pending.push(accepted);
         }
         self.staged(&header, first_lsn, messages.newest.as_ref())?;
+        let gone =
+            header.deletes.iter().zip(deletes).map(|(deletes, rows)| Gone { table: deletes.table, rows: Arc::new(rows), lsn: first_lsn });
+        apply::deletes(&mut self.snapshot, &gone.collect::<Vec<_>>())?;
         self.snapshot.next_lsn = self.snapshot.next_lsn.max(next_lsn);
         self.positions.next_lsn = self.snapshot.next_lsn;
         if self.pending_rows >= REPLAY_ROWS {
@@ -265,7 +273,7 @@ impl Replay<'_> {
     fn changes(&mut self, changes: &[Change], lsn: u64) -> Result<()> {
         for change in changes {
             if let Change::DropTable(oid) | Change::Truncate(oid) = change {
-                self.positions.forget(*oid);
+                self.positions.forget(*oid, lsn);
             }
             let retired = apply::changes(&mut self.snapshot, std::slice::from_ref(change), lsn, &self.tools)?;
             self.retired.views.extend(retired.views);
@@ -348,6 +356,15 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// The keys of PRIMARY KEY and UNIQUE, read back from the rows.
+    fn remember_unique(&mut self) -> Result<()> {
+        for (oid, state) in self.snapshot.tables.iter().filter(|(_, state)| !state.table.unique.is_empty()) {
+            let taken = self.parts.spawner.cpu_handle().block_on(unique::read_back(self.parts, state))?;
+            self.positions.unique.insert(*oid, taken);
+        }
+        Ok(())
+    }
+
     /// The keys of the `dedup_window`, read back from the rows, the late ones among them.
     fn remember_keys(&mut self) -> Result<()> {
         for state in self.snapshot.tables.values() {
@@ -364,7 +381,7 @@ impl Replay<'_> {
                     self.positions.remember_keys(table, &batch)?;
                 }
                 for batch in &source.hot {
-                    self.positions.remember(table, &batch.rows)?;
+                    self.positions.remember(table, batch.rows())?;
                 }
             }
         }

@@ -1,17 +1,21 @@
 //! The database as of one LSN, and the one place where a new one is published.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
-use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
+use arrow::compute::{and, concat_batches, filter_record_batch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use datafusion::execution::context::SessionState;
+use datafusion::logical_expr::Expr;
+use datafusion::physical_plan::ExecutionPlan;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::catalog::{Catalog, Oid, Table};
 use crate::clock::Micros;
+use crate::columnar::{Deleted, LsnSet};
 use crate::error::{Error, Result};
 use crate::store::flush::layout;
 use crate::types::LSN_COLUMN;
@@ -30,6 +34,8 @@ pub struct Snapshot {
     pub views: HashMap<Oid, Arc<view::Version>>,
     /// Every view that has no aggregate state: its query, and its last result if it is refreshed.
     pub recomputed: HashMap<Oid, Arc<view::Recomputed>>,
+    /// Rows from this LSN on are an open transaction's own, which only it sees; none where there is no such transaction.
+    pub own_from: Option<u64>,
 }
 
 /// A table's rows: hot and cold are disjoint, together they are the table.
@@ -49,6 +55,10 @@ pub struct TableState {
     pub flushing_lsn: u64,
     /// Rows of event times before this may have been dropped by `retention`.
     pub dropped_us: Option<Micros>,
+    /// Rows that were deleted. Hot batches are without them already; of those in Parquet a scan leaves them out.
+    pub deleted: Deleted,
+    /// One past the LSN of the newest deletion since the store opened, or of those that were saved.
+    pub deleted_lsn: u64,
 }
 
 /// The cold half of a table.
@@ -60,11 +70,15 @@ pub struct ColdRows {
     pub version: Arc<columnar::Version>,
 }
 
-/// Rows of one commit (or several coalesced ones).
+/// Rows of one commit (or several coalesced ones), perhaps without some that were deleted since.
 #[derive(Clone, Debug)]
 pub struct HotBatch {
-    /// The table's schema plus the hidden `_lsn` (Int64) last.
-    pub rows: RecordBatch,
+    /// The table's schema plus the hidden `_lsn` (Int64) last; deleted rows are still among them where `live` says so.
+    stored: RecordBatch,
+    /// Which of the stored rows live; none when all do.
+    live: Option<BooleanArray>,
+    /// The rows that live, made for the first reader: a commit only marks what it deletes.
+    visible: OnceLock<RecordBatch>,
     /// First LSN.
     pub first_lsn: u64,
     /// One past the last LSN.
@@ -84,16 +98,50 @@ impl HotBatch {
         let mut columns = rows.columns().to_vec();
         columns.push(Arc::new(lsns));
         let rows = RecordBatch::try_new(with_lsn(&rows.schema()), columns).map_err(|error| Error::internal(error.to_string()))?;
+        Ok(HotBatch::of_rows(rows, first_lsn, next_lsn))
+    }
+
+    /// Rows that have their LSNs, all of `first_lsn..next_lsn`, in a last column.
+    pub fn of_rows(rows: RecordBatch, first_lsn: u64, next_lsn: u64) -> HotBatch {
         let bytes = rows.get_array_memory_size();
-        Ok(HotBatch { rows, first_lsn, next_lsn, bytes })
+        HotBatch { stored: rows, live: None, visible: OnceLock::new(), first_lsn, next_lsn, bytes }
+    }
+
+    /// The rows: the table's schema plus the hidden `_lsn` (Int64) last.
+    pub fn rows(&self) -> &RecordBatch {
+        let Some(live) = &self.live else { return &self.stored };
+        self.visible.get_or_init(|| filter_record_batch(&self.stored, live).expect("a mask is as long as its batch"))
+    }
+
+    /// Number of rows.
+    pub fn num_rows(&self) -> usize {
+        self.live.as_ref().map_or(self.stored.num_rows(), BooleanArray::true_count)
+    }
+
+    /// The batch without some rows; none when it holds none of them.
+    fn without(&self, dead: &LsnSet) -> Result<Option<HotBatch>> {
+        if !dead.meets(self.first_lsn, self.next_lsn) {
+            return Ok(None);
+        }
+        let lsns = self.stored.column(self.stored.num_columns() - 1);
+        let lsns = lsns.as_primitive_opt::<Int64Type>().ok_or_else(|| Error::internal("rows without LSNs"))?;
+        let mut live: BooleanArray = lsns.values().iter().map(|lsn| Some(!dead.contains(*lsn as u64))).collect();
+        if let Some(before) = &self.live {
+            live = and(before, &live).map_err(|error| Error::internal(error.to_string()))?;
+        }
+        let mut batch = HotBatch { live: Some(live), visible: OnceLock::new(), ..self.clone() };
+        if batch.num_rows() * 2 < batch.stored.num_rows() {
+            // Mostly dead: from here on it would cost more than it holds.
+            let rows = compact_strings(batch.rows())?;
+            batch = HotBatch::of_rows(rows, self.first_lsn, self.next_lsn);
+        }
+        Ok(Some(batch))
     }
 
     fn concat(batches: &[&HotBatch]) -> Result<HotBatch> {
-        let schema = batches[0].rows.schema();
-        let rows = concat_batches(&schema, batches.iter().map(|batch| &batch.rows)).map_err(|error| Error::internal(error.to_string()))?;
-        let rows = compact_strings(&rows)?;
-        let bytes = rows.get_array_memory_size();
-        Ok(HotBatch { rows, first_lsn: batches[0].first_lsn, next_lsn: batches[batches.len() - 1].next_lsn, bytes })
+        let schema = batches[0].stored.schema();
+        let rows = concat_batches(&schema, batches.iter().map(|batch| batch.rows())).map_err(|error| Error::internal(error.to_string()))?;
+        Ok(HotBatch::of_rows(compact_strings(&rows)?, batches[0].first_lsn, batches[batches.len() - 1].next_lsn))
     }
 }
 
@@ -122,17 +170,27 @@ pub fn compact_strings(rows: &RecordBatch) -> Result<RecordBatch> {
 impl TableState {
     /// A table without rows.
     pub fn empty(table: Arc<Table>) -> TableState {
-        TableState { table, hot: Vec::new(), cold: None, staged: Vec::new(), truncated_lsn: 0, flushing_lsn: 0, dropped_us: None }
+        TableState {
+            table,
+            hot: Vec::new(),
+            cold: None,
+            staged: Vec::new(),
+            truncated_lsn: 0,
+            flushing_lsn: 0,
+            dropped_us: None,
+            deleted: Deleted::default(),
+            deleted_lsn: 0,
+        }
     }
 
     /// Adds a batch and coalesces small neighbours, so that the list stays logarithmic in the number of commits.
     pub fn push(&mut self, batch: HotBatch) -> Result<()> {
         self.hot.push(Arc::new(batch));
         let mut run = 1;
-        let mut rows = self.hot[self.hot.len() - 1].rows.num_rows();
+        let mut rows = self.hot[self.hot.len() - 1].num_rows();
         while run < self.hot.len() {
             let earlier = &self.hot[self.hot.len() - run - 1];
-            let earlier_rows = earlier.rows.num_rows();
+            let earlier_rows = earlier.num_rows();
             if earlier.first_lsn < self.flushing_lsn || earlier_rows >= 2 * rows || rows + earlier_rows > COALESCED_ROWS_MAX {
                 break;
             }
@@ -147,16 +205,44 @@ impl TableState {
         Ok(())
     }
 
-    /// One past the LSN of the newest row, or where the table was emptied: it grows with every change of the rows.
+    /// Where the rows changed last: one past the newest row, past the newest deletion, or where the table was emptied.
     pub fn changed_lsn(&self) -> u64 {
         let hot = self.hot.last().map_or(0, |batch| batch.next_lsn);
         let cold = self.files().iter().map(|file| file.lsn_range.1 as u64 + 1).max().unwrap_or(0);
-        hot.max(cold).max(self.truncated_lsn)
+        hot.max(cold).max(self.truncated_lsn).max(self.deleted_lsn)
+    }
+
+    /// Deletes rows, as the commit at `committed_lsn`.
+    pub fn delete(&mut self, dead: &Arc<LsnSet>, committed_lsn: u64) -> Result<()> {
+        for batch in &mut self.hot {
+            if let Some(rest) = batch.without(dead)? {
+                *batch = Arc::new(rest);
+            }
+        }
+        let flushing_lsn = self.flushing_lsn;
+        // An empty batch of a flush under way stays: it goes with the others when the flush is done.
+        self.hot.retain(|batch| batch.num_rows() > 0 || batch.first_lsn < flushing_lsn);
+        self.deleted.add(Arc::clone(dead), committed_lsn);
+        self.deleted_lsn = self.deleted_lsn.max(committed_lsn + 1);
+        Ok(())
+    }
+
+    /// A plan that reads the rows in Parquet, the deleted ones left out; none where there are no files. `projection` is over the
+    /// declared columns and the hidden LSN after them; filters only prune.
+    pub fn scan_cold(
+        &self,
+        session: &SessionState,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let Some(cold) = self.cold.as_ref().filter(|cold| !cold.version.files.is_empty()) else { return Ok(None) };
+        cold.columns.scan(session, &cold.version, &self.deleted, projection, filters, limit).map(Some)
     }
 
     /// Rows in memory.
     pub fn hot_rows(&self) -> usize {
-        self.hot.iter().map(|batch| batch.rows.num_rows()).sum()
+        self.hot.iter().map(|batch| batch.num_rows()).sum()
     }
 
     /// Bytes in memory.
@@ -196,6 +282,7 @@ impl TableState {
         self.truncated_lsn = lsn;
         self.hot.retain(|batch| batch.first_lsn >= lsn);
         self.staged.retain(|file| file.lsn_range.0.unsigned_abs() >= lsn);
+        self.deleted = Deleted::default();
         if let Some(ColdRows { columns, version }) = self.cold.take() {
             self.set_cold(columns, version);
         }
@@ -211,15 +298,15 @@ impl TableState {
             .hot
             .iter()
             .map(|batch| {
-                let mut columns = batch.rows.columns().to_vec();
+                let mut columns = batch.stored.columns().to_vec();
                 let lsns = columns.pop().expect("every hot batch ends with its LSNs");
                 for column in &table.columns[columns.len()..] {
-                    columns.push(column.filled(batch.rows.num_rows())?);
+                    columns.push(column.filled(batch.stored.num_rows())?);
                 }
                 columns.push(lsns);
                 let rows = RecordBatch::try_new(schema.clone(), columns).map_err(|error| Error::internal(error.to_string()))?;
                 let bytes = rows.get_array_memory_size();
-                Ok(Arc::new(HotBatch { rows, bytes, ..(**batch).clone() }))
+                Ok(Arc::new(HotBatch { stored: rows, visible: OnceLock::new(), bytes, ..(**batch).clone() }))
             })
             .collect::<Result<_>>()?;
         self.table = table;
@@ -236,7 +323,13 @@ impl Snapshot {
             tables: HashMap::new(),
             views: HashMap::new(),
             recomputed: HashMap::new(),
+            own_from: None,
         }
+    }
+
+    /// Commits below this LSN are in it; rows from here on are an open transaction's own.
+    pub fn committed_lsn(&self) -> u64 {
+        self.own_from.unwrap_or(self.next_lsn)
     }
 
     /// The table's state, to be changed.

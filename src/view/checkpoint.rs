@@ -104,7 +104,7 @@ impl Version {
     /// Merges the blocks of one time group that has too many, if any does. `batch` comes empty. The caller writes it and then
     /// calls [`Version::merged`] on the newest version. Bytes are partly written ahead.
     pub fn merge(&self, batch: &mut Batch) -> Result<Option<Merged>> {
-        let Some((group, sources)) = self.mergeable() else { return Ok(None) };
+        let Some((group, sources, oldest)) = self.mergeable() else { return Ok(None) };
         let first_lsn = sources.iter().map(|block| block.entry.first_lsn).min().unwrap_or(0);
         let next_lsn = sources.iter().map(|block| block.entry.next_lsn).max().unwrap_or(0);
         let rows: usize = sources.iter().map(|block| block.entry.rows as usize).sum();
@@ -119,7 +119,7 @@ impl Version {
                 let columns: Vec<_> = decoded.columns.iter().map(|column| column.slice(range.start, range.len())).collect();
                 groups.merge(&columns, range.len()).map_err(failure)?;
             }
-            let rows = groups.states().map_err(failure)?;
+            let rows = groups.states_over(oldest).map_err(failure)?;
             writer.add(&Delta { rows, first_lsn, next_lsn, poison: None, work: Work::default() }, batch)?;
             writer.write_ahead(batch)?;
         }
@@ -128,20 +128,20 @@ impl Version {
         Ok(Some(Merged { group, blocks: writer.blocks, replaced: sources }))
     }
 
-    /// Neighbouring runs of a time group that are to be one: of the group with most runs.
-    fn mergeable(&self) -> Option<(i64, Vec<Arc<Block>>)> {
-        let mut best: Option<(usize, i64, Vec<Arc<Block>>)> = None;
+    /// Neighbouring runs of a time group that are to be one: of the group with most runs; and whether its oldest is among them.
+    fn mergeable(&self) -> Option<(i64, Vec<Arc<Block>>, bool)> {
+        let mut best: Option<(usize, i64, Vec<Arc<Block>>, bool)> = None;
         for (group, blocks) in self.blocks.iter() {
             let runs: Vec<_> = blocks.chunk_by(|a, b| a.entry.run == b.entry.run).collect();
-            if runs.len() < RUN_FAN_IN || best.as_ref().is_some_and(|(count, _, _)| *count >= runs.len()) {
+            if runs.len() < RUN_FAN_IN || best.as_ref().is_some_and(|(count, ..)| *count >= runs.len()) {
                 continue;
             }
             let sizes: Vec<usize> = runs.iter().map(|run| run.iter().map(|block| block.entry.rows as usize).sum()).collect();
             if let Some(start) = mergeable_tail(&sizes, RUN_FAN_IN) {
-                best = Some((runs.len(), *group, runs[start..].concat()));
+                best = Some((runs.len(), *group, runs[start..].concat(), start == 0));
             }
         }
-        best.map(|(_, group, blocks)| (group, blocks))
+        best.map(|(_, group, blocks, oldest)| (group, blocks, oldest))
     }
 }
 

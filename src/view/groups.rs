@@ -1,12 +1,17 @@
 //! Groups with their accumulators: interning keys, taking in rows or states, giving out states or values.
 //!
 //! *Place*: `delta`, `checkpoint` and `read` merge with it; `apply` interns with it.
+//!
+//! *Replacing*: after rows of a table were deleted, the states of their groups are made anew (`replace`), and their rows are marked:
+//! what is older is void. States come oldest first, so a marked row gives its group a fresh accumulator. Nothing of this costs
+//! anything where no row is marked.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, StringViewArray, StringViewBuilder, UInt8Array, UInt64Array, new_null_array};
+use arrow::compute::take;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt8Type};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::error::Result;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
@@ -17,8 +22,11 @@ use super::failure::from_text;
 use super::session::{Sessions, Span};
 use super::spec::Spec;
 
-/// Name of the column of failed groups' errors, last in a state batch that has any.
+/// Name of the column of failed groups' errors, after the states in a batch that has any.
 pub(super) const ERROR_COLUMN: &str = "error";
+
+/// Name of the column of [`Mark`]s, last in a batch that replaces older states.
+const MARK_COLUMN: &str = "mark";
 
 /// Assigns group numbers to key tuples.
 pub(super) struct Interner {
@@ -72,6 +80,79 @@ impl Interner {
     }
 }
 
+/// What a state row means for older states of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Mark {
+    /// It is added to them.
+    Adds = 0,
+    /// They are void: it is the whole state.
+    Replaces = 1,
+    /// They are void, and the group is no more.
+    Removes = 2,
+}
+
+impl Mark {
+    fn of(byte: u8) -> Mark {
+        match byte {
+            0 => Mark::Adds,
+            1 => Mark::Replaces,
+            _ => Mark::Removes,
+        }
+    }
+}
+
+/// The columns of a state batch after the states.
+struct Extras<'a> {
+    errors: Option<&'a StringViewArray>,
+    marks: Option<&'a UInt8Array>,
+}
+
+impl<'a> Extras<'a> {
+    fn of(columns: &'a [ArrayRef]) -> Self {
+        let errors = columns.iter().find_map(|column| column.as_string_view_opt());
+        let marks = columns.iter().find_map(|column| column.as_primitive_opt::<UInt8Type>());
+        Self { errors, marks }
+    }
+}
+
+/// Which accumulator a group has, once some state has replaced older ones: the old accumulator stays behind, unused.
+struct Remap {
+    /// By the number of the group's key; none for a group that is no more.
+    accumulator_of: Vec<Option<usize>>,
+    /// By the number of the group's key: whether what is older than all this is void.
+    replaces: Vec<bool>,
+    /// Accumulators, used or not.
+    count: usize,
+}
+
+impl Remap {
+    /// The accumulator of each row, none for rows that remove their group.
+    fn assign(&mut self, keys: &[usize], known: usize, marks: Option<&UInt8Array>) -> Vec<Option<usize>> {
+        self.accumulator_of.resize(known.max(self.accumulator_of.len()), None);
+        self.replaces.resize(known.max(self.replaces.len()), false);
+        let mut assigned = Vec::with_capacity(keys.len());
+        for (row, key) in keys.iter().enumerate() {
+            let mark = marks.map_or(Mark::Adds, |marks| Mark::of(marks.value(row)));
+            if mark != Mark::Adds {
+                self.accumulator_of[*key] = None;
+                self.replaces[*key] = true;
+            }
+            if mark == Mark::Removes {
+                assigned.push(None);
+                continue;
+            }
+            let accumulator = self.accumulator_of[*key].unwrap_or(self.count);
+            if accumulator == self.count {
+                self.count += 1;
+                self.accumulator_of[*key] = Some(accumulator);
+            }
+            assigned.push(Some(accumulator));
+        }
+        assigned
+    }
+}
+
 /// Merges states of one view.
 pub(super) struct Groups<'a> {
     spec: &'a Spec,
@@ -80,10 +161,13 @@ pub(super) struct Groups<'a> {
     interner: Interner,
     accumulators: Vec<Option<Box<dyn GroupsAccumulator>>>,
     ids: Vec<usize>,
+    /// By accumulator.
     errors: BTreeMap<usize, String>,
     /// Of a view with sessions: fragments wait until all are there, for each may join two others.
     fragments: Vec<(Vec<ArrayRef>, usize)>,
     fragment_bytes: usize,
+    /// None while nothing has been replaced: then groups and accumulators have the same numbers.
+    remap: Option<Remap>,
 }
 
 impl<'a> Groups<'a> {
@@ -102,11 +186,11 @@ impl<'a> Groups<'a> {
             .collect::<Result<Vec<_>>>()?;
         let interner = Interner::new(&spec.key_schema)?;
         let (ids, errors) = (Vec::new(), BTreeMap::new());
-        Ok(Self { spec, wanted, interner, accumulators, ids, errors, fragments: Vec::new(), fragment_bytes: 0 })
+        Ok(Self { spec, wanted, interner, accumulators, ids, errors, fragments: Vec::new(), fragment_bytes: 0, remap: None })
     }
 
-    /// Takes in state rows: the columns of the spec's state schema and perhaps errors. Columns of unwanted aggregates are
-    /// not looked at, they may be anything.
+    /// Takes in state rows, which are newer than all before: the columns of the spec's state schema and perhaps errors and marks.
+    /// Columns of unwanted aggregates are not looked at, they may be anything.
     pub(super) fn merge(&mut self, columns: &[ArrayRef], rows: usize) -> Result<()> {
         if rows == 0 {
             return Ok(());
@@ -116,12 +200,40 @@ impl<'a> Groups<'a> {
             return Ok(());
         }
         let keys = self.spec.key_schema.fields().len();
+        let extras = Extras::of(&columns[self.spec.state_schema.fields().len()..]);
+        let known = self.interner.len();
         let mut ids = std::mem::take(&mut self.ids);
         self.interner.intern(&columns[..keys], rows, &mut ids)?;
-        let total = self.interner.len();
-        self.accumulate(columns, &ids, total)?;
+        if self.remap.is_none() && extras.marks.is_some() {
+            let own = (0..known).map(Some).collect();
+            self.remap = Some(Remap { accumulator_of: own, replaces: vec![false; known], count: known });
+        }
+        let Some(remap) = &mut self.remap else {
+            let total = self.interner.len();
+            self.accumulate(columns, &ids, total, extras.errors)?;
+            self.ids = ids;
+            return Ok(());
+        };
+        let assigned = remap.assign(&ids, self.interner.len(), extras.marks);
+        let total = remap.count;
         self.ids = ids;
-        Ok(())
+        let kept: Vec<usize> = assigned.iter().flatten().copied().collect();
+        if kept.len() == rows {
+            return self.accumulate(columns, &kept, total, extras.errors);
+        }
+        let rows = indices(assigned.iter().enumerate().filter(|(_, accumulator)| accumulator.is_some()).map(|(row, _)| row));
+        let mut living = columns.to_vec();
+        let mut column = keys;
+        for (aggregate, wanted) in self.spec.aggregates.iter().zip(&self.wanted) {
+            for state in column..column + aggregate.state.len() {
+                if *wanted {
+                    living[state] = take(&columns[state], &rows, None)?;
+                }
+            }
+            column += aggregate.state.len();
+        }
+        let errors = extras.errors.map(|errors| take(errors, &rows, None)).transpose()?;
+        self.accumulate(&living, &kept, total, errors.as_ref().map(|errors| errors.as_string_view()))
     }
 
     /// Keeps fragments of sessions.
@@ -160,13 +272,15 @@ impl<'a> Groups<'a> {
         for (columns, rows) in &fragments {
             let ids = &groups[next..next + rows];
             seen = ids.iter().map(|id| id + 1).max().unwrap_or(0).max(seen);
-            self.accumulate(columns, ids, seen)?;
+            let errors = Extras::of(&columns[self.spec.state_schema.fields().len()..]).errors;
+            self.accumulate(columns, ids, seen, errors)?;
             next += rows;
         }
         Ok((keys, total))
     }
 
-    fn accumulate(&mut self, columns: &[ArrayRef], ids: &[usize], total: usize) -> Result<()> {
+    /// Merges the states of rows into accumulators `ids` of `total`.
+    fn accumulate(&mut self, columns: &[ArrayRef], ids: &[usize], total: usize, errors: Option<&StringViewArray>) -> Result<()> {
         let mut column = self.spec.key_schema.fields().len();
         for (aggregate, accumulator) in self.spec.aggregates.iter().zip(&mut self.accumulators) {
             let width = aggregate.state.len();
@@ -175,8 +289,7 @@ impl<'a> Groups<'a> {
             }
             column += width;
         }
-        if let Some(errors) = columns.get(column) {
-            let errors = errors.as_string_view();
+        if let Some(errors) = errors {
             for (row, id) in ids.iter().enumerate() {
                 if errors.is_valid(row) {
                     self.errors.entry(*id).or_insert_with(|| errors.value(row).to_owned());
@@ -194,35 +307,83 @@ impl<'a> Groups<'a> {
             + self.fragment_bytes
     }
 
-    /// All states as one batch.
-    pub(super) fn states(mut self) -> Result<RecordBatch> {
+    /// As [`Groups::states`]; `oldest` says that there are no older states, so that nothing need be marked.
+    pub(super) fn states_over(mut self, oldest: bool) -> Result<RecordBatch> {
         debug_assert!(self.wanted.iter().all(|wanted| *wanted), "states are given out whole");
         let (mut columns, rows) = self.keys()?;
+        let keys = columns.len();
         for accumulator in self.accumulators.iter_mut().flatten() {
             columns.extend(accumulator.state(EmitTo::All)?);
         }
-        state_batch(self.spec, columns, rows, &self.errors)
+        let Some(remap) = &self.remap else { return state_batch(self.spec, columns, rows, &self.errors) };
+        let shown: Vec<usize> = (0..rows).filter(|key| remap.accumulator_of[*key].is_some() || (remap.replaces[*key] && !oldest)).collect();
+        let key_rows = indices(shown.iter().copied());
+        let accumulators: UInt64Array = shown.iter().map(|key| remap.accumulator_of[*key].map(|accumulator| accumulator as u64)).collect();
+        for (index, column) in columns.iter_mut().enumerate() {
+            *column = match index < keys {
+                true => take(column, &key_rows, None)?,
+                false if remap.count == 0 => new_null_array(column.data_type(), shown.len()),
+                false => take(column, &accumulators, None)?,
+            };
+        }
+        let errors = shown.iter().enumerate().filter_map(|(row, key)| Some((row, self.errors.get(&remap.accumulator_of[*key]?)?.clone())));
+        let batch = state_batch(self.spec, columns, shown.len(), &errors.collect())?;
+        if oldest || !shown.iter().any(|key| remap.replaces[*key]) {
+            return Ok(batch);
+        }
+        let mark = |key: &usize| match (remap.replaces[*key], remap.accumulator_of[*key]) {
+            (false, _) => Mark::Adds,
+            (true, Some(_)) => Mark::Replaces,
+            (true, None) => Mark::Removes,
+        };
+        marked(batch, shown.iter().map(mark))
     }
 
     /// Keys and, for wanted aggregates, values, or the first failed group's error. Without keys there is one group even over no rows, as SQL has it.
     pub(super) fn values(mut self) -> Result<(Vec<ArrayRef>, Vec<Option<ArrayRef>>, usize)> {
-        if self.interner.values.is_none() && self.interner.len() == 0 {
+        let removed = self.remap.as_ref().is_some_and(|remap| remap.accumulator_of.iter().all(Option::is_none));
+        if self.interner.values.is_none() && (self.interner.len() == 0 || removed) {
             let wanted = self.spec.aggregates.iter().zip(&self.wanted);
             let values =
                 wanted.map(|(aggregate, wanted)| wanted.then(|| aggregate.over_nothing()).transpose()).collect::<Result<Vec<_>>>()?;
             return Ok((Vec::new(), values, 1));
         }
-        let (keys, rows) = self.keys()?;
-        if let Some(error) = self.errors.into_values().next() {
-            return Err(from_text(&error).into());
+        let (mut keys, rows) = self.keys()?;
+        let failed = match &self.remap {
+            None => self.errors.values().next(),
+            Some(remap) => remap.accumulator_of.iter().flatten().find_map(|accumulator| self.errors.get(accumulator)),
+        };
+        if let Some(error) = failed {
+            return Err(from_text(error).into());
         }
-        let values = self
+        let mut values = self
             .accumulators
             .iter_mut()
             .map(|accumulator| accumulator.as_mut().map(|accumulator| accumulator.evaluate(EmitTo::All)).transpose())
             .collect::<Result<Vec<_>>>()?;
-        Ok((keys, values, rows))
+        let Some(remap) = &self.remap else { return Ok((keys, values, rows)) };
+        let (shown, accumulators): (Vec<usize>, Vec<usize>) =
+            remap.accumulator_of.iter().enumerate().filter_map(|(key, accumulator)| Some((key, (*accumulator)?))).unzip();
+        let (key_rows, accumulators) = (indices(shown.iter().copied()), indices(accumulators));
+        for key in &mut keys {
+            *key = take(key, &key_rows, None)?;
+        }
+        for value in values.iter_mut().flatten() {
+            *value = take(value, &accumulators, None)?;
+        }
+        Ok((keys, values, shown.len()))
     }
+}
+
+/// A state batch with a mark for each row.
+pub(super) fn marked(batch: RecordBatch, marks: impl Iterator<Item = Mark>) -> Result<RecordBatch> {
+    let mut fields: Vec<_> = batch.schema_ref().fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new(MARK_COLUMN, DataType::UInt8, false)));
+    let rows = batch.num_rows();
+    let mut columns = batch.columns().to_vec();
+    columns.push(Arc::new(UInt8Array::from_iter_values(marks.map(|mark| mark as u8))));
+    let options = RecordBatchOptions::new().with_row_count(Some(rows)).with_match_field_names(false);
+    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?)
 }
 
 /// A state batch from its columns, with an error column where there are errors.

@@ -19,6 +19,7 @@
 //! | `apply` | a batch of rows to one [`Delta`] per view, sharing work between views |
 //! | `expand`, `session` | rows that count in several windows; fragments that join to sessions |
 //! | `delta`, `version` | deltas in memory; a view's state as of a snapshot |
+//! | `replace` | states made anew for groups that lost rows |
 //! | `block`, `blocks`, `cache` | a block's bytes; where blocks live; decoded blocks in memory |
 //! | `evict` | windows that leave the state and come back |
 //! | `checkpoint`, `slots` | deltas to blocks, blocks to fewer blocks, rows read again to blocks; clustering |
@@ -49,6 +50,7 @@ mod matching;
 mod prune;
 mod read;
 mod recomputed;
+mod replace;
 mod result;
 mod rollup;
 mod session;
@@ -72,6 +74,7 @@ pub use evict::Evicted;
 pub use join::{Join, Lookup, Step};
 pub use matching::{Bucket, Grain, Matching, Normalizer};
 pub use recomputed::Recomputed;
+pub use replace::Replacement;
 pub use result::{Position, Stored, Writer};
 pub use rollup::{Gives, Takes, rollup};
 pub use spec::Spec;

@@ -85,6 +85,7 @@ fn catalog() -> (Arc<Catalog>, Arc<Table>) {
         ],
         checks: Vec::new(),
         primary_key: Vec::new(),
+        unique: Vec::new(),
         watermark: Some(Watermark { column: 0, lateness_us: 0 }),
         options: TableOptions { partition_by: Some(1), ..TableOptions::default() },
         late_oid: None,

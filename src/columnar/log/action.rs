@@ -18,6 +18,8 @@ pub const TAG_LSN_MIN: &str = "verus.lsnMin";
 pub const TAG_LSN_MAX: &str = "verus.lsnMax";
 /// Tag of an `add` with the number that is added to the LSNs in the file, where it is not zero.
 pub const TAG_LSN_BASE: &str = "verus.lsnBase";
+/// Tag of an `add` with the LSN below which no commit deleted a row of the file; absent: zero.
+pub const TAG_CLEAN_LSN: &str = "verus.cleanLsn";
 /// Application of the `txn` action that carries the flushed LSN.
 pub const APP_ID: &str = "verus";
 /// Feature of tables with timestamps without time zone.

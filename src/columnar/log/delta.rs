@@ -438,6 +438,7 @@ fn add(file: &DataFile, schema: &Schema, data_change: bool) -> Add {
         (action::TAG_CHECKSUM, format!("{:016x}", file.checksum)),
         (action::TAG_LSN_MIN, file.lsn_range.0.to_string()),
         (action::TAG_LSN_MAX, file.lsn_range.1.to_string()),
+        (action::TAG_CLEAN_LSN, file.clean_lsn.to_string()),
     ];
     if file.lsn_base != 0 {
         tags.push((action::TAG_LSN_BASE, file.lsn_base.to_string()));
@@ -472,6 +473,7 @@ fn file(add: Add, schema: &Schema) -> Result<DataFile> {
     let lsn_min = tag(action::TAG_LSN_MIN)?.parse().map_err(|_| foreign())?;
     let lsn_max = tag(action::TAG_LSN_MAX)?.parse().map_err(|_| foreign())?;
     let lsn_base = add.tags.get(action::TAG_LSN_BASE).map_or(Ok(0), |base| base.parse()).map_err(|_| foreign())?;
+    let clean_lsn = add.tags.get(action::TAG_CLEAN_LSN).map_or(Ok(0), |lsn| lsn.parse()).map_err(|_| foreign())?;
     let (rows, stats) = stats::from_json(schema, add.stats.as_deref().unwrap_or("{}"))
         .map_err(|error| ColumnarError::damaged(&add.path, format!("its statistics cannot be read: {error}")))?;
     Ok(DataFile {
@@ -481,6 +483,7 @@ fn file(add: Add, schema: &Schema) -> Result<DataFile> {
         lsn_range: (lsn_min, lsn_max),
         stats,
         written_ms: add.modification_time,
+        clean_lsn,
         path: add.path,
         lsn_base,
     })

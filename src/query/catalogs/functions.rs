@@ -16,7 +16,7 @@ use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, Sca
 use super::objects::{self, Object, PUBLIC};
 use super::rows::{Value, array};
 use super::{World, pg_type};
-use crate::catalog::{Oid, Table};
+use crate::catalog::{Oid, Table, Unique};
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
 
@@ -275,23 +275,23 @@ fn role_name(oid: Oid) -> String {
 
 fn constraint_definition(world: &World, oid: Oid) -> Option<String> {
     let check = world.checks().find(|(_, check, _)| *check == oid).map(|(_, _, check)| format!("CHECK ({})", check.expression));
-    let key = || super::pg_class::keyed(world).find(|table| objects::primary_key_oid(table.oid) == oid);
-    check.or_else(|| key().map(|table| format!("PRIMARY KEY ({})", objects::primary_key_columns(table))))
+    let unique = || world.uniques().find(|(table, n, _)| objects::unique_oid(table.oid, *n) == oid);
+    check.or_else(|| unique().map(|(table, _, unique)| format!("{} ({})", objects::key_kind(unique), objects::key_list(table, unique))))
 }
 
-/// The statement that would make the index of a table's primary key.
-pub fn index_definition(table: &Table) -> String {
-    let (name, columns) = (objects::quoted(&objects::primary_key_name(table)), objects::primary_key_columns(table));
+/// The statement that would make the index of a constraint.
+pub fn index_definition(table: &Table, unique: &Unique) -> String {
+    let (name, columns) = (objects::quoted(&unique.name), objects::key_list(table, unique));
     format!("CREATE UNIQUE INDEX {name} ON {PUBLIC}.{} USING btree ({columns})", objects::quoted(&table.name))
 }
 
 /// `pg_get_indexdef(index [, column, pretty])`: the statement, or one column's name.
 fn index_definition_of(world: &World, arguments: &[ScalarValue]) -> Result<Value> {
-    let Some(Object::Index(table)) = world.object(oid(arguments, 0)) else { return Ok(Value::Null) };
+    let Some(Object::Index(table, unique, _)) = world.object(oid(arguments, 0)) else { return Ok(Value::Null) };
     let column = number(arguments, 1).and_then(|column| usize::try_from(column).ok()).unwrap_or(0);
     Ok(match column {
-        0 => index_definition(table).into(),
-        _ => table.primary_key.get(column - 1).and_then(|at| table.columns.get(*at)).map(|column| column.name.as_str()).into(),
+        0 => index_definition(table, unique).into(),
+        _ => objects::key_columns(table, unique).nth(column - 1).map(|column| column.name.as_str()).into(),
     })
 }
 

@@ -69,7 +69,7 @@ fn columns(world: &World, rows: &mut Rows) {
             Object::View(view) => {
                 view.columns.iter().enumerate().for_each(|(index, column)| add_column(object, index, column, column.sql_type.oid(), rows));
             }
-            Object::Index(_) => {}
+            Object::Index(..) => {}
             Object::System(relation) => {
                 for (index, attribute) in relation.columns.iter().enumerate() {
                     let (name, sql_type) = (attribute.name.to_owned(), attribute.sql_type.clone());
@@ -178,7 +178,7 @@ fn view_tables(world: &World, rows: &mut Rows) {
 
 fn table_constraints(world: &World, rows: &mut Rows) {
     let checks = world.checks().map(|(table, _, check)| (table, check.name.clone(), "CHECK"));
-    let keys = super::pg_class::keyed(world).map(|table| (table, objects::primary_key_name(table), "PRIMARY KEY"));
+    let keys = world.uniques().map(|(table, _, unique)| (table, unique.name.clone(), objects::key_kind(unique)));
     for (table, name, kind) in checks.chain(keys) {
         rows.add([
             ("constraint_catalog", DATABASE.into()),
@@ -207,12 +207,12 @@ fn check_constraints(world: &World, rows: &mut Rows) {
 }
 
 fn key_columns(relation: &str, world: &World, rows: &mut Rows) {
-    for table in super::pg_class::keyed(world) {
-        for (position, column) in table.primary_key.iter().filter_map(|column| table.columns.get(*column)).enumerate() {
+    for (table, _, unique) in world.uniques() {
+        for (position, column) in objects::key_columns(table, unique).enumerate() {
             let cells = [
                 ("constraint_catalog", DATABASE.into()),
                 ("constraint_schema", PUBLIC.into()),
-                ("constraint_name", objects::primary_key_name(table).into()),
+                ("constraint_name", unique.name.as_str().into()),
                 ("table_catalog", DATABASE.into()),
                 ("table_schema", PUBLIC.into()),
                 ("table_name", table.name.as_str().into()),

@@ -5,7 +5,7 @@
 //! Derived OIDs: what hangs on table `oid` (constraints, indexes, defaults) has `0x4000_0000 + (oid - 16384) * 4096 + n`,
 //! so it is stable as long as the table is. Columns come first: the default of column k is n = k.
 
-use crate::catalog::{Check, Column, FIRST_USER_OID, Oid, Table, View};
+use crate::catalog::{Check, Column, FIRST_USER_OID, Oid, Table, Unique, View};
 use crate::columnar;
 use crate::query::system::{INFORMATION_SCHEMA, PG_CATALOG, VERUS};
 use crate::store::TableState;
@@ -42,8 +42,7 @@ pub const TABLESPACE_OID: Oid = 1663;
 const DERIVED_FIRST: Oid = 0x4000_0000;
 const DERIVED_PER_TABLE: Oid = 4096;
 const FIRST_CHECK: Oid = 2000;
-const PRIMARY_KEY: Oid = 4094;
-const PRIMARY_KEY_INDEX: Oid = 4095;
+const FIRST_UNIQUE: Oid = 3000;
 
 /// The schemas: name and OID.
 pub const SCHEMAS: [(&str, Oid); 4] = [(PG_CATALOG, PG_CATALOG_OID), (PUBLIC, PUBLIC_OID), (INFORMATION_SCHEMA, 13_000), (VERUS, 15_100)];
@@ -63,29 +62,33 @@ pub fn check_oid(table: Oid, n: usize) -> Oid {
     derived(table, FIRST_CHECK + n as Oid)
 }
 
-/// The OID of a primary key as a constraint.
-pub fn primary_key_oid(table: Oid) -> Oid {
-    derived(table, PRIMARY_KEY)
+/// The OID of the `n`th PRIMARY KEY or UNIQUE as a constraint.
+pub fn unique_oid(table: Oid, n: usize) -> Oid {
+    derived(table, FIRST_UNIQUE + 2 * n as Oid)
 }
 
-/// The OID of a primary key as an index.
-pub fn index_oid(table: Oid) -> Oid {
-    derived(table, PRIMARY_KEY_INDEX)
+/// The OID of the `n`th PRIMARY KEY or UNIQUE as an index.
+pub fn index_oid(table: Oid, n: usize) -> Oid {
+    derived(table, FIRST_UNIQUE + 2 * n as Oid + 1)
 }
 
 fn derived(table: Oid, n: Oid) -> Oid {
     DERIVED_FIRST.wrapping_add((table.wrapping_sub(FIRST_USER_OID)).wrapping_mul(DERIVED_PER_TABLE)).wrapping_add(n)
 }
 
-/// The name of a primary key and of its index.
-pub fn primary_key_name(table: &Table) -> String {
-    format!("{}_pkey", table.name)
+/// The columns of a constraint.
+pub fn key_columns<'a>(table: &'a Table, unique: &'a Unique) -> impl Iterator<Item = &'a Column> {
+    unique.columns.iter().filter_map(|column| table.columns.get(*column))
 }
 
-/// The columns of a primary key, as in a statement.
-pub fn primary_key_columns(table: &Table) -> String {
-    let names = table.primary_key.iter().filter_map(|column| table.columns.get(*column));
-    names.map(|column| quoted(&column.name)).collect::<Vec<_>>().join(", ")
+/// The columns of a constraint, as in a statement.
+pub fn key_list(table: &Table, unique: &Unique) -> String {
+    key_columns(table, unique).map(|column| quoted(&column.name)).collect::<Vec<_>>().join(", ")
+}
+
+/// The kind of a constraint, as in a statement.
+pub fn key_kind(unique: &Unique) -> &'static str {
+    if unique.primary { "PRIMARY KEY" } else { "UNIQUE" }
 }
 
 /// An identifier, in quotes where it needs them.
@@ -102,8 +105,8 @@ pub enum Object<'a> {
     Table(&'a Table),
     /// A materialized view.
     View(&'a View),
-    /// The index of a table's primary key.
-    Index(&'a Table),
+    /// The index of a table's PRIMARY KEY or of a UNIQUE constraint, the `n`th of them.
+    Index(&'a Table, &'a Unique, usize),
     /// Of a system schema.
     System(&'static Relation),
 }
@@ -114,7 +117,7 @@ impl Object<'_> {
         match self {
             Object::Table(table) => table.oid,
             Object::View(view) => view.oid,
-            Object::Index(table) => index_oid(table.oid),
+            Object::Index(table, _, n) => index_oid(table.oid, *n),
             Object::System(relation) => relation.oid,
         }
     }
@@ -124,7 +127,7 @@ impl Object<'_> {
         match self {
             Object::Table(table) => table.name.clone(),
             Object::View(view) => view.name.clone(),
-            Object::Index(table) => primary_key_name(table),
+            Object::Index(_, unique, _) => unique.name.clone(),
             Object::System(relation) => relation.name.to_owned(),
         }
     }
@@ -142,7 +145,7 @@ impl Object<'_> {
         match self {
             Object::Table(_) => "r",
             Object::View(_) => "m",
-            Object::Index(_) => "i",
+            Object::Index(..) => "i",
             Object::System(relation) => relation.kind,
         }
     }
@@ -152,7 +155,7 @@ impl World {
     /// Everything that `pg_class` lists.
     pub fn objects(&self) -> impl Iterator<Item = Object<'_>> {
         let catalog = &self.context.snapshot.catalog;
-        let indexes = catalog.tables().filter(|table| !table.primary_key.is_empty()).map(|table| Object::Index(table));
+        let indexes = self.uniques().map(|(table, n, unique)| Object::Index(table, unique, n));
         let tables = catalog.tables().map(|table| Object::Table(table));
         let views = catalog.views().map(|view| Object::View(view));
         relation::relations().map(Object::System).chain(tables).chain(views).chain(indexes)
@@ -184,6 +187,12 @@ impl World {
         found.into_iter().min_by_key(|object| object.schema() != PG_CATALOG)
     }
 
+    /// All PRIMARY KEY and UNIQUE constraints with their tables and numbers there.
+    pub fn uniques(&self) -> impl Iterator<Item = (&Table, usize, &Unique)> {
+        let tables = self.context.snapshot.catalog.tables();
+        tables.flat_map(|table| table.unique.iter().enumerate().map(|(n, unique)| (table.as_ref(), n, unique)))
+    }
+
     /// All CHECK constraints with their tables and OIDs.
     pub fn checks(&self) -> impl Iterator<Item = (&Table, Oid, &Check)> {
         let tables = self.context.snapshot.catalog.tables();
@@ -194,14 +203,14 @@ impl World {
     pub fn row_counts(&self, table: Oid) -> (u64, u64) {
         let Some(state) = self.context.snapshot.tables.get(&table) else { return (0, 0) };
         let cold = cold(state).map_or(0, |version| version.files.iter().map(|file| file.rows).sum());
-        (state.hot.iter().map(|batch| batch.rows.num_rows() as u64).sum(), cold)
+        (state.hot_rows() as u64, cold)
     }
 
     /// Bytes of a table in memory and in files.
     pub fn byte_counts(&self, table: Oid) -> (u64, u64) {
         let Some(state) = self.context.snapshot.tables.get(&table) else { return (0, 0) };
         let cold = cold(state).map_or(0, |version| version.files.iter().map(|file| file.bytes).sum());
-        (state.hot.iter().map(|batch| batch.rows.get_array_memory_size() as u64).sum(), cold)
+        (state.hot_bytes() as u64, cold)
     }
 }
 

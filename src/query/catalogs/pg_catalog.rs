@@ -172,7 +172,7 @@ fn settings(world: &World, rows: &mut Rows) {
 
 fn tables(world: &World, rows: &mut Rows) {
     for object in world.objects().filter(|object| object.kind() == "r") {
-        let keyed = matches!(object, Object::Table(table) if !table.primary_key.is_empty());
+        let keyed = matches!(object, Object::Table(table) if !table.unique.is_empty());
         rows.add([
             ("schemaname", object.schema().into()),
             ("tablename", object.name().into()),
@@ -205,12 +205,12 @@ fn materialized_views(world: &World, rows: &mut Rows) {
 }
 
 fn indexes(world: &World, rows: &mut Rows) {
-    for table in pg_class::keyed(world) {
+    for (table, _, unique) in world.uniques() {
         rows.add([
             ("schemaname", objects::PUBLIC.into()),
             ("tablename", table.name.as_str().into()),
-            ("indexname", objects::primary_key_name(table).into()),
-            ("indexdef", super::functions::index_definition(table).into()),
+            ("indexname", unique.name.as_str().into()),
+            ("indexdef", super::functions::index_definition(table, unique).into()),
         ]);
     }
 }

@@ -4,7 +4,7 @@ use super::World;
 use super::objects::{self, Object};
 use super::pg_type;
 use super::rows::{Rows, Value};
-use crate::catalog::{Oid, Table};
+use crate::catalog::{Oid, Unique};
 
 /// Fills `pg_class`.
 pub fn classes(world: &World, rows: &mut Rows) {
@@ -15,7 +15,7 @@ pub fn classes(world: &World, rows: &mut Rows) {
             _ => None,
         };
         let (access_method, populated) = match object {
-            Object::Index(_) => (objects::BTREE_OID, true),
+            Object::Index(..) => (objects::BTREE_OID, true),
             Object::System(relation) if relation.kind == "v" => (0, true),
             Object::System(_) => (objects::HEAP_OID, true),
             Object::Table(_) => (objects::ACCESS_METHOD_OID, true),
@@ -36,7 +36,7 @@ pub fn classes(world: &World, rows: &mut Rows) {
             ("relfilenode", object.oid().into()),
             ("relpages", (world.byte_counts(object.oid()).1 / 8192).min(i32::MAX as u64).into()),
             ("reltuples", Value::Float(estimate)),
-            ("relhasindex", table.is_some_and(|table| !table.primary_key.is_empty()).into()),
+            ("relhasindex", table.is_some_and(|table| !table.unique.is_empty()).into()),
             ("relpersistence", "p".into()),
             ("relkind", object.kind().into()),
             ("relnatts", column_count(object).into()),
@@ -53,7 +53,7 @@ fn column_count(object: Object<'_>) -> usize {
     match object {
         Object::Table(table) => table.columns.len(),
         Object::View(view) => view.columns.len(),
-        Object::Index(table) => table.primary_key.len(),
+        Object::Index(_, unique, _) => unique.columns.len(),
         Object::System(relation) => relation.columns.len(),
     }
 }
@@ -89,8 +89,8 @@ pub fn attributes(world: &World, rows: &mut Rows) {
         match object {
             Object::Table(table) => table.columns.iter().enumerate().for_each(|(index, column)| user(index, column, rows)),
             Object::View(view) => view.columns.iter().enumerate().for_each(|(index, column)| user(index, column, rows)),
-            Object::Index(table) => {
-                for (index, column) in table.primary_key.iter().filter_map(|column| table.columns.get(*column)).enumerate() {
+            Object::Index(table, unique, _) => {
+                for (index, column) in objects::key_columns(table, unique).enumerate() {
                     let bare = crate::catalog::Column { default: None, generated: None, fill: None, nullable: true, ..column.clone() };
                     user(index, &bare, rows);
                 }
@@ -168,38 +168,38 @@ pub fn constraints(world: &World, rows: &mut Rows) {
             ("conbin", check.expression.as_str().into()),
         ]);
     }
-    for table in keyed(world) {
+    for (table, n, unique) in world.uniques() {
         rows.add([
-            ("oid", objects::primary_key_oid(table.oid).into()),
-            ("conname", objects::primary_key_name(table).into()),
+            ("oid", objects::unique_oid(table.oid, n).into()),
+            ("conname", unique.name.as_str().into()),
             ("connamespace", objects::PUBLIC_OID.into()),
-            ("contype", "p".into()),
+            ("contype", if unique.primary { "p" } else { "u" }.into()),
             ("convalidated", true.into()),
             ("conrelid", table.oid.into()),
-            ("conindid", objects::index_oid(table.oid).into()),
+            ("conindid", objects::index_oid(table.oid, n).into()),
             ("conislocal", true.into()),
             ("connoinherit", true.into()),
-            ("conkey", key_numbers(table)),
+            ("conkey", key_numbers(unique)),
         ]);
     }
 }
 
 /// Fills `pg_index`.
 pub fn indexes(world: &World, rows: &mut Rows) {
-    for table in keyed(world) {
-        let zeros = || Value::List(vec![Value::Int(0); table.primary_key.len()]);
+    for (table, n, unique) in world.uniques() {
+        let zeros = || Value::List(vec![Value::Int(0); unique.columns.len()]);
         rows.add([
-            ("indexrelid", objects::index_oid(table.oid).into()),
+            ("indexrelid", objects::index_oid(table.oid, n).into()),
             ("indrelid", table.oid.into()),
-            ("indnatts", table.primary_key.len().into()),
-            ("indnkeyatts", table.primary_key.len().into()),
+            ("indnatts", unique.columns.len().into()),
+            ("indnkeyatts", unique.columns.len().into()),
             ("indisunique", true.into()),
-            ("indisprimary", true.into()),
+            ("indisprimary", unique.primary.into()),
             ("indimmediate", true.into()),
             ("indisvalid", true.into()),
             ("indisready", true.into()),
             ("indislive", true.into()),
-            ("indkey", key_numbers(table)),
+            ("indkey", key_numbers(unique)),
             ("indcollation", zeros()),
             ("indclass", zeros()),
             ("indoption", zeros()),
@@ -207,11 +207,6 @@ pub fn indexes(world: &World, rows: &mut Rows) {
     }
 }
 
-/// The tables with a primary key.
-pub fn keyed(world: &World) -> impl Iterator<Item = &Table> {
-    world.context.snapshot.catalog.tables().map(AsRef::as_ref).filter(|table| !table.primary_key.is_empty())
-}
-
-fn key_numbers(table: &Table) -> Value {
-    Value::List(table.primary_key.iter().map(|column| Value::from(column + 1)).collect())
+fn key_numbers(unique: &Unique) -> Value {
+    Value::List(unique.columns.iter().map(|column| Value::from(column + 1)).collect())
 }

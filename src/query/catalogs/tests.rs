@@ -1,6 +1,6 @@
 //! What clients read from the system catalogs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::TryStreamExt;
@@ -9,7 +9,7 @@ use sqlparser::parser::Parser;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::catalog::{Catalog, Change, Check, Column, Table, TableKind, TableOptions, View, Watermark};
+use crate::catalog::{Catalog, Change, Check, Column, Table, TableKind, TableOptions, Unique, View, Watermark};
 use crate::clock::SystemClock;
 use crate::config::limits::QueryLimits;
 use crate::query::Engine;
@@ -82,6 +82,7 @@ fn context() -> Context {
         columns,
         checks: vec![Check { name: "events_event_type_check".into(), expression: "event_type <> ''".into() }],
         primary_key: vec![0],
+        unique: vec![Unique { name: "events_pkey".into(), columns: vec![0], primary: true }],
         watermark: Some(Watermark { column: 2, lateness_us: 300_000_000 }),
         options: TableOptions { partition_by: Some(1), ..Default::default() },
         late_oid: None,
@@ -98,7 +99,7 @@ fn context() -> Context {
     let catalog = Catalog::default().with(&Change::CreateTable(Arc::new(table))).unwrap();
     let catalog = Arc::new(catalog.with(&Change::CreateView(Arc::new(view))).unwrap());
     Context {
-        snapshot: Arc::new(Snapshot { next_lsn: 1, catalog, tables: HashMap::new(), views: HashMap::new(), recomputed: HashMap::new() }),
+        snapshot: Arc::new(Snapshot { next_lsn: 1, catalog, ..Snapshot::empty() }),
         now: 0,
         time_zone: "UTC".into(),
         user: "verus".into(),

@@ -24,6 +24,9 @@ use crate::query::Context;
 use crate::query::system::SystemTables;
 use crate::view::Recomputed;
 
+/// A schema that no client can name: its tables are those of `public` with the rows' LSNs in a last column, for UPDATE and DELETE.
+pub const ROWS_SCHEMA: &str = "\u{1}rows";
+
 /// What a scan in a bound plan reads.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Relation {
@@ -31,6 +34,8 @@ pub enum Relation {
     Table(Oid),
     /// A table's rows from an LSN on: what a view WITH NO DATA was made from.
     Since(Oid, u64),
+    /// A table's rows with their LSNs in a last column.
+    Rows(Oid),
     /// A view's output.
     View(Oid),
     /// A table of a system schema.
@@ -69,7 +74,7 @@ impl Unresolved {
     ) -> Result<Arc<dyn TableSource>, Error> {
         let snapshot = &context.snapshot;
         match &self.relation {
-            Relation::Table(oid) | Relation::Since(oid, _) => {
+            Relation::Table(oid) | Relation::Rows(oid) | Relation::Since(oid, _) => {
                 let table = snapshot.tables.get(oid).ok_or_else(|| self.missing())?;
                 let mut rows = rows::Rows::new(Arc::clone(table), Arc::clone(state), Arc::clone(&self.schema));
                 if let Relation::Since(_, lsn) = self.relation {

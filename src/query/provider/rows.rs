@@ -35,7 +35,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// The rows of `table`. `schema` is the declared columns; the hidden LSN after them is not shown.
+    /// The rows of `table`. `schema` is the declared columns; the hidden LSN after them is shown when it is in `schema`, last.
     pub fn new(table: Arc<TableState>, state: Arc<SessionState>, schema: SchemaRef) -> Self {
         Self { table, state, schema, from_lsn: 0 }
     }
@@ -65,11 +65,11 @@ impl Rows {
     /// The rows of a batch that count.
     fn counted(&self, batch: &HotBatch) -> Result<RecordBatch> {
         if batch.first_lsn >= self.from_lsn {
-            return Ok(batch.rows.clone());
+            return Ok(batch.rows().clone());
         }
         let least = Int64Array::new_scalar(self.from_lsn as i64);
-        let lsns = batch.rows.column(batch.rows.num_columns() - 1);
-        Ok(filter_record_batch(&batch.rows, &gt_eq(lsns, &least)?)?)
+        let lsns = batch.rows().column(batch.rows().num_columns() - 1);
+        Ok(filter_record_batch(batch.rows(), &gt_eq(lsns, &least)?)?)
     }
 
     /// The same rows with the hidden LSN as a last column.
@@ -94,7 +94,7 @@ impl Rows {
             .table
             .hot
             .iter()
-            .filter(|batch| batch.rows.num_rows() > 0)
+            .filter(|batch| batch.num_rows() > 0)
             .map(|batch| {
                 let rows = self.counted(batch)?;
                 let columns = projection.iter().map(|index| match self.schema.field(*index).name() == LSN_COLUMN {
@@ -137,15 +137,16 @@ impl TableProvider for Rows {
             Some(columns) => columns.clone(),
             None => (0..self.schema.fields().len()).collect(),
         };
-        let has_hot = self.table.hot.iter().any(|batch| batch.rows.num_rows() > 0);
-        let Some(cold) = self.table.cold.as_ref().filter(|cold| !cold.version.files.is_empty()) else {
+        let has_hot = self.table.hot.iter().any(|batch| batch.num_rows() > 0);
+        let Some(cold) = self.table.scan_cold(&self.state, Some(&projection), filters, limit)? else {
             return self.hot(&projection);
         };
         let cold = match self.from_lsn {
-            0 => cold.columns.scan(&self.state, &cold.version, Some(&projection), filters, limit)?,
+            0 => cold,
             _ => {
                 let lsn = [projection.as_slice(), &[self.table.table.columns.len()]].concat();
-                self.cold_since(cold.columns.scan(&self.state, &cold.version, Some(&lsn), filters, None)?)?
+                let Some(cold) = self.table.scan_cold(&self.state, Some(&lsn), filters, None)? else { return self.hot(&projection) };
+                self.cold_since(cold)?
             }
         };
         if !has_hot {

@@ -5,7 +5,7 @@ use sqlparser::ast::{self, ColumnOption, GeneratedAs, GeneratedExpressionMode};
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
 
-use super::{ColumnDefinition, CreateTable, Statement};
+use super::{ColumnDefinition, CreateTable, Statement, UniqueDefinition};
 use crate::error::{Error, Result, SqlState};
 use crate::sql::reader::{Reader, fold};
 use crate::sql::sql_type;
@@ -25,7 +25,7 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
         if_not_exists,
         columns: Vec::new(),
         checks: Vec::new(),
-        primary_key: Vec::new(),
+        unique: Vec::new(),
         watermark: None,
         options: Vec::new(),
     };
@@ -68,9 +68,23 @@ fn element(reader: &mut Reader<'_>, table: &mut CreateTable) -> Result<()> {
                 return Err(reader.unexpected());
             }
             let columns = reader.column_list()?;
-            set_primary_key(table, columns)?;
+            no_index_options(reader)?;
+            add_unique(table, UniqueDefinition { name: constraint, columns, primary: true })?;
         }
-        Some(word @ ("UNIQUE" | "FOREIGN" | "EXCLUDE" | "LIKE")) if constraint.is_some() || follows_constraint(reader, word) => {
+        Some("UNIQUE") => {
+            reader.expect(&["UNIQUE"])?;
+            if reader.accept(&["NULLS", "NOT", "DISTINCT"]) {
+                return Err(Error::unsupported("UNIQUE NULLS NOT DISTINCT is not supported"));
+            }
+            reader.accept(&["NULLS", "DISTINCT"]);
+            if !reader.sees_token(&Token::LParen) {
+                return Err(reader.unexpected());
+            }
+            let columns = reader.column_list()?;
+            no_index_options(reader)?;
+            add_unique(table, UniqueDefinition { name: constraint, columns, primary: false })?;
+        }
+        Some(word @ ("FOREIGN" | "EXCLUDE" | "LIKE")) if constraint.is_some() || follows_constraint(reader, word) => {
             return Err(Error::unsupported(format!("{word} in CREATE TABLE is not supported")));
         }
         _ if constraint.is_some() => return Err(reader.unexpected()),
@@ -103,32 +117,41 @@ fn watermark(reader: &mut Reader<'_>, table: &mut CreateTable) -> Result<()> {
     }
 }
 
-fn set_primary_key(table: &mut CreateTable, columns: Vec<String>) -> Result<()> {
-    if table.primary_key.is_empty() {
-        table.primary_key = columns;
-        return Ok(());
+/// What PostgreSQL lets follow a key's columns and Verus has nothing for.
+fn no_index_options(reader: &Reader<'_>) -> Result<()> {
+    for clause in ["INCLUDE", "USING", "WITH", "DEFERRABLE", "INITIALLY"] {
+        if reader.sees(&[clause]) {
+            return Err(Error::unsupported(format!("{clause} of a PRIMARY KEY or UNIQUE constraint is not supported")));
+        }
     }
-    let message = format!("multiple primary keys for table \"{}\" are not allowed", table.name.name);
-    Err(Error::new(SqlState::INVALID_TABLE_DEFINITION, message))
+    Ok(())
 }
 
-/// A column with its constraints; a PRIMARY KEY goes to `table`.
-fn column(reader: &mut Reader<'_>, table: &mut CreateTable) -> Result<ColumnDefinition> {
-    let (column, primary_key) = column_definition(reader)?;
-    if primary_key {
-        set_primary_key(table, vec![column.name.clone()])?;
+fn add_unique(table: &mut CreateTable, unique: UniqueDefinition) -> Result<()> {
+    if unique.primary && table.unique.iter().any(|other| other.primary) {
+        let message = format!("multiple primary keys for table \"{}\" are not allowed", table.name.name);
+        return Err(Error::new(SqlState::INVALID_TABLE_DEFINITION, message));
     }
+    table.unique.push(unique);
+    Ok(())
+}
+
+/// A column with its constraints; a PRIMARY KEY or UNIQUE goes to `table`.
+fn column(reader: &mut Reader<'_>, table: &mut CreateTable) -> Result<ColumnDefinition> {
+    let (column, keys) = column_definition(reader)?;
+    keys.into_iter().try_for_each(|unique| add_unique(table, unique))?;
     Ok(column)
 }
 
-/// Reads `name type [constraint ...]`, for CREATE TABLE and ADD COLUMN; also says whether PRIMARY KEY was among them.
-pub(super) fn column_definition(reader: &mut Reader<'_>) -> Result<(ColumnDefinition, bool)> {
+/// Reads `name type [constraint ...]`, for CREATE TABLE and ADD COLUMN; also gives PRIMARY KEY and UNIQUE where they
+/// are among them.
+pub(super) fn column_definition(reader: &mut Reader<'_>) -> Result<(ColumnDefinition, Vec<UniqueDefinition>)> {
     if reader.sees_reserved() {
         return Err(reader.unexpected());
     }
     let parsed = reader.run(Parser::parse_column_def)?;
     let name = fold(&parsed.name.value, parsed.name.quote_style);
-    let mut primary_key = false;
+    let mut keys: Vec<UniqueDefinition> = Vec::new();
     let mut nullable = None;
     let mut column = ColumnDefinition {
         sql_type: sql_type(&parsed.data_type)?,
@@ -150,7 +173,15 @@ pub(super) fn column_definition(reader: &mut Reader<'_>) -> Result<(ColumnDefini
                 column.generated = Some(generated(&generated_as, generation_expr, generation_expr_mode.as_ref())?);
             }
             ColumnOption::Generated { .. } => return Err(twice("generation clauses", &column.name)),
-            ColumnOption::PrimaryKey(_) => primary_key = true,
+            ColumnOption::PrimaryKey(key) if key.characteristics.is_none() => {
+                keys.push(UniqueDefinition { name: constraint, columns: vec![column.name.clone()], primary: true });
+            }
+            ColumnOption::Unique(key)
+                if key.characteristics.is_none() && !matches!(key.nulls_distinct, ast::NullsDistinctOption::NotDistinct) =>
+            {
+                keys.push(UniqueDefinition { name: constraint, columns: vec![column.name.clone()], primary: false });
+            }
+            ColumnOption::Unique(_) => return Err(Error::unsupported("this form of UNIQUE on a column is not supported")),
             other => {
                 let text = other.to_string();
                 let word = text.split([' ', '(']).next().unwrap_or_default().to_ascii_uppercase();
@@ -158,11 +189,15 @@ pub(super) fn column_definition(reader: &mut Reader<'_>) -> Result<(ColumnDefini
             }
         }
     }
-    column.not_null = nullable == Some(false) || primary_key;
+    let primary = keys.iter().any(|key| key.primary);
+    if primary && nullable == Some(true) {
+        return Err(Error::syntax(format!("conflicting NULL/NOT NULL declarations for column \"{}\"", column.name)));
+    }
+    column.not_null = nullable == Some(false) || primary;
     if column.default.is_some() && column.generated.is_some() {
         return Err(Error::syntax(format!("both default and generation expression specified for column \"{}\"", column.name)));
     }
-    Ok((column, primary_key))
+    Ok((column, keys))
 }
 
 fn set_nullable(nullable: &mut Option<bool>, wanted: bool, column: &str) -> Result<()> {

@@ -106,8 +106,8 @@ fn add_column(reader: &mut Reader<'_>) -> Result<AddColumn> {
     reader.expect(&["ADD"])?;
     reader.accept(&["COLUMN"]);
     let if_not_exists = reader.accept(&["IF", "NOT", "EXISTS"]);
-    let (column, primary_key) = create_table::column_definition(reader)?;
-    if primary_key {
+    let (column, keys) = create_table::column_definition(reader)?;
+    if !keys.is_empty() {
         return Err(Error::unsupported("adding a primary key is not supported"));
     }
     Ok(AddColumn { if_not_exists, column })

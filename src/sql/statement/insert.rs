@@ -3,7 +3,7 @@
 use sqlparser::ast;
 use sqlparser::parser::Parser;
 
-use super::{Insert, Statement};
+use super::{ConflictTarget, ConflictUpdate, Insert, OnConflict, Statement, update};
 use crate::error::{Error, Result};
 use crate::sql::query;
 use crate::sql::reader::{Reader, fold, name_of};
@@ -40,8 +40,35 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
         columns: insert.columns.iter().map(column).collect::<Result<_>>()?,
         source: Some(source),
         returning: insert.returning,
-        on_conflict: insert.on,
+        alias: insert.table_alias.map(|alias| fold(&alias.alias.value, alias.alias.quote_style)),
+        on_conflict: insert.on.map(on_conflict).transpose()?,
     }))
+}
+
+fn on_conflict(clause: ast::OnInsert) -> Result<OnConflict> {
+    let ast::OnInsert::OnConflict(clause) = clause else { return Err(Error::syntax("this form of INSERT is not PostgreSQL's")) };
+    let target = match clause.conflict_target {
+        None => None,
+        Some(ast::ConflictTarget::Columns(columns)) => {
+            Some(ConflictTarget::Columns(columns.iter().map(|ident| fold(&ident.value, ident.quote_style)).collect()))
+        }
+        Some(ast::ConflictTarget::OnConstraint(name)) => Some(ConflictTarget::Constraint(name_of(&name)?.name)),
+    };
+    let update = match clause.action {
+        ast::OnConflictAction::DoNothing => None,
+        ast::OnConflictAction::DoUpdate(ast::DoUpdate { assignments, selection }) => {
+            let assignments = assignments.into_iter().map(update::of_tree).collect::<Result<Vec<_>>>()?.concat();
+            let mut update = ConflictUpdate { assignments, selection };
+            let values = update.assignments.iter_mut().filter_map(|assignment| assignment.value.as_mut());
+            query::check_parts(values, &mut [], update.selection.as_mut(), None)?;
+            Some(update)
+        }
+    };
+    if target.is_none() && update.is_some() {
+        return Err(Error::syntax("ON CONFLICT DO UPDATE requires inference specification or constraint name")
+            .hint("For example, ON CONFLICT (column_name)."));
+    }
+    Ok(OnConflict { target, update })
 }
 
 fn column(name: &ast::ObjectName) -> Result<String> {
@@ -65,5 +92,5 @@ fn default_values(reader: &mut Reader<'_>) -> Result<Option<Insert>> {
         true => Some(reader.run(|parser| parser.parse_comma_separated(Parser::parse_select_item))?),
         false => None,
     };
-    Ok(Some(Insert { table, columns: Vec::new(), source: None, returning, on_conflict: None }))
+    Ok(Some(Insert { table, columns: Vec::new(), source: None, returning, alias: None, on_conflict: None }))
 }

@@ -7,6 +7,7 @@ mod copy;
 mod create_table;
 mod create_view;
 mod cursor;
+mod delete;
 mod drop;
 mod explain;
 mod insert;
@@ -14,6 +15,7 @@ mod prepare;
 mod set;
 mod subscribe;
 mod transaction;
+mod update;
 
 use std::fmt;
 use std::ops::Range;
@@ -37,6 +39,10 @@ pub enum Statement {
     InsertLiterals(InsertLiterals),
     /// Any other INSERT.
     Insert(Insert),
+    /// UPDATE.
+    Update(Update),
+    /// DELETE.
+    Delete(Delete),
     /// COPY in every direction.
     Copy(Copy),
     /// `SUBSCRIBE TO v`.
@@ -163,9 +169,9 @@ pub fn quote_identifier(name: &str) -> String {
 }
 
 /// Statements of PostgreSQL, or to come, that are refused by name.
-const REFUSED: [&str; 22] = [
-    "BACKTEST", "CALL", "CLUSTER", "COMMENT", "DELETE", "DO", "GRANT", "IMPORT", "LOAD", "LOCK", "MERGE", "MOVE", "NOTIFY", "REASSIGN",
-    "REINDEX", "REPLACE", "REVOKE", "SECURITY", "SILENCE", "TEST", "UPDATE", "USE",
+const REFUSED: [&str; 20] = [
+    "BACKTEST", "CALL", "CLUSTER", "COMMENT", "DO", "GRANT", "IMPORT", "LOAD", "LOCK", "MERGE", "MOVE", "NOTIFY", "REASSIGN", "REINDEX",
+    "REPLACE", "REVOKE", "SECURITY", "SILENCE", "TEST", "USE",
 ];
 
 /// Reads one statement. The caller checks that nothing follows.
@@ -177,6 +183,8 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
     match word.as_str() {
         "EXPLAIN" => explain::parse(reader),
         "INSERT" => insert::parse(reader),
+        "UPDATE" => update::parse(reader),
+        "DELETE" => delete::parse(reader),
         "COPY" => copy::parse(reader),
         "SUBSCRIBE" => subscribe::parse(reader),
         "CREATE" => create(reader),
@@ -314,8 +322,78 @@ pub struct Insert {
     pub source: Option<Box<ast::Query>>,
     /// RETURNING items.
     pub returning: Option<Vec<ast::SelectItem>>,
+    /// `AS alias` of the target, for ON CONFLICT and RETURNING.
+    pub alias: Option<String>,
     /// ON CONFLICT, for plain tables.
-    pub on_conflict: Option<ast::OnInsert>,
+    pub on_conflict: Option<OnConflict>,
+}
+
+/// `ON CONFLICT [(columns) | ON CONSTRAINT name] {DO NOTHING | DO UPDATE SET ... [WHERE ...]}`.
+#[derive(Clone, Debug)]
+pub struct OnConflict {
+    /// Which constraint it is about; none for all of them.
+    pub target: Option<ConflictTarget>,
+    /// DO UPDATE; none for DO NOTHING.
+    pub update: Option<ConflictUpdate>,
+}
+
+/// See [`OnConflict`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConflictTarget {
+    /// The constraint over exactly these columns.
+    Columns(Vec<String>),
+    /// The constraint of this name.
+    Constraint(String),
+}
+
+/// See [`OnConflict`].
+#[derive(Clone, Debug)]
+pub struct ConflictUpdate {
+    /// What SET says.
+    pub assignments: Vec<Assignment>,
+    /// WHERE.
+    pub selection: Option<ast::Expr>,
+}
+
+/// `column = value`, one of SET's.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    /// Column of the target.
+    pub column: String,
+    /// The value; none for DEFAULT.
+    pub value: Option<ast::Expr>,
+}
+
+/// See [`Statement::Update`].
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// Target.
+    pub table: Name,
+    /// `AS alias`.
+    pub alias: Option<String>,
+    /// What SET says.
+    pub assignments: Vec<Assignment>,
+    /// FROM, or empty.
+    pub from: Vec<ast::TableWithJoins>,
+    /// WHERE.
+    pub selection: Option<ast::Expr>,
+    /// RETURNING items.
+    pub returning: Option<Vec<ast::SelectItem>>,
+}
+
+/// See [`Statement::Delete`].
+#[derive(Clone, Debug)]
+pub struct Delete {
+    /// Target.
+    pub table: Name,
+    /// `AS alias`.
+    pub alias: Option<String>,
+    /// USING, or empty.
+    pub using: Vec<ast::TableWithJoins>,
+    /// WHERE.
+    pub selection: Option<ast::Expr>,
+    /// RETURNING items.
+    pub returning: Option<Vec<ast::SelectItem>>,
 }
 
 /// See [`Statement::Copy`].
@@ -375,12 +453,23 @@ pub struct CreateTable {
     pub columns: Vec<ColumnDefinition>,
     /// Table constraints: (name or none, expression text).
     pub checks: Vec<(Option<String>, String)>,
-    /// PRIMARY KEY columns, or empty.
-    pub primary_key: Vec<String>,
+    /// PRIMARY KEY and UNIQUE constraints.
+    pub unique: Vec<UniqueDefinition>,
     /// `WATERMARK FOR column AS expression`: column name and the expression.
     pub watermark: Option<(String, ast::Expr)>,
     /// WITH options as written: key and value.
     pub options: Vec<(String, String)>,
+}
+
+/// A PRIMARY KEY or UNIQUE constraint of CREATE TABLE, the table's or a column's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UniqueDefinition {
+    /// CONSTRAINT name, or none.
+    pub name: Option<String>,
+    /// Its columns.
+    pub columns: Vec<String>,
+    /// PRIMARY KEY.
+    pub primary: bool,
 }
 
 /// A column of CREATE TABLE or ADD COLUMN.
