@@ -1,5 +1,6 @@
 //! A view equals its query over the accepted rows, whatever happens: random views (made before, between and after the rows; joined
-//! with a plain table; over other views), rows in random order, late, very late and twice, statements of random size by INSERT and COPY, clean stops and kills.
+//! with a plain table; over other views), rows in random order, late, very late and twice, statements of random size by INSERT and COPY,
+//! random DELETEs, clean stops and kills.
 //!
 //! What is accepted is not taken from the server: [`Model`] decides it by SQL.md's rules. A failure prints the seed of its case;
 //! `VERUS_PROPERTY_SEED=n VERUS_PROPERTY_CASES=1` runs that case alone.
@@ -148,6 +149,8 @@ impl Event {
 #[derive(Default)]
 struct Model {
     accepted: BTreeMap<u64, Event>,
+    /// Deleted again: their keys are still known.
+    erased: BTreeSet<u64>,
     late: BTreeSet<u64>,
     newest: BTreeMap<String, i64>,
 }
@@ -157,7 +160,7 @@ impl Model {
     fn commit(&mut self, events: &[Event]) {
         let watermarks = self.newest.clone();
         for event in events {
-            if self.accepted.contains_key(&event.id) {
+            if self.accepted.contains_key(&event.id) || self.erased.contains(&event.id) {
                 continue;
             }
             if watermarks.get(&event.store).is_some_and(|newest| event.at < newest - LATENESS_SECONDS) {
@@ -169,6 +172,39 @@ impl Model {
             self.accepted.insert(event.id, event.clone());
         }
     }
+
+    /// Deletes what a condition says; the number of rows.
+    fn delete(&mut self, condition: impl Fn(&Event) -> bool) -> usize {
+        let gone: Vec<u64> = self.accepted.values().filter(|event| condition(event)).map(|event| event.id).collect();
+        gone.iter().for_each(|id| drop(self.accepted.remove(id)));
+        self.erased.extend(&gone);
+        gone.len()
+    }
+}
+
+/// A random DELETE: some rows of one store, of one user, of a time, or nearly all.
+async fn delete(session: &Session, model: &mut Model, random: &mut StdRng, now: i64) {
+    let number = random.random_range(0..30);
+    let (sql, count) = match random.random_range(0..10) {
+        0..4 => {
+            let user = format!("u{number}");
+            (format!("user_id = '{user}'"), model.delete(|event| event.user_id.as_ref() == Some(&user)))
+        }
+        4..7 => {
+            let (store, quantity) = (format!("s{}", number % 4), i32::from(number as u8 % 9));
+            let sql = format!("store = '{store}' AND quantity = {quantity}");
+            (sql, model.delete(|event| event.store == store && event.quantity == Some(quantity)))
+        }
+        7..9 => {
+            let (from, to) = (now - 300, now - 200);
+            let sql = format!("at >= to_timestamp({from}) AND at < to_timestamp({to})");
+            (sql, model.delete(|event| event.at >= from && event.at < to))
+        }
+        _ => (format!("id % 5 <> {}", number % 5), model.delete(|event| event.id % 5 != number % 5)),
+    };
+    let deleted =
+        session.client.execute(&format!("DELETE FROM events WHERE {sql}"), &[]).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    assert_eq!(deleted as usize, count, "DELETE WHERE {sql}");
 }
 
 #[derive(Clone)]
@@ -351,6 +387,9 @@ async fn case(seed: u64) {
                 while let Some(at) = views.iter().position(|view| view.over.as_ref().is_some_and(|over| gone.contains(over))) {
                     gone.push(views.swap_remove(at).name);
                 }
+            }
+            8..11 if !views.iter().any(|view| view.query.contains("JOIN")) => {
+                delete(&session, &mut model, &mut random, now).await;
             }
             6 | 7 => {
                 if random.random_bool(0.5) {

@@ -35,6 +35,11 @@ fn times(layout: &Layout, file: &DataFile) -> Option<(i64, i64)> {
     micros_range(file.stats.get(layout.event_time?)?.as_ref()?)
 }
 
+/// The greatest event time of a file in microseconds.
+pub fn last_time(layout: &Layout, file: &DataFile) -> Option<i64> {
+    times(layout, file).map(|(_, last)| last)
+}
+
 /// Files of which every row is older than `retain_from`.
 pub fn expired(layout: &Layout, files: &[Arc<DataFile>], retain_from: i64) -> Vec<Arc<DataFile>> {
     files.iter().filter(|file| times(layout, file).is_some_and(|(_, last)| last < retain_from)).cloned().collect()

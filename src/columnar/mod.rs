@@ -404,6 +404,12 @@ impl ColumnTable {
         !compact::expired(&self.layout, &version.files, retain_from).is_empty()
     }
 
+    /// The greatest event time, microseconds, of what [`ColumnTable::compact`] would unlist for `retain_from`; none when nothing.
+    pub fn expires(&self, retain_from: i64) -> Option<i64> {
+        let expired = compact::expired(&self.layout, &self.version().files, retain_from);
+        expired.iter().filter_map(|file| compact::last_time(&self.layout, file)).max()
+    }
+
     /// Picks small or overlapping files of one date, or one with dead rows, and writes better ones in their place; and unlists files
     /// whose rows all lie before `retain_from` (microseconds of event time). None when there is nothing to do. `rows_max` bounds
     /// one round.

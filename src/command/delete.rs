@@ -22,7 +22,7 @@ use crate::types::SqlType;
 /// A statement over its table, ready to be bound.
 struct Shape {
     table: Arc<Table>,
-    /// What RETURNING gives, then the old row where keys need it, then the LSN.
+    /// What RETURNING gives, then the old row where keys or views need it, then the LSN.
     source: ast::Query,
 }
 
@@ -79,23 +79,25 @@ pub async fn execute(
 impl Shape {
     /// Columns that RETURNING gives.
     fn returned(&self, bound: &Bound) -> usize {
-        let old = if self.table.unique.is_empty() { 0 } else { self.table.columns.len() };
+        let old = if keeps_old(&self.table) { self.table.columns.len() } else { 0 };
         bound.schema.fields().len() - 1 - old
     }
 }
 
 fn shape(context: &Context, statement: &Delete) -> Result<Shape> {
     let table = relation::table(&context.snapshot.catalog, &statement.table)?;
-    if table.kind == TableKind::Event {
-        return Err(Error::unsupported(format!("DELETE FROM event table \"{}\" is not supported", table.name)));
-    }
     let alias = statement.alias.as_deref();
     let mut items = returned_items(&table, alias, statement)?;
-    if !table.unique.is_empty() {
+    if keeps_old(&table) {
         items.extend((0..table.columns.len()).map(|index| modify::item(modify::column(&table, alias, index), index)));
     }
     let source = modify::selection(&table, alias, items, &statement.using, statement.selection.clone())?;
     Ok(Shape { table, source })
+}
+
+/// Whether the deleted rows themselves are needed: for keys, or for the views that count them.
+fn keeps_old(table: &Table) -> bool {
+    !table.unique.is_empty() || table.kind == TableKind::Event
 }
 
 /// RETURNING's items, the target's columns written out: its LSN is not to be among them.

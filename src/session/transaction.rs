@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::array::BooleanArray;
 use arrow::compute::filter_record_batch;
 
-use crate::catalog::{Change, LateRows, Oid, Table};
+use crate::catalog::{Change, LateRows, Oid, Table, TableKind};
 use crate::clock::Micros;
 use crate::columnar::LsnSet;
 use crate::error::{Error, Result, SqlState};
@@ -355,6 +355,10 @@ impl Session {
         }
         for mut delete in transaction.deletes {
             let (committed, own) = delete.rows.split(delete.read_lsn);
+            if !own.is_empty() && catalog.table(delete.table).is_some_and(|table| table.kind == TableKind::Event) {
+                // Which of them will be accepted is not decided yet.
+                return Err(Error::unsupported("cannot delete events that were added in the same transaction").hint("COMMIT first."));
+            }
             self.take_back(&own, delete.read_lsn)?;
             delete.rows = committed;
             if !delete.rows.is_empty() {

@@ -229,6 +229,18 @@ pub fn deletes(snapshot: &mut Snapshot, gone: &[Gone]) -> Result<()> {
     Ok(())
 }
 
+/// Gives the views of a table whose rows an open transaction has deleted an error in place of their rows: they are corrected when
+/// it commits.
+pub fn hide_views(snapshot: &mut Snapshot, table: Oid) {
+    for view in snapshot.catalog.views_of(table) {
+        if let Some(version) = snapshot.views.get_mut(&view.oid) {
+            let message =
+                format!("cannot read materialized view \"{}\" after deleting rows that it counts in the same transaction", view.name);
+            *version = Arc::new(version.failing(Error::unsupported(message).hint("COMMIT first.")));
+        }
+    }
+}
+
 /// Adds the files of a commit.
 pub fn files(snapshot: &mut Snapshot, files: Vec<Files>) {
     for Files { table, columns, chunks } in files {
@@ -236,6 +248,16 @@ pub fn files(snapshot: &mut Snapshot, files: Vec<Files>) {
             state.stage(&columns, chunks.into_iter().flatten().map(Arc::new).collect());
         }
     }
+}
+
+/// Puts new states in the place of those of groups that lose rows.
+pub fn corrections(snapshot: &mut Snapshot, corrections: Vec<(Oid, view::Delta)>) -> Result<()> {
+    for (view, delta) in corrections {
+        if let Some(version) = snapshot.views.get_mut(&view) {
+            *version = Arc::new(version.with_delta(delta)?);
+        }
+    }
+    Ok(())
 }
 
 /// Adds accepted rows and their deltas.

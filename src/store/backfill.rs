@@ -231,17 +231,22 @@ pub async fn windows(shared: Arc<Shared>, version: Arc<Version>, snapshot: Snaps
 /// The rows in Parquet that may pass `filters`, by LSN where the order matters.
 fn cold(shared: &Shared, table: &TableState, filters: &[Expr], ordered: bool) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let Some(scan) = table.scan_cold(&shared.parts.binder.session_state(), None, filters, None)? else { return Ok(None) };
+    in_order(scan, ordered).map(Some)
+}
+
+/// One stream of a scan's rows, by LSN where the order matters.
+pub fn in_order(scan: Arc<dyn ExecutionPlan>, ordered: bool) -> Result<Arc<dyn ExecutionPlan>> {
     if !ordered {
-        return Ok(Some(Arc::new(CoalescePartitionsExec::new(scan))));
+        return Ok(Arc::new(CoalescePartitionsExec::new(scan)));
     }
     let lsn = Column::new_with_schema(LSN_COLUMN, &scan.schema()).map_err(unreadable)?;
     let order = LexOrdering::new([PhysicalSortExpr::new(Arc::new(lsn), SortOptions::default())])
         .ok_or_else(|| Error::internal("an ordering needs a column"))?;
-    Ok(Some(Arc::new(SortExec::new(order, Arc::new(CoalescePartitionsExec::new(scan))))))
+    Ok(Arc::new(SortExec::new(order, Arc::new(CoalescePartitionsExec::new(scan)))))
 }
 
 /// Aggregates that see rows in arrival order need the backfill in LSN order; for the others sorting would be wasted.
-fn depends_on_order(query: &str) -> bool {
+pub fn depends_on_order(query: &str) -> bool {
     let query = query.to_ascii_lowercase();
     ["array_agg", "string_agg", "first_value", "last_value", "nth_value"].iter().any(|name| query.contains(name))
 }

@@ -23,7 +23,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::state::{Batch, Family};
 use crate::store::commit::Message;
 use crate::store::flush::{flush, table_dir};
-use crate::store::positions::{Saved, save_deleted};
+use crate::store::positions::{Saved, save_deleted, save_expired};
 use crate::store::{Shared, TableState, apply::Retired, ttl};
 
 enum Signal {
@@ -326,6 +326,9 @@ impl Background {
                     false
                 }
             });
+            if let Some(until) = retain_from.and_then(|retain_from| cold.columns.expires(retain_from)) {
+                self.note_expired(*oid, until)?;
+            }
             let dead = Dead { deleted: &table.deleted, clean_lsn: snapshot.next_lsn, thorough: self.is_due(*oid, table) };
             if let Some(version) = self.block_on(cold.columns.compact(retain_from, rows_max, &dead))? {
                 self.publish_cold(*oid, version)?;
@@ -333,6 +336,18 @@ impl Background {
             }
         }
         self.forget_dead()
+    }
+
+    /// Notes for good, before it happens, that retention removes rows up to an event time.
+    fn note_expired(&self, oid: Oid, until: Micros) -> Result<()> {
+        let mut batch = Batch::default();
+        save_expired(oid, until, &mut batch);
+        self.shared.state.write(batch)?;
+        self.shared.state.sync()?;
+        let mut positions = self.shared.positions.lock();
+        let noted = positions.expired.entry(oid).or_insert(until);
+        *noted = (*noted).max(until);
+        Ok(())
     }
 
     /// Whether dead rows have been in a table's files for so long that each of these is to be rewritten.

@@ -23,15 +23,17 @@ use crate::columnar::ColumnTable;
 use crate::error::{Error, Result, SqlState};
 use crate::store::apply::{self, Accepted, Deltas, Gone};
 use crate::store::enrich::{self, Found};
+use crate::store::erase::{self, Corrections};
 use crate::store::flush::layout;
 use crate::store::positions::{Judged, Staging};
-use crate::store::record::{DeletesHeader, Encoder, FoundHeader, Header, RowsHeader, encode_header};
+use crate::store::record::{CorrectionHeader, DeletesHeader, Encoder, FoundHeader, Header, RowsHeader, encode_header, encode_states};
 use crate::store::rows::stale;
 use crate::store::snapshot::Snapshot;
 use crate::store::staging::{Files, Staged};
 use crate::store::unique::Keys;
 use crate::store::{Committed, Delete, Shared, Transaction, Write, dropped};
 use crate::types::UTC;
+use crate::view;
 use crate::wal::Wal;
 
 /// What the sequencer is asked to do.
@@ -50,6 +52,8 @@ pub enum Message {
 pub struct Request {
     /// What to commit.
     pub transaction: Transaction,
+    /// Of the views that its deletions change.
+    pub corrections: Option<Corrections>,
     /// Hears the outcome.
     pub reply: oneshot::Sender<Result<Committed>>,
 }
@@ -74,6 +78,7 @@ struct Waiting {
 struct Group {
     waiting: Vec<Waiting>,
     gone: Vec<Gone>,
+    corrections: Vec<(Oid, view::Delta)>,
     accepted: Vec<Accepted>,
     changes: Vec<Change>,
     changes_lsn: u64,
@@ -85,6 +90,7 @@ struct Group {
 #[derive(Default)]
 struct Additions {
     gone: Vec<Gone>,
+    corrections: Vec<(Oid, view::Delta)>,
     accepted: Vec<Accepted>,
     /// Keys taken by rows whose LSNs begin at the last member.
     keys: Vec<(Oid, Keys, u64)>,
@@ -119,7 +125,7 @@ impl Sequencer {
                 }
                 Message::Commit(request) => {
                     let rows_max = self.shared.parts.limits.store.group_rows_max;
-                    let (requests, next) = gather(request, &mut queue, rows_max, |transaction| self.is_alone(transaction));
+                    let (requests, next) = gather(request, &mut queue, rows_max, |request| self.is_alone(request));
                     held = next;
                     self.group(requests);
                 }
@@ -131,11 +137,11 @@ impl Sequencer {
     fn group(&mut self, requests: Vec<Request>) {
         let started = std::time::Instant::now();
         let mut group = Group::default();
-        for Request { transaction, reply } in requests {
+        for Request { transaction, corrections, reply } in requests {
             let fatal = self.shared.fatal.lock().clone();
             let outcome = match fatal {
                 Some(fatal) => Err(fatal),
-                None => self.stage(transaction, &mut group),
+                None => self.stage(transaction, corrections, &mut group),
             };
             match outcome {
                 Ok(committed) => group.waiting.push(Waiting { reply, committed }),
@@ -172,7 +178,7 @@ impl Sequencer {
     }
 
     /// Judges a transaction's rows, assigns LSNs and appends its record. On error nothing has changed.
-    fn stage(&mut self, transaction: Transaction, group: &mut Group) -> Result<Committed> {
+    fn stage(&mut self, transaction: Transaction, corrections: Option<Corrections>, group: &mut Group) -> Result<Committed> {
         let Transaction { changes, deletes, writes, staged, unwritten, returning } = transaction;
         if let Some(staged) = staged {
             return self.stage_files(staged, group);
@@ -193,6 +199,11 @@ impl Sequencer {
         let now = self.shared.parts.clock.now();
         let mut staging = Staging::new(&changes, &deletes);
         staged.gone = self.gone(&catalog, &deletes)?;
+        staged.corrections = match corrections {
+            Some(corrections) => corrections.complete(&snapshot, self.next_lsn)?,
+            None if erase::is_needed(&catalog, &deletes) => return Err(erase::moved()),
+            None => Vec::new(),
+        };
         for (table, judged) in self.judge(&catalog, writes, &mut staging, &mut committed)? {
             let Judged { accepted: rows, keys, late, applied, .. } = judged;
             if returning && rows.num_rows() > 0 {
@@ -222,6 +233,7 @@ impl Sequencer {
         group.changes_lsn = self.next_lsn;
         group.changes.extend(changes);
         group.gone.extend(staged.gone);
+        group.corrections.extend(staged.corrections);
         group.accepted.extend(staged.accepted);
         self.next_lsn = next_lsn;
         Ok(committed)
@@ -256,11 +268,12 @@ impl Sequencer {
 
     /// Whether a transaction makes a group of its own: others are staged against the catalog and the joined tables that it leaves,
     /// and staged files are compared with what is published.
-    fn is_alone(&self, transaction: &Transaction) -> bool {
+    fn is_alone(&self, Request { transaction, corrections, .. }: &Request) -> bool {
         let catalog = &self.shared.published.load().catalog;
         let touched = transaction.writes.iter().map(|write| write.table).chain(transaction.deletes.iter().map(|delete| delete.table));
         !transaction.changes.is_empty()
             || transaction.staged.is_some()
+            || corrections.is_some()
             || touched.into_iter().any(|table| enrich::is_joined(catalog, table))
     }
 
@@ -385,6 +398,11 @@ impl Sequencer {
             header.deletes.push(DeletesHeader { table: *table, bytes: bytes.len() as u64 });
             buffers.push(Buffer::from_vec(bytes));
         }
+        for (view, delta) in &staged.corrections {
+            let bytes = encode_states(&delta.rows)?;
+            header.corrections.push(CorrectionHeader { view: *view, bytes: bytes.len() as u64 });
+            buffers.push(Buffer::from_vec(bytes));
+        }
         self.write(&header, &buffers, next_lsn)
     }
 
@@ -460,6 +478,7 @@ impl Sequencer {
                 }
             }
             apply::deletes(snapshot, &group.gone)?;
+            apply::corrections(snapshot, std::mem::take(&mut group.corrections))?;
             apply::rows(snapshot, hot, deltas)?;
             if let Some((files, deltas)) = group.staged.take() {
                 apply::files(snapshot, files);
@@ -517,19 +536,20 @@ fn expect_unwritten(snapshot: &Snapshot, table: Oid, lsn: u64) -> Result<()> {
 const PARALLEL_ROWS_MIN: usize = 4_096;
 
 /// Takes what has queued, up to a number of rows. A transaction that has to be `alone` makes a group of its own, so that every
-/// one is staged against the catalog and the joined tables that it will meet.
+/// one is staged against the catalog and the joined tables that it will meet; so does one that corrects views, which has to know all
+/// rows before it.
 fn gather(
     first: Request,
     queue: &mut mpsc::Receiver<Message>,
     rows_max: usize,
-    is_alone: impl Fn(&Transaction) -> bool,
+    is_alone: impl Fn(&Request) -> bool,
 ) -> (Vec<Request>, Option<Message>) {
     let mut rows = row_count(&first.transaction);
-    let alone = is_alone(&first.transaction);
+    let alone = is_alone(&first);
     let mut group = vec![first];
     while !alone && rows < rows_max {
         match queue.try_recv() {
-            Ok(Message::Commit(request)) if !is_alone(&request.transaction) => {
+            Ok(Message::Commit(request)) if !is_alone(&request) => {
                 rows += row_count(&request.transaction);
                 group.push(request);
             }

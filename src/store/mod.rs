@@ -17,6 +17,7 @@ mod classify;
 mod commit;
 pub mod dedupe;
 mod enrich;
+mod erase;
 mod flush;
 mod lock;
 mod positions;
@@ -42,7 +43,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::catalog::bind::Binder;
-use crate::catalog::{Catalog, Change, LateRows, Maintenance, Oid, Table, View};
+use crate::catalog::{Catalog, Change, LateRows, Maintenance, Oid, Table, TableKind, View};
 use crate::clock::{Clock, Micros};
 use crate::columnar::{ColumnTable, LsnSet};
 use crate::config::Limits;
@@ -84,6 +85,8 @@ pub struct Delete {
     pub read_lsn: u64,
     /// The keys that the committed ones leave free.
     pub keys: unique::Keys,
+    /// Of an event table: the committed rows themselves, LSN last, for the views that count them.
+    pub old: Vec<RecordBatch>,
 }
 
 impl Delete {
@@ -100,7 +103,8 @@ impl Delete {
             }
             lsns.extend(own.iter().map(|lsn| *lsn as u64));
         }
-        Ok(Delete { table: table.oid, rows: lsns.into_iter().collect(), read_lsn, keys })
+        let old = if table.kind == TableKind::Event { old.to_vec() } else { Vec::new() };
+        Ok(Delete { table: table.oid, rows: lsns.into_iter().collect(), read_lsn, keys, old })
     }
 }
 
@@ -163,6 +167,8 @@ struct Shared {
     /// Tables whose files were opened for writing; snapshots get them with the first file.
     opened: tokio::sync::Mutex<HashMap<Oid, Arc<ColumnTable>>>,
     locks: Arc<rows::RowLocks>,
+    /// Held by the one erasure under way.
+    erasing: tokio::sync::Mutex<()>,
     fatal: Mutex<Option<Error>>,
     refresh: refresh::Refreshing,
     lookups: enrich::Lookups,
@@ -257,7 +263,10 @@ impl Store {
             })
             .collect();
         let altered = transaction.changes.iter().any(|change| matches!(change, Change::AlterView(_)));
-        let committed = self.submit(transaction).await?;
+        let committed = match erase::is_needed(&self.catalog(), &transaction.deletes) {
+            true => self.erase(transaction).await?,
+            false => self.submit(transaction, None).await?,
+        };
         if altered {
             self.background.wake();
         }
@@ -277,7 +286,7 @@ impl Store {
             Ok(()) => vec![Change::ViewReady(view.oid)],
             Err(_) => self.catalog().family(view).into_iter().map(Change::DropView).collect(),
         };
-        self.submit(Transaction { changes, ..Transaction::default() }).await?;
+        self.submit(Transaction { changes, ..Transaction::default() }, None).await?;
         built
     }
 
@@ -314,14 +323,40 @@ impl Store {
         Staging::begin(&self.shared, table, late_rows).await
     }
 
-    async fn submit(&self, transaction: Transaction) -> Result<Committed> {
+    /// Commits deletions from tables that have views: with the views' corrections.
+    async fn erase(&self, transaction: Transaction) -> Result<Committed> {
+        if !transaction.changes.is_empty() {
+            return Err(Error::unsupported("cannot delete events in a transaction that changes tables or views").hint("COMMIT first."));
+        }
+        let _turn = self.shared.erasing.lock().await;
+        let mut attempts = 0;
+        loop {
+            let corrections = erase::prepare(Arc::clone(&self.shared), transaction.deletes.clone()).await?;
+            let Transaction { deletes, writes, unwritten, .. } = &transaction;
+            let attempt = Transaction {
+                deletes: deletes.clone(),
+                writes: writes.clone(),
+                unwritten: unwritten.clone(),
+                returning: transaction.returning,
+                ..Transaction::default()
+            };
+            let outcome = self.submit(attempt, Some(corrections)).await;
+            attempts += 1;
+            match outcome {
+                Err(error) if erase::is_moved(&error) && attempts < self.shared.parts.limits.store.retries_max => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn submit(&self, transaction: Transaction, corrections: Option<erase::Corrections>) -> Result<Committed> {
         self.wait_for_memory().await?;
         let (reply, answer) = oneshot::channel();
         let stopped = || match self.shared.fatal.lock().clone() {
             Some(error) => error,
             None => Error::new(SqlState::ADMIN_SHUTDOWN, "the server is shutting down"),
         };
-        self.queue.send(commit::Message::Commit(commit::Request { transaction, reply })).await.map_err(|_| stopped())?;
+        self.queue.send(commit::Message::Commit(commit::Request { transaction, corrections, reply })).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 
@@ -359,6 +394,9 @@ impl Store {
         let gone =
             deletes.iter().map(|delete| apply::Gone { table: delete.table, rows: Arc::new(delete.rows.clone()), lsn: base.next_lsn });
         apply::deletes(&mut next, &gone.collect::<Vec<_>>())?;
+        for delete in deletes {
+            apply::hide_views(&mut next, delete.table);
+        }
         let mut accepted = Vec::new();
         let mut lsn = base.next_lsn;
         {

@@ -37,6 +37,8 @@ pub struct Positions {
     pub unique: HashMap<Oid, Taken>,
     /// By table, what was deleted lately.
     pub recent: HashMap<Oid, Recent>,
+    /// By table, the greatest event time of a row that retention may have removed.
+    pub expired: HashMap<Oid, Micros>,
 }
 
 /// The rows of one batch, sorted out.
@@ -251,6 +253,22 @@ pub fn saved_deleted(state: &State, table: Oid) -> Result<(Deleted, u64)> {
     let Some(bytes) = state.get(Family::Meta, &deleted_key(table))? else { return Ok((Deleted::default(), 0)) };
     let read = bytes.split_first_chunk::<8>().and_then(|(lsn, sets)| Some((Deleted::decode(sets)?, u64::from_le_bytes(*lsn))));
     read.ok_or_else(|| Error::new(SqlState::DATA_CORRUPTED, "the saved set of deleted rows cannot be read"))
+}
+
+fn expired_key(table: Oid) -> Vec<u8> {
+    [b"expired/".as_slice(), &table.to_be_bytes()].concat()
+}
+
+/// Puts the greatest event time that retention has removed into `batch`.
+pub fn save_expired(table: Oid, until: Micros, batch: &mut Batch) {
+    batch.put(Family::Meta, expired_key(table), until.to_be_bytes());
+}
+
+/// The greatest event time that retention has removed from a table, if any.
+pub fn saved_expired(state: &State, table: Oid) -> Result<Option<Micros>> {
+    let Some(bytes) = state.get(Family::Meta, &expired_key(table))? else { return Ok(None) };
+    let bytes = bytes.try_into().map_err(|_| Error::new(SqlState::DATA_CORRUPTED, "the saved end of retention cannot be read"))?;
+    Ok(Some(Micros::from_be_bytes(bytes)))
 }
 
 /// What is saved of catalog and watermarks, so that the log before it can go.

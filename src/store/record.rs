@@ -3,8 +3,9 @@
 //! *Place*: written by `store::commit`, read by `store::recover`.
 //!
 //! Bytes: `header length u32 LE | header JSON | Arrow IPC messages, one a batch | Arrow IPC messages of what views joined them with |
-//! sets of deleted LSNs`, each part in header order. The header names each batch's table, LSN range and length, each set's table and
-//! length, and the files of a statement whose rows did not fit memory. A message carries no schema: the catalog as of the record has it, and replay applies
+//! sets of deleted LSNs | new states of views that lose rows (an Arrow IPC stream each)`, each part in header order. The header names
+//! each batch's table, LSN range and length, the table or view and length of each other part, and the files of a statement whose rows
+//! did not fit memory. A message carries no schema: the catalog as of the record has it, and replay applies
 //! changes and rows in the same order as the commit did.
 
 use std::collections::HashMap;
@@ -12,8 +13,8 @@ use std::sync::Arc;
 
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
-use arrow::ipc::reader::StreamDecoder;
-use arrow::ipc::writer::StreamEncoder;
+use arrow::ipc::reader::{StreamDecoder, StreamReader};
+use arrow::ipc::writer::{StreamEncoder, StreamWriter};
 use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,9 @@ pub struct Header {
     /// The sets of deleted rows that follow them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deletes: Vec<DeletesHeader>,
+    /// The new states that follow them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub corrections: Vec<CorrectionHeader>,
     /// The server's clock at the commit, microseconds: arrival time of the rows.
     pub committed_at: i64,
 }
@@ -114,6 +118,15 @@ pub struct DeletesHeader {
     pub bytes: u64,
 }
 
+/// The states of a view's groups that lose rows.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CorrectionHeader {
+    /// The view.
+    pub view: Oid,
+    /// Bytes of the stream.
+    pub bytes: u64,
+}
+
 /// A record's payload, taken apart.
 #[derive(Debug)]
 pub struct Decoded {
@@ -123,6 +136,8 @@ pub struct Decoded {
     pub messages: Messages,
     /// The deleted rows, by the header's order.
     pub deletes: Vec<LsnSet>,
+    /// View and states, by the header's order.
+    pub corrections: Vec<(Oid, RecordBatch)>,
 }
 
 /// Encodes batches without repeating the schema in each record.
@@ -187,7 +202,25 @@ pub fn decode(payload: Vec<u8>) -> Result<Decoded> {
     let messages = Messages { rows, found, newest };
     let set = |deletes: &DeletesHeader| LsnSet::decode(&part(deletes.bytes)?).ok_or_else(|| damaged("deleted rows"));
     let deletes = header.deletes.iter().map(set).collect::<Result<Vec<_>>>()?;
-    Ok(Decoded { header, messages, deletes })
+    let states = |correction: &CorrectionHeader| {
+        let bytes = part(correction.bytes)?;
+        let unreadable = |error: arrow::error::ArrowError| damaged(&error.to_string());
+        let mut stream = StreamReader::try_new(bytes.as_slice(), None).map_err(unreadable)?;
+        let batch = stream.next().ok_or_else(|| damaged("no states"))?.map_err(unreadable)?;
+        Ok((correction.view, batch))
+    };
+    let corrections = header.corrections.iter().map(states).collect::<Result<Vec<_>>>()?;
+    Ok(Decoded { header, messages, deletes, corrections })
+}
+
+/// The states of a view as a stream of their own.
+pub fn encode_states(rows: &RecordBatch) -> Result<Vec<u8>> {
+    let failed = |error: arrow::error::ArrowError| Error::internal(format!("cannot encode a log record: {error}"));
+    let mut bytes = Vec::new();
+    let mut stream = StreamWriter::try_new(&mut bytes, rows.schema_ref()).map_err(failed)?;
+    stream.write(rows).and_then(|()| stream.finish()).map_err(failed)?;
+    drop(stream);
+    Ok(bytes)
 }
 
 /// Reads one batch of a table from its IPC message: the first `columns` of the table, filled up with those added since.

@@ -6,6 +6,7 @@
 //! rows if its table's flushed LSN is not past it, and a view if that view's applied LSN is not past it; (3) a view that
 //! was not ready is dropped: its creator never heard that it exists.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -109,6 +110,7 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
         retired: Mutex::new(retired),
         opened: tokio::sync::Mutex::default(),
         locks: Arc::default(),
+        erasing: tokio::sync::Mutex::default(),
         fatal: Mutex::new(None),
         refresh: refresh::Refreshing::default(),
         lookups: Lookups::default(),
@@ -134,6 +136,7 @@ impl Replay<'_> {
             state.truncated_lsn = self.saved.truncated.get(&table.oid).copied().unwrap_or(0);
             state.dropped_us = ttl::dropped(self.tools.blocks.state(), table.oid)?;
             (state.deleted, state.deleted_lsn) = positions::saved_deleted(&self.state, table.oid)?;
+            self.positions.expired.extend(positions::saved_expired(&self.state, table.oid)?.map(|until| (table.oid, until)));
             self.open_cold(&mut state)?;
             self.snapshot.tables.insert(table.oid, Arc::new(state));
         }
@@ -164,10 +167,20 @@ impl Replay<'_> {
 
     fn record(&mut self, record: Record) -> Result<()> {
         let (first_lsn, next_lsn) = (record.first_lsn, record.next_lsn);
-        let Decoded { header, messages, deletes } = record::decode(record.payload)?;
+        let Decoded { header, messages, deletes, corrections } = record::decode(record.payload)?;
         if !header.changes.is_empty() && first_lsn >= self.saved.catalog_lsn {
             self.views_catch_up()?;
             self.changes(&header.changes, first_lsn)?;
+        }
+        if !corrections.is_empty() {
+            self.views_catch_up()?;
+            let lagging = corrections.into_iter().filter(|(view, _)| {
+                self.snapshot.views.get(view).is_some_and(|version| version.applied_lsn() <= first_lsn && !version.must_rebuild())
+            });
+            let delta =
+                |(view, rows)| (view, view::Delta { rows, first_lsn, next_lsn: first_lsn + 1, poison: None, work: view::Work::default() });
+            let lagging = lagging.map(delta).collect();
+            apply::corrections(&mut self.snapshot, lagging)?;
         }
         let mut found = self.found(&header, messages.found)?;
         for (index, (rows, message)) in header.rows.iter().zip(messages.rows).enumerate() {

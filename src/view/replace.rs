@@ -109,7 +109,13 @@ impl Replacement {
             groups.merge(part.rows.columns(), part.rows.num_rows()).map_err(failure)?;
         }
         let poison = self.parts.iter().find_map(|part| part.poison.clone());
-        Ok(Delta { rows: groups.states().map_err(failure)?, first_lsn: lsn, next_lsn: lsn + 1, poison })
+        Ok(Delta {
+            rows: groups.states().map_err(failure)?,
+            first_lsn: lsn,
+            next_lsn: lsn + 1,
+            poison,
+            work: super::delta::Work::default(),
+        })
     }
 
     /// Which rows are of groups not yet known; they are known then.

@@ -65,6 +65,11 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// Whether it groups by sessions, whose bounds depend on each other.
+    pub fn has_sessions(&self) -> bool {
+        self.session.is_some()
+    }
+
     /// The output's Arrow schema: the view's declared columns.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.finish.schema)

@@ -214,6 +214,12 @@ impl Version {
         deltas
     }
 
+    /// A version that cannot be read: every reader hears `error`.
+    #[must_use]
+    pub fn failing(&self, error: Error) -> Version {
+        Version { poison: Some(error), ..self.clone() }
+    }
+
     /// The version after a checkpoint's or [`super::Backfill`]'s batch was written: its deltas replaced by the new blocks.
     /// Deltas that came meanwhile stay.
     pub fn checkpointed(&self, checkpoint: &Checkpoint) -> Version {
