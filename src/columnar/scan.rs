@@ -208,8 +208,8 @@ struct FileStatistics<'a> {
 impl FileStatistics<'_> {
     /// `pick` of every file's statistics of a column, NULL where unknown.
     fn column(&self, column: &Column, pick: impl Fn(&super::ColumnStats) -> &ScalarValue) -> Option<ArrayRef> {
-        let index = self.layout.schema.index_of(&column.name).ok()?;
-        let data_type = self.layout.schema.field(index).data_type();
+        let index = self.schema.index_of(&column.name).ok()?;
+        let data_type = self.schema.field(index).data_type();
         let unknown = ScalarValue::try_from(data_type).ok()?;
         let values = self.files.iter().map(|file| match self.stats(file, index).map(&pick) {
             Some(value) if value.data_type() == *data_type => value.clone(),
@@ -220,7 +220,7 @@ impl FileStatistics<'_> {
 
     fn stats<'f>(&self, file: &'f DataFile, index: usize) -> Option<&'f super::ColumnStats> {
         // A file listed under a wider layout than this reader's has its statistics in other places.
-        if file.stats.len() != self.layout.schema.fields().len() {
+        if file.stats.len() != self.schema.fields().len() {
             return None;
         }
         file.stats.get(index)?.as_ref()
@@ -241,7 +241,7 @@ impl PruningStatistics for FileStatistics<'_> {
     }
 
     fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
-        let index = self.layout.schema.index_of(&column.name).ok()?;
+        let index = self.schema.index_of(&column.name).ok()?;
         let counts = self.files.iter().map(|file| self.stats(file, index).map(|stats| stats.nulls));
         Some(Arc::new(counts.collect::<UInt64Array>()))
     }

@@ -247,7 +247,7 @@ fn excluded(table: &Table) -> Table {
     excluded.name = EXCLUDED.to_owned();
     for name in [CONFLICTING, PLACE] {
         let sql_type = SqlType::BigInt;
-        excluded.columns.push(Column { name: name.to_owned(), sql_type, nullable: true, default: None, generated: None });
+        excluded.columns.push(Column { name: name.to_owned(), sql_type, nullable: true, default: None, generated: None, fill: None });
     }
     excluded
 }

@@ -113,7 +113,7 @@ impl Shape {
         let last = bound.schema.fields().len() - 1;
         for (number, field) in bound.schema.fields()[last - self.wanted..last].iter().enumerate() {
             let sql_type = SqlType::of_field(field);
-            row.columns.push(Column { name: wanted_name(number), sql_type, nullable: true, default: None, generated: None });
+            row.columns.push(Column { name: wanted_name(number), sql_type, nullable: true, default: None, generated: None, fill: None });
         }
         row
     }

@@ -20,15 +20,14 @@ pub(super) fn check(query: &mut ast::Query) -> Result<()> {
 
 /// As [`check`], for the parts of a statement that is no query.
 pub(super) fn check_parts<'a>(
-    values: impl Iterator<Item = &'a mut Expr>,
+    values: impl Iterator<Item = &'a mut ast::Expr>,
     from: &mut [ast::TableWithJoins],
-    selection: Option<&'a mut Expr>,
+    selection: Option<&'a mut ast::Expr>,
     returning: Option<&mut [ast::SelectItem]>,
 ) -> Result<()> {
     let all = || {
         values.chain(selection).try_for_each(|value| value.visit(&mut Check))?;
         for item in from.iter_mut() {
-            item.joins.iter().try_for_each(|join| merged_outer(&join.join_operator))?;
             item.visit(&mut Check)?;
         }
         returning.into_iter().flatten().try_for_each(|item| item.visit(&mut Check))

@@ -271,8 +271,8 @@ impl Staged {
         let (mut accepted, mut late) = (Vec::new(), Vec::new());
         let mut changed = false;
         for rows in numbered {
-            let judged = shared.positions.lock().judge(&self.table, &rows, self.policy, &mut self.keys)?;
-            let Judged { accepted: kept, late: behind, applied, duplicates } = judged;
+            let judged = shared.positions.lock().sort_out(&self.table, &rows, self.policy, &mut self.keys)?;
+            let Judged { accepted: kept, late: behind, applied, duplicates, .. } = judged;
             self.applied += applied;
             changed |= kept.num_rows() != rows.num_rows();
             self.duplicates += duplicates;
@@ -310,7 +310,7 @@ impl Staged {
         let files = match written {
             Some(files) => files,
             None => {
-                let files = part.columns.write(rows.clone()).await?;
+                let files = part.columns.write(rows.clone(), 0).await?;
                 self.bytes += files.iter().map(|file| file.bytes).sum::<u64>();
                 files
             }
@@ -418,7 +418,7 @@ impl Staged {
         for oid in [Some(self.table.oid), self.table.late_oid].into_iter().flatten() {
             let Some(state) = snapshot.tables.get(&oid) else { continue };
             for batch in state.hot.iter().filter(|batch| batch.next_lsn > since) {
-                if self.has_key_of(&batch.rows)? {
+                if self.has_key_of(batch.rows())? {
                     return Ok(true);
                 }
             }

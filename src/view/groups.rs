@@ -307,6 +307,11 @@ impl<'a> Groups<'a> {
             + self.fragment_bytes
     }
 
+    /// All states as one batch, with marks where some of it replaces older states.
+    pub(super) fn states(self) -> Result<RecordBatch> {
+        self.states_over(false)
+    }
+
     /// As [`Groups::states`]; `oldest` says that there are no older states, so that nothing need be marked.
     pub(super) fn states_over(mut self, oldest: bool) -> Result<RecordBatch> {
         debug_assert!(self.wanted.iter().all(|wanted| *wanted), "states are given out whole");
