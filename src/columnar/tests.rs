@@ -357,7 +357,7 @@ async fn files_written_before_their_lsns_are_known() {
     let dir = TempDir::new().unwrap();
     let table = table(&dir).await;
     append(&table, batch(0, 10, DAY)).await;
-    let files = table.write(vec![batch(0, 10, DAY), batch(15, 5, DAY)]).await.unwrap();
+    let files = table.write(vec![batch(0, 10, DAY), batch(15, 5, DAY)], 0).await.unwrap();
     let described: Vec<String> = files.into_iter().map(|file| table.describe(&file.rebased(1_000)).unwrap()).collect();
     let files: Vec<DataFile> = described.iter().map(|text| table.described(text).unwrap()).collect();
     assert_eq!((files[0].lsn_base, files[0].lsn_range), (1_000, (1_000, 1_019)));
@@ -373,7 +373,7 @@ async fn files_written_before_their_lsns_are_known() {
         assert_eq!(lsns(&rows(table, Some(col(LSN_COLUMN).gt_eq(lit(1_005_i64)))).await.unwrap().0), expected[15..]);
         assert_eq!(rows(table, Some(col("store").eq(lit("a store with a long name 3")))).await.unwrap().0.num_rows(), 2);
     }
-    let unlisted = reopened.write(vec![batch(0, 10, DAY)]).await.unwrap();
+    let unlisted = reopened.write(vec![batch(0, 10, DAY)], 0).await.unwrap();
     reopened.discard(&unlisted).await;
     assert_eq!(reopened.collect(&[]).await.unwrap(), 0, "they are gone already");
 }

@@ -328,6 +328,7 @@ mod tests {
             columns: vec![column("at", SqlType::Timestamptz), column("store", SqlType::Text)],
             checks: Vec::new(),
             primary_key: Vec::new(),
+            unique: Vec::new(),
             watermark: Some(Watermark { column: 0, lateness_us: 5 * MINUTE }),
             options: TableOptions { partition_by: Some(1), idle_timeout_us, ..TableOptions::default() },
             late_oid: None,

@@ -291,6 +291,7 @@ mod tests {
             columns,
             checks: Vec::new(),
             primary_key: Vec::new(),
+            unique: Vec::new(),
             watermark: None,
             options: TableOptions::default(),
             late_oid: None,
