@@ -202,6 +202,12 @@ impl Corrected {
                     .detail("What the remaining rows were joined with when they came is not kept.")
                     .hint("DROP the materialized view, delete, and create it anew."));
             }
+            if view.ttl_us.is_some() {
+                let message = format!("cannot delete rows of \"{}\" while materialized view \"{}\" has a ttl", table.name, view.name);
+                return Err(Error::unsupported(message)
+                    .detail("Windows whose state has left memory are answered from the rows, the others from their state.")
+                    .hint("DROP the materialized view, delete, and create it anew."));
+            }
             if version.spec.has_sessions() {
                 let message =
                     format!("cannot delete rows of \"{}\" that materialized view \"{}\" counts in sessions", table.name, view.name);
