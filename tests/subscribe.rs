@@ -268,6 +268,15 @@ async fn wrong_subscriptions_are_refused_with_a_reason() {
     ] {
         assert_eq!(session.failure(sql).await.state, state, "{sql}");
     }
+    for (name, query) in [
+        ("sessions", "SELECT shop, SESSION(at, INTERVAL '5 minutes') AS s, count(*) AS n FROM e GROUP BY shop, s"),
+        ("derived", "SELECT shop, n + 1 AS more FROM v"),
+        ("refreshed", "SELECT DISTINCT a.shop FROM e AS a JOIN e AS b ON a.id = b.id ORDER BY a.shop LIMIT 3"),
+    ] {
+        session.rows(&format!("CREATE MATERIALIZED VIEW {name} AS {query}")).await;
+        assert_eq!(session.failure(&format!("SUBSCRIBE TO {name}")).await.state, "0A000", "{name}");
+        session.rows(&format!("DROP MATERIALIZED VIEW {name}")).await;
+    }
     let failure = session.failure("SUBSCRIBE TO v WITH (fast)").await;
     assert!(failure.hint.contains("snapshot, from_lsn"), "{failure:?}");
     session.rows("BEGIN ISOLATION LEVEL REPEATABLE READ").await;

@@ -98,10 +98,15 @@ impl Engine {
     ) -> Result<SendableRecordBatchStream> {
         let mut news = tools.store.news();
         let counted = *news.borrow_and_update();
+        // What was published since the context was made is not news to come.
+        news.mark_changed();
         let snapshot = Arc::clone(&context.snapshot);
         let version = version_of(&snapshot, follow.view)?;
         let selection = Arc::new(self.selection(&context, bound, &version)?);
         let lsn = snapshot.next_lsn;
+        let reservation = || MemoryConsumer::new("Subscription").register(self.task().memory_pool());
+        // What cannot be followed is refused here, not at its first change.
+        version.changes(Since::Version(Arc::clone(&version), lsn), &selection, reservation())?;
         let sending = match follow.start {
             Start::Newest => Sending::Nothing,
             Start::Snapshot => Sending::Snapshot(self.run(&context, bound, &[], cancel.clone()).await?),
@@ -109,11 +114,7 @@ impl Engine {
                 return Err(Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("from_lsn {since} is in the future"))
                     .detail(format!("The newest LSN is {lsn}.")));
             }
-            Start::Since(since) => Sending::Changes(version.changes(
-                Since::Lsn(since),
-                &selection,
-                MemoryConsumer::new("Subscription").register(self.task().memory_pool()),
-            )?),
+            Start::Since(since) => Sending::Changes(version.changes(Since::Lsn(since), &selection, reservation())?),
         };
         tools.metrics.subscribers.inc();
         let schema = schema(&bound.schema);
@@ -187,6 +188,11 @@ fn check(condition: &Expr) -> Result<()> {
 }
 
 fn version_of(snapshot: &Snapshot, view: Oid) -> Result<Arc<Version>> {
+    if let Some(recomputed) = snapshot.recomputed.get(&view) {
+        return Err(Error::unsupported(format!("SUBSCRIBE to materialized view \"{}\" is not supported", recomputed.view.name))
+            .detail("It has no aggregate state of its own, from which changes could be told.")
+            .hint("Subscribe to a view over an event table, which is kept incrementally."));
+    }
     snapshot.views.get(&view).cloned().ok_or_else(|| Error::internal("a view without state"))
 }
 
@@ -271,7 +277,8 @@ impl Follower {
         let lsn = self.shown.1;
         let last = self.up_to.is_some_and(|up_to| lsn >= up_to);
         let due = self.urgent || last || self.reported_at.elapsed() >= PROGRESS_EVERY;
-        if !self.progress || lsn <= self.reported || !due {
+        // State that was replaced (REFRESH) brings changes without a commit: progress is told once more.
+        if !self.progress || (lsn <= self.reported && !self.urgent) || !due {
             return Ok(None);
         }
         (self.reported, self.reported_at, self.urgent) = (lsn, Instant::now(), false);

@@ -62,6 +62,15 @@ pub struct Retired {
     pub tables: Vec<Arc<TableState>>,
 }
 
+impl Retired {
+    /// Adds what more has been put out of use.
+    pub fn add(&mut self, more: Retired) {
+        self.views.extend(more.views);
+        self.results.extend(more.results);
+        self.tables.extend(more.tables);
+    }
+}
+
 /// Applies catalog changes as of `lsn`. New views start empty, with everything below `lsn` still to be backfilled.
 pub fn changes(snapshot: &mut Snapshot, changes: &[Change], lsn: u64, tools: &Tools) -> Result<Retired> {
     let mut retired = Retired::default();

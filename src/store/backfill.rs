@@ -173,11 +173,16 @@ async fn build(
     }
     table.hot.iter().try_for_each(|batch| add(batch.rows.clone()))?;
     let mut batch = Batch::default();
+    let replaces = backfill.replaces();
     let checkpoint = backfill.finish(lsn, &mut batch)?;
     shared.state.write(batch)?;
     let published = shared.published.update(|newest| {
         let present = newest.views.get_mut(&view).filter(|present| Arc::ptr_eq(&present.spec, &specs[0])).ok_or_else(gone)?;
-        *present = Arc::new(present.checkpointed(&checkpoint));
+        let mut stored = present.checkpointed(&checkpoint);
+        if replaces {
+            stored = stored.replaced_at(newest.next_lsn);
+        }
+        *present = Arc::new(stored);
         Ok(())
     });
     if published.is_err() {

@@ -224,6 +224,10 @@ impl Background {
         // The newest: its state may have been replaced since the round began.
         let snapshot = self.shared.published.load();
         let Some(version) = snapshot.views.get(&oid) else { return Ok(()) };
+        // State that this one has taken the place of goes first: with a position beyond it, a start after a crash would find both.
+        if self.shared.retired.lock().views.iter().any(|retired| retired.spec.view.oid == oid) {
+            return Ok(());
+        }
         let mut batch = Batch::default();
         let checkpoint = version.checkpoint(snapshot.next_lsn, &mut batch)?;
         self.shared.state.write(batch)?;
@@ -278,14 +282,20 @@ impl Background {
         let mut batch = Batch::default();
         let Some(merged) = version.merge(&mut batch)? else { return Ok(()) };
         self.shared.state.write(batch)?;
-        self.shared.published.update(|newest| {
-            if let Some(present) = newest.views.get_mut(&oid)
-                && Arc::ptr_eq(&present.spec, &version.spec)
-            {
-                *present = Arc::new(present.merged(&merged));
-            }
-            Ok(())
-        })
+        let published = self.shared.published.update(|newest| {
+            Ok(match newest.views.get_mut(&oid) {
+                Some(present) if Arc::ptr_eq(&present.spec, &version.spec) => {
+                    *present = Arc::new(present.merged(&merged));
+                    true
+                }
+                _ => false,
+            })
+        })?;
+        if !published {
+            // As for a checkpoint: what was just written goes as well.
+            self.shared.retire(Retired { views: vec![Arc::new(version.merged(&merged))], ..Retired::default() });
+        }
+        Ok(())
     }
 
     fn compact(&mut self) -> Result<()> {

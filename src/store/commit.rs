@@ -376,6 +376,8 @@ impl Sequencer {
         let (hot, deltas) = (apply::hot(accepted)?, deltas?);
         let next_lsn = self.next_lsn;
         let widened = self.widen_files(&base, &group.changes)?;
+        // Whoever sees emptied or dropped state finds the old one among what has to go first: see the background work.
+        let mut waiting = self.shared.retired.lock();
         let retired = self.shared.published.update(|snapshot| {
             let retired = apply::changes(snapshot, &group.changes, group.changes_lsn, &self.shared.tools)?;
             for (table, columns) in widened {
@@ -393,7 +395,7 @@ impl Sequencer {
             self.shared.hot_bytes.store(snapshot.hot_bytes(), Ordering::Release);
             Ok(retired)
         })?;
-        self.shared.retire(retired);
+        waiting.add(retired);
         Ok(())
     }
 

@@ -132,10 +132,7 @@ struct Shared {
 impl Shared {
     /// Leaves what a change has put out of use to the background work.
     fn retire(&self, retired: apply::Retired) {
-        let mut waiting = self.retired.lock();
-        waiting.views.extend(retired.views);
-        waiting.results.extend(retired.results);
-        waiting.tables.extend(retired.tables);
+        self.retired.lock().add(retired);
     }
 }
 

@@ -267,6 +267,7 @@ pub struct Backfill {
     deltas: Vec<Arc<Delta>>,
     rows: usize,
     blocks: Vec<Arc<Block>>,
+    replaces: bool,
     /// Blocks that the new ones stand in for.
     replaced: Vec<Arc<Block>>,
     poison: Option<Error>,
@@ -277,13 +278,18 @@ impl Backfill {
     /// For the view of `version`, whose rows it does not look at.
     pub fn new(version: &Version) -> Backfill {
         let (deltas, blocks, replaced) = (Vec::new(), Vec::new(), Vec::new());
-        Backfill { version: version.clone(), deltas, rows: 0, blocks, replaced, poison: None, work: Work::default() }
+        Backfill { version: version.clone(), deltas, rows: 0, blocks, replaces: false, replaced, poison: None, work: Work::default() }
     }
 
     /// For a view that has state already, all of which is to be replaced.
     pub fn replacing(version: &Version) -> Backfill {
         let replaced = version.blocks.values().flatten().chain(&version.shadowed).cloned().collect();
-        Backfill { replaced, ..Backfill::new(version) }
+        Backfill { replaced, replaces: true, ..Backfill::new(version) }
+    }
+
+    /// Whether it takes the place of state that readers know.
+    pub fn replaces(&self) -> bool {
+        self.replaces
     }
 
     /// For windows of the view of `version` that come back into its state.

@@ -39,6 +39,8 @@ pub struct Version {
     applied_lsn: u64,
     /// See [`Version::changes_from`].
     changes_from: u64,
+    /// Counts how often the state was replaced rather than added to.
+    pub(super) replacements: u64,
     must_rebuild: bool,
     /// What it took to make the blocks.
     pub(super) work: Work,
@@ -88,6 +90,7 @@ impl Version {
             poison: None,
             applied_lsn: 0,
             changes_from: 0,
+            replacements: 0,
             must_rebuild: false,
             work: Work::default(),
             coverage: Coverage::default(),
@@ -171,10 +174,11 @@ impl Version {
         self.changes_from
     }
 
-    /// The version whose state took the place of another one by the commit at `lsn`.
+    /// The version whose state took the place of another one, which is to be seen up to `lsn`.
     #[must_use]
     pub fn replaced_at(mut self, lsn: u64) -> Version {
-        self.changes_from = lsn.saturating_add(1);
+        self.changes_from = self.changes_from.max(lsn.saturating_add(1));
+        self.replacements += 1;
         self
     }
 
