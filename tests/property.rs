@@ -424,7 +424,8 @@ async fn case(seed: u64) {
                     gone.push(views.swap_remove(at).name);
                 }
             }
-            8..11 if !views.iter().any(|view| view.query.contains("JOIN")) => {
+            // A view that joins plain tables or has sessions refuses deletions of its events.
+            8..11 if !views.iter().any(|view| ["JOIN", "SESSION("].iter().any(|word| view.query.contains(word))) => {
                 delete(&session, &mut model, &mut random, now).await;
             }
             6 | 7 => {
