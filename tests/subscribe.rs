@@ -447,6 +447,18 @@ async fn case(seed: u64) {
                     }
                 }
             }
+            3 => {
+                // Rows of some groups, or all of them.
+                let condition = match random.random_range(0..3) {
+                    0 => format!("n = {}", random.random_range(0..9)),
+                    1 => format!("shop = 's{}'", random.random_range(0..5)),
+                    _ => format!("id < {}", random.random_range(0..500)),
+                };
+                session.rows(&format!("DELETE FROM e WHERE {condition}")).await;
+                for (mirror, (name, _, _)) in mirrors.iter_mut().zip(VIEWS) {
+                    mirror.check(&session, name, &what).await;
+                }
+            }
             2 if random.random_bool(0.3) => {
                 session.rows("TRUNCATE e").await;
                 for (mirror, (name, _, _)) in mirrors.iter_mut().zip(VIEWS) {

@@ -69,7 +69,7 @@ pub(super) struct Entry {
     pub(super) rows: u32,
     pub(super) bytes: u32,
     pub(super) crc: u32,
-    /// Whether a group in it failed.
+    /// Whether a group in it failed or replaces older state.
     #[serde(default)]
     pub(super) failed: bool,
 }

@@ -21,15 +21,15 @@ use arrow::row::{RowConverter, SortField};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::context::SessionState;
 use datafusion::execution::memory_pool::MemoryReservation;
-use datafusion::logical_expr::{EmitTo, Expr, GroupsAccumulator};
+use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 
 use super::blocks::Block;
 use super::checkpoint::{chunk_of, slot_range};
 use super::delta::Delta;
-use super::failure::{arrow_failure, failure, from_text};
+use super::failure::{arrow_failure, failure};
 use super::finish::{Projected, declared};
-use super::groups::{Interner, indices};
+use super::groups::{Groups, Interner, indices};
 use super::prune::Pruning;
 use super::slots::{Place, places};
 use super::spec::Spec;
@@ -275,9 +275,6 @@ impl Changes {
         }
         members.count = members.count.max(usize::from(keyless));
         let new = Side::gather(&self.new, &mut members, &self.reservation)?;
-        if let Some(error) = &new.error {
-            return Err(from_text(error));
-        }
         let old = self.old.as_ref().map(|old| Side::gather(old, &mut members, &self.reservation)).transpose()?;
         let keys = members.keys().map_err(failure)?;
         let new = self.outputs(&new, &keys)?;
@@ -517,30 +514,22 @@ struct Side {
     values: Vec<ArrayRef>,
     /// The groups' numbers.
     groups: Vec<usize>,
-    error: Option<String>,
 }
-
-/// No number.
-const NONE: usize = usize::MAX;
 
 struct Gathering<'a> {
     spec: &'a Spec,
-    accumulators: Vec<Box<dyn GroupsAccumulator>>,
-    /// By candidate, its number among the groups that were found: an accumulator has no value for a group without rows.
-    found: Vec<usize>,
-    groups: Vec<usize>,
-    error: Option<String>,
+    merged: Groups<'a>,
+    /// State rows taken in.
+    rows: usize,
 }
 
 impl Side {
     fn gather(version: &Version, members: &mut Members, reservation: &MemoryReservation) -> Result<Side> {
         let spec = &version.spec;
-        let accumulators = spec.aggregates.iter().map(|aggregate| aggregate.accumulator()).collect::<DataFusionResult<Vec<_>>>();
-        let found = vec![NONE; members.count];
-        let mut gathering = Gathering { spec, accumulators: accumulators.map_err(failure)?, found, groups: Vec::new(), error: None };
+        let mut gathering = Gathering { spec, merged: Groups::new(spec).map_err(failure)?, rows: 0 };
         gathering.blocks(version, members, reservation).map_err(failure)?;
         gathering.deltas(version, members, reservation).map_err(failure)?;
-        gathering.finish()
+        gathering.finish(members)
     }
 }
 
@@ -590,51 +579,30 @@ impl Gathering<'_> {
             return Ok(());
         }
         let columns = columns.iter().map(|column| filter.filter(column)).collect::<Result<Vec<_>, _>>()?;
-        let mut ids: Vec<usize> = members.ids.iter().copied().filter(|id| *id < members.count).collect();
-        for id in &mut ids {
-            let found = &mut self.found[*id];
-            if *found == NONE {
-                *found = self.groups.len();
-                self.groups.push(*id);
-            }
-            *id = *found;
-        }
-        let mut column = width;
-        for (aggregate, accumulator) in self.spec.aggregates.iter().zip(&mut self.accumulators) {
-            let states = aggregate.state.len();
-            accumulator.merge_batch(&columns[column..column + states], &ids, self.groups.len())?;
-            column += states;
-        }
-        if let Some(errors) = columns.get(column) {
-            let errors = errors.as_string_view();
-            self.error = self.error.take().or_else(|| errors.iter().flatten().next().map(str::to_owned));
-        }
-        Ok(())
+        self.rows += filter.count();
+        self.merged.merge(&columns, filter.count())
     }
 
     fn reserve(&self, members: &Members, reservation: &MemoryReservation) -> DataFusionResult<()> {
-        let states: usize = self.accumulators.iter().map(|accumulator| accumulator.size()).sum();
-        reservation.try_resize(members.interner.size() + states)
+        reservation.try_resize(members.interner.size() + self.merged.size())
     }
 
-    fn finish(mut self) -> Result<Side> {
-        let mut values = Vec::with_capacity(self.accumulators.len());
+    fn finish(self, members: &mut Members) -> Result<Side> {
         // The one group of a view without keys exists even without rows.
-        let nothing = self.spec.keys.is_empty() && self.groups.is_empty();
-        if self.groups.is_empty() && !nothing {
-            return Ok(Side { values, groups: self.groups, error: self.error });
+        let keyless = self.spec.keys.is_empty();
+        if self.rows == 0 && !keyless {
+            return Ok(Side { values: Vec::new(), groups: Vec::new() });
         }
-        for (aggregate, accumulator) in self.spec.aggregates.iter().zip(&mut self.accumulators) {
-            let evaluated = match nothing {
-                true => aggregate.over_nothing(),
-                false => accumulator.evaluate(EmitTo::All),
-            };
-            values.push(aggregate.checked(&evaluated.map_err(failure)?)?);
+        let (keys, merged, rows) = self.merged.values().map_err(failure)?;
+        let mut values = Vec::with_capacity(merged.len());
+        for (aggregate, merged) in self.spec.aggregates.iter().zip(merged.into_iter().flatten()) {
+            values.push(aggregate.checked(&merged)?);
         }
-        if nothing {
-            self.groups.push(0);
+        if keyless {
+            return Ok(Side { values, groups: vec![0] });
         }
-        Ok(Side { values, groups: self.groups, error: self.error })
+        members.interner.intern(&keys, rows, &mut members.ids).map_err(failure)?;
+        Ok(Side { values, groups: members.ids.clone() })
     }
 }
 

@@ -21,6 +21,7 @@ use super::blocks::Meta;
 use super::checkpoint::{Backfill, Checkpoint, Writer};
 use super::delta::{self, Delta, Work};
 use super::failure::{arrow_failure, to_text};
+use super::groups::with_extras;
 use super::matching::Bucket;
 use super::prune::Pruning;
 use super::spec::Spec;
@@ -136,7 +137,7 @@ impl Version {
             let Some(evicted) = evicted.filter(|evicted| first < evicted.to_us && evicted.from_us <= last) else { continue };
             if !(evicted.has(first) && evicted.has(last)) {
                 let decoded = block.read(self.spec.fingerprint)?;
-                let rows = RecordBatch::try_new(decoded_schema(&self.spec, decoded.columns.len()), decoded.columns.clone())
+                let rows = RecordBatch::try_new(with_extras(&self.spec.state_schema, &decoded.columns), decoded.columns.clone())
                     .map_err(arrow_failure)?;
                 writer.next_run();
                 let rows = self.without(&rows, &[evicted])?;
@@ -190,13 +191,6 @@ impl Version {
     /// Microseconds of the unit in which buckets are counted.
     fn unit_us(&self) -> i64 {
         if self.spec.bucket().is_some_and(|bucket| bucket.is_date) { DAY_US } else { 1 }
-    }
-}
-
-fn decoded_schema(spec: &Spec, columns: usize) -> arrow::datatypes::SchemaRef {
-    match columns > spec.state_schema.fields().len() {
-        true => super::groups::with_errors(&spec.state_schema),
-        false => Arc::clone(&spec.state_schema),
     }
 }
 

@@ -410,6 +410,16 @@ pub(super) fn state_batch(spec: &Spec, mut columns: Vec<ArrayRef>, rows: usize, 
     Ok(RecordBatch::try_new_with_options(with_errors(&spec.state_schema), columns, &options)?)
 }
 
+/// The state schema with the fields of those of `columns` that come after the states: errors and marks.
+pub(super) fn with_extras(schema: &SchemaRef, columns: &[ArrayRef]) -> SchemaRef {
+    let extras = columns[schema.fields().len()..].iter().map(|column| match column.data_type() {
+        DataType::UInt8 => Field::new(MARK_COLUMN, DataType::UInt8, false),
+        other => Field::new(ERROR_COLUMN, other.clone(), true),
+    });
+    let extras: Vec<_> = extras.map(Arc::new).collect();
+    Arc::new(Schema::new(schema.fields().iter().cloned().chain(extras).collect::<Vec<_>>()))
+}
+
 /// The state schema with the error column.
 pub(super) fn with_errors(schema: &SchemaRef) -> SchemaRef {
     let mut fields: Vec<_> = schema.fields().iter().cloned().collect();

@@ -45,7 +45,7 @@ pub struct Version {
     /// What it took to make the blocks.
     pub(super) work: Work,
     coverage: Coverage,
-    /// State rows in blocks, and whether a group in them failed.
+    /// State rows in blocks, and whether a group in them failed or replaces older state.
     block_rows: u64,
     block_failed: bool,
     /// Deltas below this LSN are being written: not to be merged with later ones. All versions of the view share it.
@@ -116,7 +116,8 @@ impl Version {
         self.block_rows + self.deltas.iter().map(|delta| delta.rows.num_rows() as u64).sum::<u64>()
     }
 
-    /// Whether a row failed: who reads its group (or, for a failed key, anything) hears why.
+    /// Whether state rows cannot be added up as they are: a row failed (who reads its group, or, for a failed key, anything, hears
+    /// why), or groups replace older state after a deletion.
     pub fn has_failed(&self) -> bool {
         let width = self.spec.state_schema.fields().len();
         self.poison.is_some() || self.block_failed || self.deltas.iter().any(|delta| delta.rows.num_columns() > width)

@@ -214,7 +214,7 @@ impl Router<'_> {
             let refused = if !view.ready {
                 Some("it is being built".to_owned())
             } else if version.has_failed() {
-                Some("a row failed in it".to_owned())
+                Some("a row failed in it, or rows were deleted from the table lately".to_owned())
             } else {
                 version.spec.distrusted().map(|reason| format!("it was found wrong: {reason}"))
             };
