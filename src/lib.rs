@@ -28,7 +28,7 @@
 //! An event's: `pg::copy` or `command::insert` -> `ingest::pipeline` -> `store::commit` ->
 //! (`wal`, `view::apply`) -> acknowledged.
 //!
-//! A query's: `pg::simple` -> `sql` -> `command::select` -> `query::bind` -> DataFusion -> `pg::encode`.
+//! A query's: `pg::simple` -> `sql` -> `command::select` -> `query::bind` -> `query::route` -> DataFusion -> `pg::encode`.
 //!
 //! # Words
 //!
