@@ -227,7 +227,7 @@ async fn delete(session: &Session, model: &mut Model, random: &mut StdRng, now: 
         _ => (format!("id % 5 <> {}", number % 5), model.delete(|event| event.id % 5 != number % 5)),
     };
     let deleted =
-        session.client.execute(&format!("DELETE FROM events WHERE {sql}"), &[]).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        session.client.execute(&format!("DELETE FROM events WHERE {sql}"), &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     assert_eq!(deleted as usize, count, "DELETE WHERE {sql}");
 }
 
@@ -425,7 +425,7 @@ async fn case(seed: u64) {
                 }
             }
             // A view that joins plain tables or has sessions refuses deletions of its events.
-            8..11 if !views.iter().any(|view| ["JOIN", "SESSION("].iter().any(|word| view.query.contains(word))) => {
+            8..11 if !views.iter().any(|view| ["places", "SESSION("].iter().any(|word| view.query.contains(word))) => {
                 delete(&session, &mut model, &mut random, now).await;
             }
             6 | 7 => {

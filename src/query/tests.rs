@@ -370,7 +370,7 @@ async fn errors_are_postgresqls() {
         "SELECT event_date + 'x' FROM events" => "22007" "invalid input syntax for type interval: \"x\"",
         "SELECT store_id, count(*) FROM events" => "42803" "column \"events.store_id\" must appear in the GROUP BY clause or be used in an aggregate function",
         "SELECT 1 FROM events WHERE quantity" => "42804" "argument of WHERE must be type boolean, not type integer",
-        "SELECT hop(event_time, interval '1 minute', interval '5 minutes') FROM events" => "0A000" "HOP windows are not supported yet",
+        "SELECT count(*) FROM events WHERE hop(event_time, interval '1 minute', interval '5 minutes') > now()" => "42803" "HOP is not allowed outside of GROUP BY",
         "SELECT tumble(event_time, interval '1 month') FROM events" => "22023" "window size must have a fixed length: months and years are not allowed",
         "SELECT date_trunc('fortnight', now())" => "22023" "unit \"fortnight\" not recognized for type timestamp",
         "SELECT a.store_id FROM events a JOIN events b ON a.user_id = b.user_id WHERE store_id = 'x'" => "42702" "column reference \"store_id\" is ambiguous",
