@@ -9,7 +9,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringViewArray, StringViewBuilder, UInt8Array, UInt64Array, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, StringViewArray, StringViewBuilder, UInt8Array, UInt64Array, new_empty_array, new_null_array,
+};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt8Type};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -307,6 +309,11 @@ impl<'a> Groups<'a> {
             + self.fragment_bytes
     }
 
+    /// Whether every group is removed: accumulators that no group ever had need not know the types of their columns.
+    fn is_void(&self) -> bool {
+        self.remap.as_ref().is_some_and(|remap| remap.count == 0)
+    }
+
     /// All states as one batch, with marks where some of it replaces older states.
     pub(super) fn states(self) -> Result<RecordBatch> {
         self.states_over(false)
@@ -317,8 +324,12 @@ impl<'a> Groups<'a> {
         debug_assert!(self.wanted.iter().all(|wanted| *wanted), "states are given out whole");
         let (mut columns, rows) = self.keys()?;
         let keys = columns.len();
-        for accumulator in self.accumulators.iter_mut().flatten() {
-            columns.extend(accumulator.state(EmitTo::All)?);
+        if self.is_void() {
+            columns.extend(self.spec.state_schema.fields()[keys..].iter().map(|field| new_empty_array(field.data_type())));
+        } else {
+            for accumulator in self.accumulators.iter_mut().flatten() {
+                columns.extend(accumulator.state(EmitTo::All)?);
+            }
         }
         let Some(remap) = &self.remap else { return state_batch(self.spec, columns, rows, &self.errors) };
         let shown: Vec<usize> = (0..rows).filter(|key| remap.accumulator_of[*key].is_some() || (remap.replaces[*key] && !oldest)).collect();
@@ -361,11 +372,13 @@ impl<'a> Groups<'a> {
         if let Some(error) = failed {
             return Err(from_text(error).into());
         }
-        let mut values = self
-            .accumulators
-            .iter_mut()
-            .map(|accumulator| accumulator.as_mut().map(|accumulator| accumulator.evaluate(EmitTo::All)).transpose())
-            .collect::<Result<Vec<_>>>()?;
+        let void = self.is_void();
+        let evaluated = self.spec.aggregates.iter().zip(&mut self.accumulators).map(|(aggregate, accumulator)| match accumulator {
+            None => Ok(None),
+            Some(_) if void => Ok(Some(aggregate.over_nothing()?.slice(0, 0))),
+            Some(accumulator) => accumulator.evaluate(EmitTo::All).map(Some),
+        });
+        let mut values = evaluated.collect::<Result<Vec<_>>>()?;
         let Some(remap) = &self.remap else { return Ok((keys, values, rows)) };
         let (shown, accumulators): (Vec<usize>, Vec<usize>) =
             remap.accumulator_of.iter().enumerate().filter_map(|(key, accumulator)| Some((key, (*accumulator)?))).unzip();
