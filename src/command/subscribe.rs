@@ -5,6 +5,7 @@
 //! that everything below `lsn` has been sent. `from_lsn` with the last progress resumes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
@@ -18,6 +19,9 @@ use crate::query::follow::{self, Follow, Start, Tools};
 use crate::session::{Services, Session};
 use crate::sql::Statement;
 use crate::sql::statement::{CopyFormat, CopyOptions, Header, Subscribe};
+
+/// How long a subscription waits for a place.
+const PLACE_WITHIN: Duration = Duration::from_secs(2);
 
 /// What WITH knows.
 const OPTIONS: [&str; 5] = ["snapshot", "from_lsn", "since", "progress", "up_to"];
@@ -65,7 +69,9 @@ pub async fn start(
     if !bound.parameters.is_empty() {
         return Err(Error::new(SqlState::UNDEFINED_PARAMETER, "there is no parameter $1"));
     }
-    let place = Arc::clone(&services.subscribers).try_acquire_owned().map_err(|_| {
+    // A subscription that has just ended may still be about to leave its place.
+    let place = tokio::time::timeout(PLACE_WITHIN, Arc::clone(&services.subscribers).acquire_owned()).await;
+    let place = place.ok().and_then(std::result::Result::ok).ok_or_else(|| {
         services.metrics.limit_hit("limits.wire.subscribers_max");
         let most = services.config.limits.wire.subscribers_max;
         Error::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, "too many subscriptions").detail(format!("There can be {most} at a time."))

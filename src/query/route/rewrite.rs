@@ -190,6 +190,13 @@ fn grouped(input: LogicalPlan, group: Vec<Expr>, calls: Vec<(Expr, Option<Expr>)
         }
         places.push(position(&mut aggregates, call));
     }
+    // sum(x) and sum(DISTINCT x) have one name: a later one gets another.
+    for index in 1..aggregates.len() {
+        let name = aggregates[index].schema_name().to_string();
+        if aggregates[..index].iter().any(|earlier| earlier.schema_name().to_string() == name) {
+            aggregates[index] = aggregates[index].clone().alias(format!("{name} {index}"));
+        }
+    }
     let count = keys.len();
     positions.extend(places.into_iter().map(|place| count + place));
     let plan = LogicalPlan::Aggregate(Aggregate::try_new(Arc::new(input), keys, aggregates)?);
