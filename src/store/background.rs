@@ -341,6 +341,7 @@ impl Background {
             }
             let dead = Dead { deleted: &table.deleted, clean_lsn: snapshot.next_lsn, thorough: self.is_due(*oid, table) };
             if let Some(version) = self.block_on(cold.columns.compact(retain_from, rows_max, &dead))? {
+                self.hold();
                 self.publish_cold(*oid, version)?;
                 self.shared.parts.metrics.compaction.observe(started.elapsed());
             }
@@ -395,8 +396,8 @@ impl Background {
         Some(newest.saturating_sub(retention_us))
     }
 
-    /// Deletes files that neither the table log nor any snapshot lists any more.
-    fn collect(&mut self) -> Result<()> {
+    /// Takes note of the versions in the newest snapshot: whoever reads it may hold them for long. To be called after each publication.
+    fn hold(&mut self) {
         let snapshot = self.shared.published.load();
         for (oid, table) in &snapshot.tables {
             if let Some(cold) = &table.cold {
@@ -406,6 +407,12 @@ impl Background {
                 }
             }
         }
+    }
+
+    /// Deletes files that neither the table log nor any snapshot lists any more.
+    fn collect(&mut self) -> Result<()> {
+        self.hold();
+        let snapshot = self.shared.published.load();
         let count = self.held.len();
         let current = |version: &Arc<columnar::Version>| {
             snapshot.tables.values().any(|table| table.cold.as_ref().is_some_and(|cold| Arc::ptr_eq(&cold.version, version)))
