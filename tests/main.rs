@@ -9,6 +9,7 @@
 
 mod changes_http;
 mod crash;
+mod erasure;
 mod harness;
 mod plain;
 mod property;

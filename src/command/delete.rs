@@ -97,7 +97,7 @@ fn shape(context: &Context, statement: &Delete) -> Result<Shape> {
 
 /// Whether the deleted rows themselves are needed: for keys, or for the views that count them.
 fn keeps_old(table: &Table) -> bool {
-    !table.unique.is_empty() || table.kind == TableKind::Event
+    !table.unique.is_empty() || table.kind != TableKind::Plain
 }
 
 /// RETURNING's items, the target's columns written out: its LSN is not to be among them.

@@ -432,13 +432,22 @@ impl Background {
 
     /// Saves catalog and watermarks, makes the state store durable, and gives the log below every position free.
     fn cut_log(&mut self) -> Result<()> {
-        let saved = Saved::of(&self.shared.positions.lock());
+        let (saved, erased) = {
+            let positions = self.shared.positions.lock();
+            (Saved::of(&positions), positions.erased.save(|table| positions.oldest_key(table)))
+        };
         // Positions run ahead of the sync of the log: wait until what they include is published.
         while self.shared.published.load().next_lsn < saved.next_lsn {
             if self.shared.fatal.lock().is_some() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(1));
+        }
+        if let Some(mut erased) = erased {
+            let mut batch = Batch::default();
+            erased.put(&mut batch);
+            self.shared.state.write(batch)?;
+            self.shared.positions.lock().erased.saved(erased);
         }
         let snapshot = self.shared.published.load();
         let hot = snapshot.tables.values().filter_map(|table| Some(table.hot.first()?.first_lsn));

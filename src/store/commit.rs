@@ -24,9 +24,12 @@ use crate::error::{Error, Result, SqlState};
 use crate::store::apply::{self, Accepted, Deltas, Gone};
 use crate::store::enrich::{self, Found};
 use crate::store::erase::{self, Corrections};
+use crate::store::erased;
 use crate::store::flush::layout;
 use crate::store::positions::{Judged, Staging};
-use crate::store::record::{CorrectionHeader, DeletesHeader, Encoder, FoundHeader, Header, RowsHeader, encode_header, encode_states};
+use crate::store::record::{
+    CorrectionHeader, DeletesHeader, Encoder, ErasedHeader, FoundHeader, Header, RowsHeader, encode_header, encode_states,
+};
 use crate::store::rows::stale;
 use crate::store::snapshot::Snapshot;
 use crate::store::staging::{Files, Staged};
@@ -92,6 +95,8 @@ struct Additions {
     gone: Vec<Gone>,
     corrections: Vec<(Oid, view::Delta)>,
     accepted: Vec<Accepted>,
+    /// Keys of the rows that go.
+    erased: Vec<erased::Keys>,
     /// Keys taken by rows whose LSNs begin at the last member.
     keys: Vec<(Oid, Keys, u64)>,
 }
@@ -199,6 +204,7 @@ impl Sequencer {
         let now = self.shared.parts.clock.now();
         let mut staging = Staging::new(&changes, &deletes);
         staged.gone = self.gone(&catalog, &deletes)?;
+        staged.erased = self.erased(&deletes);
         staged.corrections = match corrections {
             Some(corrections) => corrections.complete(&snapshot, self.next_lsn)?,
             None if erase::is_needed(&catalog, &deletes) => return Err(erase::moved()),
@@ -227,7 +233,7 @@ impl Sequencer {
         self.look_up(&snapshot, &changes, &mut staged)?;
         let next_lsn = lsn.max(self.next_lsn + 1);
         self.append(&changes, &staged, next_lsn, now)?;
-        self.advance(&catalog, &changes, &deletes, &staged, next_lsn, now)?;
+        self.advance(&catalog, &changes, &deletes, &mut staged, next_lsn, now)?;
         committed.first_lsn = self.next_lsn;
         committed.next_lsn = next_lsn;
         group.changes_lsn = self.next_lsn;
@@ -332,6 +338,20 @@ impl Sequencer {
         Ok(gone)
     }
 
+    /// The keys of the rows that go, as far as their tables still look at them.
+    fn erased(&self, deletes: &[Delete]) -> Vec<erased::Keys> {
+        let positions = self.shared.positions.lock();
+        let mut erased = Vec::new();
+        for erased::Keys { table, keys } in deletes.iter().map(|delete| &delete.erased) {
+            let Some(oldest) = positions.oldest_key(*table) else { continue };
+            let keys: Vec<_> = keys.iter().filter(|(_, time)| *time >= oldest).copied().collect();
+            if !keys.is_empty() {
+                erased.push(erased::Keys { table: *table, keys });
+            }
+        }
+        erased
+    }
+
     fn judge(
         &self,
         catalog: &Catalog,
@@ -403,6 +423,11 @@ impl Sequencer {
             header.corrections.push(CorrectionHeader { view: *view, bytes: bytes.len() as u64 });
             buffers.push(Buffer::from_vec(bytes));
         }
+        for keys in &staged.erased {
+            let bytes = keys.encode();
+            header.erased.push(ErasedHeader { table: keys.table, bytes: bytes.len() as u64 });
+            buffers.push(Buffer::from_vec(bytes));
+        }
         self.write(&header, &buffers, next_lsn)
     }
 
@@ -420,7 +445,7 @@ impl Sequencer {
         catalog: &Catalog,
         changes: &[Change],
         deletes: &[Delete],
-        staged: &Additions,
+        staged: &mut Additions,
         next_lsn: u64,
         now: Micros,
     ) -> Result<()> {
@@ -432,6 +457,9 @@ impl Sequencer {
         }
         for delete in deletes {
             positions.delete(delete.table, &Arc::new(delete.rows.clone()), &delete.keys, self.next_lsn);
+        }
+        for keys in staged.erased.drain(..) {
+            positions.erased.add(self.next_lsn, keys);
         }
         for (table, keys, first_lsn) in &staged.keys {
             positions.unique.entry(*table).or_default().insert(keys, *first_lsn);

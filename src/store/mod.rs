@@ -18,6 +18,7 @@ mod commit;
 pub mod dedupe;
 mod enrich;
 mod erase;
+pub mod erased;
 mod flush;
 mod lock;
 mod positions;
@@ -87,6 +88,8 @@ pub struct Delete {
     pub keys: unique::Keys,
     /// Of an event table: the committed rows themselves, LSN last, for the views that count them.
     pub old: Vec<RecordBatch>,
+    /// Of a table that drops duplicates: the dedup keys of the committed rows.
+    pub erased: erased::Keys,
 }
 
 impl Delete {
@@ -103,8 +106,10 @@ impl Delete {
             }
             lsns.extend(own.iter().map(|lsn| *lsn as u64));
         }
+        let erased =
+            if table.kind == TableKind::Plain { erased::Keys::default() } else { erased::Keys::of(&snapshot.catalog, table, old)? };
         let old = if table.kind == TableKind::Event { old.to_vec() } else { Vec::new() };
-        Ok(Delete { table: table.oid, rows: lsns.into_iter().collect(), read_lsn, keys, old })
+        Ok(Delete { table: table.oid, rows: lsns.into_iter().collect(), read_lsn, keys, old, erased })
     }
 }
 

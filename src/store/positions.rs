@@ -18,6 +18,7 @@ use crate::store::Delete;
 use crate::store::apply::Accepted;
 use crate::store::classify::{Lateness, Watermarks, event_times};
 use crate::store::dedupe::{Bounds, Dedupe, Staged};
+use crate::store::erased::{Erased, Keys};
 use crate::store::rows::Recent;
 use crate::store::snapshot::{Snapshot, compact_strings};
 use crate::store::unique::{self, Taken};
@@ -31,6 +32,8 @@ pub struct Positions {
     pub watermarks: HashMap<Oid, Watermarks>,
     /// By table with a `dedup_key`.
     pub dedupe: HashMap<Oid, Dedupe>,
+    /// The keys of deleted rows.
+    pub erased: Erased,
     /// Where the keys go that are too many for memory.
     pub bounds: Option<Bounds>,
     /// By table with PRIMARY KEY or UNIQUE.
@@ -186,6 +189,17 @@ impl Positions {
         Ok(())
     }
 
+    /// Remembers the keys of deleted rows.
+    pub fn remember_erased(&mut self, table: &Table, erased: &Keys) {
+        self.dedupe.entry(table.oid).or_insert_with(|| Dedupe::new(table.options.dedup_window_us)).insert_keys(&erased.keys);
+        self.bound_keys();
+    }
+
+    /// The least event time at which a table looks for duplicates; none when it has not seen any key.
+    pub fn oldest_key(&self, table: Oid) -> Option<Micros> {
+        self.dedupe.get(&table).map(Dedupe::oldest)
+    }
+
     /// Takes in the keys of accepted rows that were gathered apart.
     pub fn absorb(&mut self, table: &Table, keys: Dedupe) {
         self.dedupe.entry(table.oid).or_insert_with(|| Dedupe::new(table.options.dedup_window_us)).absorb(keys);
@@ -196,6 +210,7 @@ impl Positions {
     pub fn forget(&mut self, table: Oid, lsn: u64) {
         self.watermarks.remove(&table);
         self.dedupe.remove(&table);
+        self.erased.forget(table);
         self.unique.remove(&table);
         self.recent.entry(table).or_default().clear(lsn);
     }

@@ -3,7 +3,8 @@
 //! *Place*: written by `store::commit`, read by `store::recover`.
 //!
 //! Bytes: `header length u32 LE | header JSON | Arrow IPC messages, one a batch | Arrow IPC messages of what views joined them with |
-//! sets of deleted LSNs | new states of views that lose rows (an Arrow IPC stream each)`, each part in header order. The header names
+//! sets of deleted LSNs | new states of views that lose rows (an Arrow IPC stream each) | dedup keys of deleted rows`, each part in
+//! header order. The header names
 //! each batch's table, LSN range and length, the table or view and length of each other part, and the files of a statement whose rows
 //! did not fit memory. A message carries no schema: the catalog as of the record has it, and replay applies
 //! changes and rows in the same order as the commit did.
@@ -22,6 +23,7 @@ use crate::catalog::{Change, Oid, Table};
 use crate::columnar::LsnSet;
 use crate::error::{Error, Result, SqlState};
 use crate::store::classify::Lateness;
+use crate::store::erased::Keys;
 
 /// The JSON part of a record.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -50,6 +52,9 @@ pub struct Header {
     /// The new states that follow them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub corrections: Vec<CorrectionHeader>,
+    /// The keys of deleted rows that follow them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub erased: Vec<ErasedHeader>,
     /// The server's clock at the commit, microseconds: arrival time of the rows.
     pub committed_at: i64,
 }
@@ -127,6 +132,15 @@ pub struct CorrectionHeader {
     pub bytes: u64,
 }
 
+/// The dedup keys of the deleted rows of one table, as [`Keys::encode`] writes them.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ErasedHeader {
+    /// The table that drops duplicates.
+    pub table: Oid,
+    /// Bytes of the keys.
+    pub bytes: u64,
+}
+
 /// A record's payload, taken apart.
 #[derive(Debug)]
 pub struct Decoded {
@@ -138,6 +152,8 @@ pub struct Decoded {
     pub deletes: Vec<LsnSet>,
     /// View and states, by the header's order.
     pub corrections: Vec<(Oid, RecordBatch)>,
+    /// Keys of deleted rows.
+    pub erased: Vec<Keys>,
 }
 
 /// Encodes batches without repeating the schema in each record.
@@ -210,7 +226,9 @@ pub fn decode(payload: Vec<u8>) -> Result<Decoded> {
         Ok((correction.view, batch))
     };
     let corrections = header.corrections.iter().map(states).collect::<Result<Vec<_>>>()?;
-    Ok(Decoded { header, messages, deletes, corrections })
+    let keys = |erased: &ErasedHeader| Keys::decode(erased.table, &part(erased.bytes)?).ok_or_else(|| damaged("keys of deleted rows"));
+    let erased = header.erased.iter().map(keys).collect::<Result<Vec<_>>>()?;
+    Ok(Decoded { header, messages, deletes, corrections, erased })
 }
 
 /// The states of a view as a stream of their own.

@@ -21,6 +21,7 @@ use crate::state::{Family, State};
 use crate::store::apply::{self, Accepted, Gone, Retired, Tools};
 use crate::store::dedupe::Bounds;
 use crate::store::enrich::{Found, Lookups};
+use crate::store::erased::Keys;
 use crate::store::flush::{layout, table_dir};
 use crate::store::positions::{self, Positions, Saved};
 use crate::store::record::Decoded;
@@ -167,7 +168,7 @@ impl Replay<'_> {
 
     fn record(&mut self, record: Record) -> Result<()> {
         let (first_lsn, next_lsn) = (record.first_lsn, record.next_lsn);
-        let Decoded { header, messages, deletes, corrections } = record::decode(record.payload)?;
+        let Decoded { header, messages, deletes, corrections, erased } = record::decode(record.payload)?;
         if !header.changes.is_empty() && first_lsn >= self.saved.catalog_lsn {
             self.views_catch_up()?;
             self.changes(&header.changes, first_lsn)?;
@@ -206,6 +207,11 @@ impl Replay<'_> {
         let gone =
             header.deletes.iter().zip(deletes).map(|(deletes, rows)| Gone { table: deletes.table, rows: Arc::new(rows), lsn: first_lsn });
         apply::deletes(&mut self.snapshot, &gone.collect::<Vec<_>>())?;
+        for keys in erased {
+            if self.snapshot.tables.get(&keys.table).is_some_and(|state| state.truncated_lsn <= first_lsn) {
+                self.positions.erased.add(first_lsn, keys);
+            }
+        }
         self.snapshot.next_lsn = self.snapshot.next_lsn.max(next_lsn);
         self.positions.next_lsn = self.snapshot.next_lsn;
         if self.pending_rows >= REPLAY_ROWS {
@@ -398,6 +404,24 @@ impl Replay<'_> {
                 }
             }
         }
+        self.remember_erased()
+    }
+
+    /// The keys of deleted rows: of the log, and saved before it was cut.
+    fn remember_erased(&mut self) -> Result<()> {
+        let mut erased = std::mem::take(&mut self.positions.erased);
+        let tables = &self.snapshot.tables;
+        let owner = |table: Oid| tables.get(&table).filter(|state| state.table.options.dedup_key.is_some());
+        let wanted = |table: Oid, lsn: u64| owner(table).is_some_and(|state| state.truncated_lsn <= lsn);
+        let positions = &mut self.positions;
+        let mut remember = |keys: &Keys| {
+            if let Some(state) = owner(keys.table) {
+                positions.remember_erased(&state.table, keys);
+            }
+        };
+        erased.open(&self.state, wanted, &mut remember)?;
+        erased.fresh().for_each(remember);
+        self.positions.erased = erased;
         Ok(())
     }
 }

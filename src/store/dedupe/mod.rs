@@ -35,6 +35,9 @@ use self::table::Table;
 use crate::clock::Micros;
 use crate::error::Result;
 
+/// A dedup key: a value's own 128 bits, or a hash of it, permuted.
+pub type Key = u128;
+
 /// Buckets of event time a window is cut into.
 const BUCKETS_PER_WINDOW: i64 = 2;
 const SHARD_BITS: u32 = 8;
@@ -82,7 +85,7 @@ impl Staged {
 
     /// Whether any of the keys is among these.
     pub fn has_any(&self, keys: &ArrayRef) -> Result<bool> {
-        for (row, key) in hashes(keys).into_iter().enumerate() {
+        for (row, key) in keys_of(keys).into_iter().enumerate() {
             if !keys.is_null(row) && (self.keys.contains(key) || any_has(&self.runs, key)?) {
                 return Ok(true);
             }
@@ -169,7 +172,7 @@ impl Dedupe {
     /// Which rows are the first with their key: not among those inserted, nor staged, nor earlier in this batch. None when all
     /// are. Takes the keys of the batch into `staged`.
     pub fn check(&self, keys: &ArrayRef, times: &[Micros], staged: &mut Staged) -> Result<Option<BooleanArray>> {
-        let hashes = hashes(keys);
+        let hashes = keys_of(keys);
         staged.keys.reserve(hashes.len());
         let oldest = self.oldest();
         let mut fresh = BooleanBufferBuilder::new(hashes.len());
@@ -195,20 +198,27 @@ impl Dedupe {
 
     /// Remembers the keys of accepted rows, and forgets those that have fallen out of the window.
     pub fn insert(&mut self, keys: &ArrayRef, times: &[Micros]) {
-        let hashes = hashes(keys);
         self.newest = times.iter().copied().fold(self.newest, Micros::max);
+        let pairs = keys_of(keys).into_iter().zip(times.iter().copied()).enumerate();
+        self.take_in(pairs.filter(|(row, _)| keys.is_valid(*row)).map(|(_, pair)| pair));
+    }
+
+    /// As [`Dedupe::insert`], for keys taken from rows before.
+    pub fn insert_keys(&mut self, keys: &[(Key, Micros)]) {
+        self.newest = keys.iter().map(|(_, time)| *time).fold(self.newest, Micros::max);
+        self.take_in(keys.iter().copied());
+    }
+
+    fn take_in(&mut self, keys: impl Iterator<Item = (Key, Micros)>) {
         let oldest = self.oldest();
         let mut current: Option<(i64, &mut Bucket)> = None;
-        for (row, key) in hashes.iter().enumerate() {
-            if times[row] < oldest || keys.is_null(row) {
-                continue;
-            }
-            let number = times[row].div_euclid(self.bucket_us);
+        for (key, time) in keys.filter(|(_, time)| *time >= oldest) {
+            let number = time.div_euclid(self.bucket_us);
             let bucket = match current.take() {
                 Some((open, bucket)) if open == number => bucket,
                 _ => self.buckets.entry(number).or_insert_with(Bucket::new),
             };
-            bucket.shards[shard_of(*key)].insert(*key);
+            bucket.shards[shard_of(key)].insert(key);
             current = Some((number, bucket));
         }
         self.buckets = self.buckets.split_off(&oldest.div_euclid(self.bucket_us));
@@ -255,13 +265,13 @@ impl Dedupe {
     }
 
     /// The least event time that is looked at.
-    fn oldest(&self) -> Micros {
+    pub fn oldest(&self) -> Micros {
         self.newest.saturating_sub(self.window_us)
     }
 }
 
 /// The key of every row, permuted so that its leading bits are evenly spread, which those of a time-ordered uuid are not.
-fn hashes(keys: &ArrayRef) -> Vec<u128> {
+pub fn keys_of(keys: &ArrayRef) -> Vec<Key> {
     // Multiplication by an odd number is a bijection: equal if and only if the keys are.
     const ODD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
     let spread = |key: u128| key.wrapping_mul(ODD);
