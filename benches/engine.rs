@@ -11,7 +11,8 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use verus::catalog::bind::Binder;
 use verus::catalog::{LateRows, Table};
-use verus::client::bench::{chunk::Maker, schema};
+use verus::client::bench::chunk::{Maker, Traffic};
+use verus::client::bench::schema;
 use verus::client::event::{COLUMNS, Form};
 use verus::clock::{Clock, SystemClock};
 use verus::columnar::{ColumnTable, Fills, Layout};
@@ -116,7 +117,7 @@ impl House {
     /// A chunk's rows as the table holds them.
     fn rows(&self) -> arrow::record_batch::RecordBatch {
         let (pipeline, decoder) = self.intake();
-        let data = Maker::new(1, START_US).chunk(EVENTS, Form::Csv, None).data(0);
+        let data = Maker::new(1, START_US, Traffic::default()).chunk(EVENTS, Form::Csv, None).data(0);
         let decoded = decoder.decode(&data, LineEnd::Lf, true).expect("csv");
         pipeline.complete(decoded.batch).expect("rows that keep the rules")
     }
@@ -137,7 +138,7 @@ impl Drop for House {
 fn decode(criterion: &mut Criterion) {
     let house = House::open(0);
     let (pipeline, decoder) = house.intake();
-    let data = Maker::new(1, START_US).chunk(EVENTS, Form::Csv, None).data(0);
+    let data = Maker::new(1, START_US, Traffic::default()).chunk(EVENTS, Form::Csv, None).data(0);
     let mut group = criterion.benchmark_group("decode");
     group.throughput(Throughput::Elements(EVENTS));
     group.bench_function("csv", |bencher| {

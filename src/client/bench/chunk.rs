@@ -12,13 +12,8 @@ use crate::clock::Micros;
 /// Events kept ready in memory: about 300 MB.
 const POOL_EVENTS_MAX: u64 = 1_000_000;
 
-/// Event time between two events that follow each other.
-const STEP_US: i64 = 1_000;
-
 /// How far an event may come before or after its time, as from phones with a slow connection.
 const DISORDER_US: i64 = 4_000_000;
-
-const STORES: u32 = 1_000;
 
 /// Event type, its share in 10,000, and the page it happens on. Purchases are 2.4 %.
 const KINDS: [(&str, u32, &str); 8] = [
@@ -43,6 +38,43 @@ const CHANNELS: [[&str; 3]; 6] = [
     ["affiliate", "referral", "partners"],
 ];
 const CATEGORIES: [&str; 10] = ["shoes", "shirts", "hats", "bags", "watches", "toys", "books", "garden", "kitchen", "outdoor"];
+
+/// How many stores the events come from, and how close they follow each other.
+#[derive(Clone, Copy, Debug)]
+pub struct Traffic {
+    /// Stores, some much larger than others.
+    pub stores: u32,
+    /// Event time between two events that follow each other, in microseconds.
+    pub step_us: i64,
+}
+
+impl Default for Traffic {
+    /// A thousand stores, a thousand events a second.
+    fn default() -> Traffic {
+        Traffic { stores: 1_000, step_us: 1_000 }
+    }
+}
+
+/// What a [`Pool`] is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Equal seeds make equal events.
+    pub seed: u64,
+    /// Event time of the first event.
+    pub start: Micros,
+    /// How they are written.
+    pub form: Form,
+    /// Events to make; less where that would be too much to keep.
+    pub total: u64,
+    /// Events of a chunk.
+    pub chunk: u64,
+    /// Pools to share them out to.
+    pub connections: u64,
+    /// A store that gets a purchase in every chunk.
+    pub marker: Option<u32>,
+    /// Where they come from.
+    pub traffic: Traffic,
+}
 
 /// Events of one COPY or INSERT.
 #[derive(Debug, Default)]
@@ -86,12 +118,13 @@ impl Chunk {
 pub struct Maker {
     random: StdRng,
     time: Micros,
+    traffic: Traffic,
 }
 
 impl Maker {
     /// Events from `start` on.
-    pub fn new(seed: u64, start: Micros) -> Maker {
-        Maker { random: StdRng::seed_from_u64(seed), time: start }
+    pub fn new(seed: u64, start: Micros, traffic: Traffic) -> Maker {
+        Maker { random: StdRng::seed_from_u64(seed), time: start, traffic }
     }
 
     /// The next chunk. With a `marker`, its first event is a purchase in that store.
@@ -109,7 +142,7 @@ impl Maker {
 
     fn event(&mut self) -> Event {
         let random = &mut self.random;
-        self.time += STEP_US;
+        self.time += self.traffic.step_us;
         let mut share = random.random_range(0..10_000);
         let (kind, _, page) = KINDS
             .iter()
@@ -121,7 +154,7 @@ impl Maker {
             .copied()
             .unwrap_or(KINDS[0]);
         // Some stores are much larger than others.
-        let store = 1 + (f64::from(STORES) * random.random::<f64>().powi(2)) as u32;
+        let store = 1 + (f64::from(self.traffic.stores) * random.random::<f64>().powi(2)) as u32;
         let user = random.random_range(0..200_000);
         let [source, medium, campaign] = CHANNELS[random.random_range(0..CHANNELS.len())];
         let product = if matches!(kind, "page_view" | "search") { 0 } else { random.random_range(1..5_000) };
@@ -159,14 +192,15 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Makes up to `total` events, less where that would be too much to keep, and shares them out to `connections` pools.
-    pub fn make(seed: u64, start: Micros, form: Form, total: u64, chunk: u64, connections: u64, marker: Option<u32>) -> Vec<Pool> {
-        let mut maker = Maker::new(seed, start);
-        let kept = total.min(POOL_EVENTS_MAX).div_ceil(chunk).max(connections);
-        let round_us = (kept * chunk) as i64 * STEP_US;
+    /// Makes the events and shares them out, one pool a connection.
+    pub fn make(plan: Plan) -> Vec<Pool> {
+        let Plan { chunk, connections, traffic, .. } = plan;
+        let mut maker = Maker::new(plan.seed, plan.start, traffic);
+        let kept = plan.total.min(POOL_EVENTS_MAX).div_ceil(chunk).max(connections);
+        let round_us = (kept * chunk) as i64 * traffic.step_us;
         let mut pools: Vec<Pool> = (0..connections).map(|_| Pool { chunks: Vec::new(), sent: 0, round_us }).collect();
         for index in 0..kept {
-            pools[(index % connections) as usize].chunks.push(maker.chunk(chunk, form, marker));
+            pools[(index % connections) as usize].chunks.push(maker.chunk(chunk, plan.form, plan.marker));
         }
         pools
     }
@@ -192,7 +226,10 @@ mod tests {
 
     #[test]
     fn a_pool_repeats_itself_later() {
-        let mut pool = Pool::make(1, 1_767_225_600_000_000, Form::Csv, 20, 10, 1, Some(7)).remove(0);
+        let traffic = Traffic::default();
+        let start = 1_767_225_600_000_000;
+        let plan = Plan { seed: 1, start, form: Form::Csv, total: 20, chunk: 10, connections: 1, marker: Some(7), traffic };
+        let mut pool = Pool::make(plan).remove(0);
         let mut send = || {
             let (chunk, later) = pool.next_chunk();
             (chunk.data(later), later, chunk.purchases)
@@ -206,7 +243,7 @@ mod tests {
 
     #[test]
     fn purchases_are_two_point_four_percent() {
-        let chunk = Maker::new(1, 0).chunk(50_000, Form::Csv, None);
+        let chunk = Maker::new(1, 0, Traffic::default()).chunk(50_000, Form::Csv, None);
         assert!((1_100..1_300).contains(&chunk.purchases), "{}", chunk.purchases);
     }
 }

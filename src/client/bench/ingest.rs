@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::super::event::{COLUMNS, Form};
 use super::super::wire::Connection;
 use super::super::{Error, Result};
-use super::chunk::Pool;
+use super::chunk::{Plan, Pool, Traffic};
 use super::report::Report;
 use super::{IngestArgs, Mode, Target, expect, schema};
 
@@ -25,13 +25,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Files that have not changed for this long have settled.
 const SETTLED_LOOKS: u32 = 8;
 
-/// What a connection was told.
+/// What the connections were told.
 #[derive(Default)]
-struct Acknowledged {
-    events: i64,
+pub struct Acknowledged {
+    /// Events in all.
+    pub events: i64,
     purchases: i64,
     cents: i64,
-    times: Vec<Duration>,
+    /// Of each statement.
+    pub times: Vec<Duration>,
 }
 
 impl Acknowledged {
@@ -43,7 +45,7 @@ impl Acknowledged {
 }
 
 pub async fn run(target: &Target, control: &Connection, args: IngestArgs) -> Result<Report> {
-    let IngestArgs { rows, chunk, connections, views, mode, dedup } = args;
+    let IngestArgs { rows, chunk, connections, views, stores, mode, dedup } = args;
     match dedup {
         true => schema::create_with_dedup(control, views).await?,
         false => schema::create(control, views).await?,
@@ -52,15 +54,32 @@ pub async fn run(target: &Target, control: &Connection, args: IngestArgs) -> Res
         Mode::Copy | Mode::Single => (Form::Csv, chunk),
         Mode::Insert => (Form::Literal, INSERT_ROWS),
     };
-    let statements = rows.div_ceil(chunk).max(connections);
     let how = match mode {
         Mode::Copy => format!("COPY of {chunk} rows"),
         Mode::Insert => format!("INSERT of {chunk} rows"),
         Mode::Single => format!("one COPY of {rows} rows in all"),
     };
     let keys = if dedup { ", dedup_key" } else { "" };
-    let mut report = Report::new("ingest", &format!("{views} views, {how}, {connections} connections{keys}"));
-    let pools = Pool::make(target.seed, START_US, form, rows, chunk, connections, None);
+    let mut report = Report::new("ingest", &format!("{views} views, {stores} stores, {how}, {connections} connections{keys}"));
+    let traffic = Traffic { stores, ..Traffic::default() };
+    let plan = Plan { seed: target.seed, start: START_US, form, total: rows, chunk, connections, marker: None, traffic };
+    let (mut sum, seconds) = send(target, plan, mode).await?;
+    report.number("events", sum.events as f64, "acknowledged");
+    report.number("events_per_second", sum.events as f64 / seconds, "");
+    report.times("acknowledgement", &mut sum.times);
+    let peak = control.number("SELECT value::bigint FROM verus.metrics WHERE name = 'verus_resident_memory_peak_bytes'").await?;
+    report.number("server_memory_peak", (peak as f64 / 1_048_576.0).round(), "MiB since its start");
+    check(control, &sum).await?;
+    bytes_on_disk(control, sum.events, &mut report).await?;
+    report.checked(&format!("count, and purchases and revenue by view: {} events, {} purchases", sum.events, sum.purchases));
+    Ok(report)
+}
+
+/// Sends what is planned over its connections, all at once: what was acknowledged, and the seconds that took.
+pub async fn send(target: &Target, plan: Plan, mode: Mode) -> Result<(Acknowledged, f64)> {
+    let connections = plan.connections;
+    let statements = plan.total.div_ceil(plan.chunk).max(connections);
+    let pools = Pool::make(plan);
     let mut senders = Vec::new();
     for _ in 0..connections {
         senders.push(target.connect().await?);
@@ -79,16 +98,7 @@ pub async fn run(target: &Target, control: &Connection, args: IngestArgs) -> Res
     });
     let parts = futures::future::try_join_all(sending).await?;
     let seconds = begin.elapsed().as_secs_f64();
-    let mut sum = parts.into_iter().fold(Acknowledged::default(), Acknowledged::and);
-    report.number("events", sum.events as f64, "acknowledged");
-    report.number("events_per_second", sum.events as f64 / seconds, "");
-    report.times("acknowledgement", &mut sum.times);
-    let peak = control.number("SELECT value::bigint FROM verus.metrics WHERE name = 'verus_resident_memory_peak_bytes'").await?;
-    report.number("server_memory_peak", (peak as f64 / 1_048_576.0).round(), "MiB since its start");
-    check(control, &sum).await?;
-    bytes_on_disk(control, sum.events, &mut report).await?;
-    report.checked(&format!("count, and purchases and revenue by view: {} events, {} purchases", sum.events, sum.purchases));
-    Ok(report)
+    Ok((parts.into_iter().fold(Acknowledged::default(), Acknowledged::and), seconds))
 }
 
 async fn copy(sender: &Connection, mut pool: Pool, statements: u64) -> Result<Acknowledged> {
@@ -154,7 +164,7 @@ fn statement_text(head: &str, rows: &Bytes) -> Result<String> {
 }
 
 /// The table and the view must hold what was acknowledged, no less and no more.
-async fn check(control: &Connection, sum: &Acknowledged) -> Result<()> {
+pub async fn check(control: &Connection, sum: &Acknowledged) -> Result<()> {
     let view = schema::REVENUE;
     expect("rows of the table", sum.events, control.number("SELECT count(*) FROM bench_events").await?)?;
     expect("purchases of the view", sum.purchases, control.number(&format!("SELECT sum(n)::bigint FROM {view}")).await?)?;

@@ -5,9 +5,11 @@
 //! *Invariants*: (1) the same options and seed send the same events; (2) every run checks that the server holds what it has
 //! acknowledged, and fails where it does not; (3) only the table `bench_events` and its views are touched.
 
+mod ask;
 pub mod chunk;
 mod freshness;
 mod ingest;
+mod paper;
 mod query;
 mod report;
 pub mod schema;
@@ -48,11 +50,13 @@ pub struct BenchArgs {
 enum What {
     /// Events accepted per second, with views maintained
     Ingest(IngestArgs),
-    /// Latency of a dashboard's query over a million groups
+    /// Latency of a dashboard's query over a million groups, on the view, routed to it and merged with rows
     Query(QueryArgs),
     /// From sending events to seeing them in a view
     Freshness(FreshnessArgs),
-    /// All of them: ingest with 1, 5, 15 and 30 views, query at rest and under ingestion, freshness
+    /// The paper's tables 1, 2 and 3 for its small, medium and large merchant, beside the paper's figures
+    Paper(PaperArgs),
+    /// All of them: ingest with 1, 5, 15 and 30 views, query at rest and under ingestion, freshness; not the paper's tables
     All,
 }
 
@@ -81,6 +85,9 @@ struct IngestArgs {
     /// Materialized views over the table; up to 30
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=30))]
     views: u64,
+    /// Stores that the events come from
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    stores: u32,
     /// How events are sent
     #[arg(long, value_enum, default_value_t = Mode::Copy)]
     mode: Mode,
@@ -97,6 +104,12 @@ struct QueryArgs {
     /// Minutes of the view that is read; a group for each store and minute
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(60..=10_000))]
     minutes: u64,
+    /// Rows of the table; page views are added to the purchases, one for each group
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
+    rows: u64,
+    /// Materialized views over the table; up to 30
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=30))]
+    views: u64,
     /// Queries of each kind
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     queries: u64,
@@ -119,6 +132,30 @@ struct FreshnessArgs {
     /// How long
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+struct PaperArgs {
+    /// Events of the large merchant; the others have what their four weeks bring, and no more than that
+    #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(10_000..=1_000_000_000))]
+    rows: u64,
+    /// Only this merchant
+    #[arg(long, value_enum)]
+    merchant: Option<Merchant>,
+    /// Queries of each kind
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    queries: u64,
+}
+
+/// The merchants of the paper's section 5.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Merchant {
+    /// 10 thousand events a day, 5 views
+    Small,
+    /// 1 million events a day, 15 views
+    Medium,
+    /// 100 million events a day, 30 views
+    Large,
 }
 
 /// What every measurement needs.
@@ -159,13 +196,14 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
 }
 
 async fn run(target: &Target, control: &Connection, what: &What) -> Result<Vec<Report>> {
-    let ingest = |views| IngestArgs { rows: 1_000_000, chunk: 10_000, connections: 1, views, mode: Mode::Copy, dedup: false };
-    let query = |ingest| QueryArgs { stores: 2_000, minutes: 500, queries: 2_000, ingest };
+    let ingest = |views| IngestArgs { rows: 1_000_000, chunk: 10_000, connections: 1, views, stores: 1_000, mode: Mode::Copy, dedup: false };
+    let query = |ingest| QueryArgs { stores: 2_000, minutes: 500, rows: 0, views: 1, queries: 2_000, ingest };
     let mut reports = Vec::new();
     match what {
         What::Ingest(args) => reports.push(ingest::run(target, control, *args).await?),
         What::Query(args) => reports.push(query::run(target, control, *args).await?),
         What::Freshness(args) => reports.push(freshness::run(target, control, *args).await?),
+        What::Paper(args) => reports.append(&mut paper::run(target, control, *args).await?),
         What::All => {
             for views in [1, 5, 15, 30] {
                 reports.push(ingest::run(target, control, ingest(views)).await?);

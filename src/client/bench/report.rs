@@ -41,6 +41,12 @@ impl Report {
         }
     }
 
+    /// A figure of the paper, beside the one that was just measured.
+    pub fn paper(&mut self, key: &str, figure: &str) {
+        line("", &format!("{figure:>12} in the paper"));
+        self.values.insert(format!("{key}_paper"), figure.into());
+    }
+
     /// Ends it: what was compared with what was acknowledged.
     pub fn checked(&self, what: &str) {
         line("checked", what);
