@@ -3,7 +3,8 @@
 //! *Place*: everybody who runs something beside the caller comes here.
 //!
 //! *Invariants*: (1) connections and timers run on the `io` runtime, queries and decoding on the `cpu` runtime, so that
-//! a long plan never delays a ping; (2) a task that panics is reported in the log and in its caller's result, never swallowed.
+//! a long plan never delays a ping; (2) background work (flush, compaction, merges of state) runs on threads of lower priority, so that
+//! it takes the time that nobody waits for; (3) a task that panics is reported in the log and in its caller's result, never swallowed.
 
 use std::future::Future;
 use std::time::Duration;
@@ -14,11 +15,12 @@ use tokio::task::JoinHandle;
 /// How long tasks may take to end when the server does.
 const SHUTDOWN_WITHIN: Duration = Duration::from_millis(900);
 
-/// The two runtimes of a server. Dropping it stops both without waiting.
+/// The runtimes of a server. Dropping it stops them without waiting.
 #[derive(Debug)]
 pub struct Runtimes {
     io: Runtime,
     cpu: Runtime,
+    background: Runtime,
 }
 
 /// A cheap handle to the runtimes, passed to every component that spawns.
@@ -26,13 +28,17 @@ pub struct Runtimes {
 pub struct Spawner {
     io: Handle,
     cpu: Handle,
+    background: Handle,
 }
+
+/// Niceness of threads that nobody waits for: a tenth of the usual share of a busy core.
+const BACKGROUND_NICE: libc::c_int = 10;
 
 /// Stack of a worker that plans and runs SQL: deep expression trees recurse.
 const CPU_STACK_BYTES: usize = 16 * 1024 * 1024;
 
 impl Runtimes {
-    /// Starts both runtimes. `cores` is the number of CPU workers, at least 1.
+    /// Starts the runtimes. `cores` is the number of CPU workers, at least 1.
     pub fn start(cores: usize) -> std::io::Result<Self> {
         let io = Builder::new_multi_thread().worker_threads(cores.clamp(1, 4)).thread_name("verus-io").enable_all().build()?;
         let cpu = Builder::new_multi_thread()
@@ -41,12 +47,18 @@ impl Runtimes {
             .thread_stack_size(CPU_STACK_BYTES)
             .enable_all()
             .build()?;
-        Ok(Self { io, cpu })
+        let background = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("verus-background")
+            .on_thread_start(lower_priority)
+            .enable_all()
+            .build()?;
+        Ok(Self { io, cpu, background })
     }
 
     /// A handle for components.
     pub fn spawner(&self) -> Spawner {
-        Spawner { io: self.io.handle().clone(), cpu: self.cpu.handle().clone() }
+        Spawner { io: self.io.handle().clone(), cpu: self.cpu.handle().clone(), background: self.background.handle().clone() }
     }
 
     /// Runs `future` on the io runtime from a thread that belongs to neither.
@@ -54,9 +66,10 @@ impl Runtimes {
         self.io.block_on(future)
     }
 
-    /// Stops both and waits (not for ever) until their tasks are dropped: what they hold, RocksDB above all, must be closed before
+    /// Stops them and waits (not for ever) until their tasks are dropped: what they hold, RocksDB above all, must be closed before
     /// the process takes down its C++ globals.
     pub fn shutdown(self) {
+        self.background.shutdown_timeout(SHUTDOWN_WITHIN);
         self.cpu.shutdown_timeout(SHUTDOWN_WITHIN);
         self.io.shutdown_timeout(SHUTDOWN_WITHIN);
     }
@@ -65,7 +78,7 @@ impl Runtimes {
 impl Spawner {
     /// A spawner over the runtime of the caller, for tests.
     pub fn current() -> Self {
-        Self { io: Handle::current(), cpu: Handle::current() }
+        Self { io: Handle::current(), cpu: Handle::current(), background: Handle::current() }
     }
 
     /// Runs connection and timer work.
@@ -103,6 +116,22 @@ impl Spawner {
         std::thread::Builder::new().name(format!("verus-{name}")).stack_size(CPU_STACK_BYTES).spawn(body)
     }
 
+    /// The same, of lower priority.
+    pub fn background_thread<F>(&self, name: &str, body: F) -> std::io::Result<std::thread::JoinHandle<()>>
+    where
+        F: FnOnce() + Send + 'static,
+    {
+        self.thread(name, move || {
+            lower_priority();
+            body();
+        })
+    }
+
+    /// The runtime of what nobody waits for; what it blocks on runs on threads of lower priority too.
+    pub fn background_handle(&self) -> &Handle {
+        &self.background
+    }
+
     /// The cpu runtime's handle, for DataFusion's own spawns.
     pub fn cpu_handle(&self) -> &Handle {
         &self.cpu
@@ -111,5 +140,16 @@ impl Spawner {
     /// The io runtime's handle.
     pub fn io_handle(&self) -> &Handle {
         &self.io
+    }
+}
+
+/// Lowers the priority of the calling thread. A system that refuses only makes background work compete with clients.
+#[allow(unsafe_code, reason = "the standard library does not set priorities")]
+fn lower_priority() {
+    const CALLING_THREAD: libc::id_t = 0;
+    // SAFETY: takes three numbers and touches no memory of this process. On Linux a process's priority is one thread's.
+    let refused = unsafe { libc::setpriority(libc::PRIO_PROCESS, CALLING_THREAD, BACKGROUND_NICE) } != 0;
+    if refused {
+        tracing::debug!(error = %std::io::Error::last_os_error(), "background work runs at the usual priority");
     }
 }

@@ -128,7 +128,7 @@ fn move_windows(shared: &Arc<Shared>, view: Oid, evicted: Option<Evicted>) -> Re
         true => None,
         false => {
             let work = backfill::windows(Arc::clone(shared), Arc::clone(&version), snapshot.clone(), returning);
-            Some(shared.parts.spawner.cpu_handle().block_on(work)?)
+            Some(shared.parts.spawner.background_handle().block_on(work)?)
         }
     };
     let mut batch = Batch::default();

@@ -78,7 +78,7 @@ async fn set_up(control: &Connection, stores: u64, minutes: u64, rows: u64) -> R
         let fill = format!(
             "INSERT INTO bench_events (event_id, event_type, event_time, user_id, session_id, store_id, device_type, page, product_category)
              SELECT gen_random_uuid(), 'page_view', date_trunc('minute', now()) - (i % {minutes}) * INTERVAL '1 minute' - INTERVAL '1 second',
-                    'u' || (i % 5000), 's' || (i / 5), 'store_' || (i * 7919 % {stores} + 1),
+                    'u' || (i % 5000), 's' || (i / 5), 'store_' || (i::bigint * 7919 % {stores} + 1),
                     CASE WHEN i % 3 = 0 THEN 'desktop' ELSE 'mobile' END, '/products', 'category ' || (i % 20)
              FROM generate_series({from}, {to}) AS g(i)"
         );
