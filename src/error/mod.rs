@@ -148,6 +148,13 @@ impl Error {
         Self::new(SqlState::SYNTAX_ERROR, message)
     }
 
+    /// The same error with another state.
+    #[must_use]
+    pub fn with_state(mut self, state: SqlState) -> Self {
+        self.0.state = state;
+        self
+    }
+
     /// Adds the detail.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> Self {

@@ -17,6 +17,7 @@ pub mod explain;
 pub mod follow;
 pub mod functions;
 pub mod names;
+pub mod operator;
 pub mod provider;
 pub mod resolve;
 pub mod rewrite;

@@ -34,6 +34,11 @@ pub fn expression(expression: &mut Expr) -> Result<()> {
     finish(expression.visit(&mut Rewrite))
 }
 
+/// Replaces the table form of a window, and leaves any other factor as it is.
+pub fn table_form(factor: &mut TableFactor) -> Result<()> {
+    windows::table_form(factor)
+}
+
 /// The name that a client sees.
 pub fn shown(name: &str) -> &str {
     name.split(SUFFIX).next().unwrap_or(name)

@@ -17,6 +17,7 @@ use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF};
 
+use super::operator::Operators;
 use super::provider::{ROWS_SCHEMA, Relation, Unresolved, series, undefined_table};
 use super::sets::Sets;
 use super::system::{SystemTables, is_system_schema};
@@ -66,7 +67,7 @@ impl Scope<'_> {
 
     fn user_relation(&self, name: &str) -> Option<Unresolved> {
         if let Some(table) = self.catalog.table_named(name) {
-            return Some(Unresolved::new(Relation::Table(table.oid), name, table.schema()));
+            return Some(Unresolved::table(table));
         }
         let view = self.catalog.view_named(name).filter(|view| view.ready)?;
         Some(Unresolved::new(Relation::View(view.oid), name, view.schema()))
@@ -137,7 +138,7 @@ impl ContextProvider for Scope<'_> {
     }
 
     fn get_relation_planners(&self) -> &[Arc<dyn RelationPlanner>] {
-        static PLANNERS: LazyLock<[Arc<dyn RelationPlanner>; 1]> = LazyLock::new(|| [Arc::new(Sets)]);
+        static PLANNERS: LazyLock<[Arc<dyn RelationPlanner>; 2]> = LazyLock::new(|| [Arc::new(Operators), Arc::new(Sets)]);
         PLANNERS.as_slice()
     }
 

@@ -42,6 +42,9 @@ pub fn lift(text: &str) -> Option<Lifted> {
                 continue;
             }
             b'$' | b'\\' => return None,
+            // The steps of an operator are named by their text.
+            b':' if bytes.get(at + 1) == Some(&b'=') => return None,
+            b'=' if bytes.get(at + 1) == Some(&b'>') => return None,
             b'-' if bytes.get(at + 1) == Some(&b'-') => return None,
             b'/' if bytes.get(at + 1) == Some(&b'*') => return None,
             b';' if !text[at + 1..].trim().is_empty() => return None,

@@ -4,7 +4,9 @@
 
 use std::ops::ControlFlow;
 
-use sqlparser::ast::{Expr, Ident, ObjectName, Query, TableFactor, Visit, Visitor};
+use sqlparser::ast::{
+    Expr, Function, FunctionArg, FunctionArguments, Ident, ObjectName, Query, TableFactor, TableFunctionArgs, Visit, Visitor,
+};
 use sqlparser::tokenizer::Location;
 
 use crate::error::{Error, SqlState};
@@ -31,12 +33,20 @@ enum Names {
     /// A qualifier without a table.
     Qualifier(String),
     Function(String),
+    /// A named argument of an operator in FROM; the last one of the name.
+    Argument(String),
 }
 
 fn named(error: &Error) -> Option<Names> {
     let report = error.report();
     let message = report.message.as_str();
     let quoted = || message.split('"').nth(1).map(str::to_owned);
+    if let Some((_, rest)) = message.split_once("argument \"")
+        && let Some((name, rest)) = rest.split_once('"')
+        && rest.starts_with(" of ")
+    {
+        return Some(Names::Argument(name.to_owned()));
+    }
     match report.state {
         SqlState::UNDEFINED_COLUMN => match message.strip_prefix("column ")?.strip_suffix(" does not exist")? {
             name if name.starts_with('"') => Some(Names::Column(vec![quoted()?])),
@@ -73,6 +83,17 @@ impl Find {
         if self.found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
+    fn arguments(&mut self, args: &[FunctionArg]) {
+        let Names::Argument(wanted) = &self.names else { return };
+        for arg in args {
+            if let FunctionArg::Named { name, .. } = arg
+                && folded(name) == *wanted
+            {
+                self.found = start(name);
+            }
+        }
+    }
+
     fn function(&mut self, name: &ObjectName) -> ControlFlow<()> {
         match (&self.names, name.0.first().and_then(|part| part.as_ident()), name.0.last().and_then(|part| part.as_ident())) {
             (Names::Function(wanted), Some(first), Some(last)) if folded(last) == *wanted => self.stop(first),
@@ -95,7 +116,10 @@ impl Visitor for Find {
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         match factor {
-            TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => self.function(name),
+            TableFactor::Table { name, args: Some(TableFunctionArgs { args, .. }), .. } | TableFactor::Function { name, args, .. } => {
+                self.arguments(args);
+                self.function(name)
+            }
             _ => ControlFlow::Continue(()),
         }
     }
@@ -117,6 +141,11 @@ impl Visitor for Find {
                 }
             }
             (Names::Function(_), Expr::Function(function)) => self.function(&function.name),
+            // An operator that is the input of another.
+            (Names::Argument(_), Expr::Function(Function { args: FunctionArguments::List(list), .. })) => {
+                self.arguments(&list.args);
+                ControlFlow::Continue(())
+            }
             _ => ControlFlow::Continue(()),
         }
     }
@@ -147,5 +176,8 @@ mod tests {
         check("SELECT x.a FROM t", SqlState::UNDEFINED_TABLE, "missing FROM-clause entry for table \"x\"", Some(8));
         check("SELECT 1 + nope(1)", SqlState::UNDEFINED_FUNCTION, "function nope(integer) does not exist", Some(12));
         check("SELECT 1", SqlState::UNDEFINED_COLUMN, "column \"nope\" does not exist", None);
+        let wrong = "argument \"gap\" of SESSIONIZE must be a constant";
+        check("SELECT * FROM SESSIONIZE(e, gap := 1)", SqlState::INVALID_PARAMETER_VALUE, wrong, Some(29));
+        check("SELECT * FROM FUNNEL(SESSIONIZE(e, gap := 1))", SqlState::INVALID_PARAMETER_VALUE, wrong, Some(36));
     }
 }

@@ -49,7 +49,8 @@ pub fn key() -> Function {
     )
 }
 
-fn microseconds(value: IntervalMonthDayNano) -> i128 {
+/// Its length as PostgreSQL compares it: a month is 30 days, a day 24 hours.
+pub fn microseconds(value: IntervalMonthDayNano) -> i128 {
     (i128::from(value.months) * MONTH_DAYS + i128::from(value.days)) * DAY_US + i128::from(value.nanoseconds / 1_000)
 }
 

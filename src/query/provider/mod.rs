@@ -18,10 +18,12 @@ use datafusion::datasource::provider_as_source;
 use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableSource, TableType};
 
-use crate::catalog::{Maintenance, Oid};
+use crate::catalog::{Maintenance, Oid, Table};
 use crate::error::{Error, SqlState};
 use crate::query::Context;
 use crate::query::system::SystemTables;
+use crate::store::snapshot::with_lsn;
+use crate::types::LSN_COLUMN;
 use crate::view::Recomputed;
 
 /// A schema that no client can name: its tables are those of `public` with the rows' LSNs in a last column, for UPDATE and DELETE.
@@ -57,12 +59,34 @@ pub struct Unresolved {
     /// Its name, for errors.
     pub name: String,
     schema: SchemaRef,
+    /// Of an event table: the column of its event time.
+    event_time: Option<String>,
 }
 
 impl Unresolved {
     /// A source for bound plans.
     pub fn new(relation: Relation, name: impl Into<String>, schema: SchemaRef) -> Self {
-        Self { relation, name: name.into(), schema }
+        Self { relation, name: name.into(), schema, event_time: None }
+    }
+
+    /// A table by its definition.
+    pub fn table(table: &Table) -> Self {
+        let event_time = table.watermark.and_then(|watermark| table.columns.get(watermark.column)).map(|column| column.name.clone());
+        Self { event_time, ..Self::new(Relation::Table(table.oid), table.name.clone(), table.schema()) }
+    }
+
+    /// The name of an event table's event time.
+    pub fn event_time(&self) -> Option<&str> {
+        self.event_time.as_deref()
+    }
+
+    /// A table's rows with their LSNs in a last column.
+    #[must_use]
+    pub fn with_lsn(mut self) -> Self {
+        if self.schema.fields().last().is_none_or(|last| last.name() != LSN_COLUMN) {
+            self.schema = with_lsn(&self.schema);
+        }
+        self
     }
 
     /// The source that reads the relation as of `context`.
