@@ -17,6 +17,7 @@ use super::functions::make::INTERVAL_PARTS;
 use super::{names, sets, using};
 use crate::error::{Error, Result};
 
+mod having;
 mod rows;
 mod top;
 mod windows;
@@ -62,7 +63,9 @@ impl VisitorMut for Rewrite {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
-        having_to_qualify(select);
+        if let Err(error) = having::after_windows(select) {
+            return ControlFlow::Break(error);
+        }
         series_in_list(select);
         exists_in_list(select);
         windows::group_by_session_end(select);
@@ -317,81 +320,8 @@ fn call(name: &str, arguments: Vec<Expr>) -> Expr {
     })
 }
 
-/// Conjuncts of HAVING that need a window function become QUALIFY: they are applied after the windows.
-fn having_to_qualify(select: &mut Select) {
-    let Some(having) = select.having.take() else { return };
-    let over: Vec<(String, Expr)> = select
-        .projection
-        .iter()
-        .filter_map(|item| match item {
-            SelectItem::ExprWithAlias { expr, alias } if has_window(expr) => Some((folded(alias), expr.clone())),
-            _ => None,
-        })
-        .collect();
-    let (mut grouped, mut windowed) = (Vec::new(), Vec::new());
-    for conjunct in conjuncts(having) {
-        let mut expanded = conjunct.clone();
-        // The visitor of this closure cannot fail.
-        let _ = expanded.visit(&mut Expand(&over));
-        if has_window(&expanded) { windowed.push(expanded) } else { grouped.push(conjunct) }
-    }
-    select.having = conjunction(grouped);
-    let qualify = select.qualify.take().into_iter().chain(windowed).collect();
-    select.qualify = conjunction(qualify);
-}
-
-struct Expand<'a>(&'a [(String, Expr)]);
-
-impl VisitorMut for Expand<'_> {
-    type Break = ();
-
-    fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<()> {
-        if let Expr::Identifier(ident) = expression
-            && let Some((_, expanded)) = self.0.iter().find(|(alias, _)| *alias == folded(ident))
-        {
-            *expression = Expr::Nested(Box::new(expanded.clone()));
-        }
-        ControlFlow::Continue(())
-    }
-}
-
 fn folded(ident: &Ident) -> String {
     if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
-}
-
-fn conjuncts(expression: Expr) -> Vec<Expr> {
-    match expression {
-        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
-            let mut all = conjuncts(*left);
-            all.extend(conjuncts(*right));
-            all
-        }
-        Expr::Nested(inner) if matches!(*inner, Expr::BinaryOp { op: BinaryOperator::And, .. }) => conjuncts(*inner),
-        other => vec![other],
-    }
-}
-
-fn conjunction(conjuncts: Vec<Expr>) -> Option<Expr> {
-    conjuncts.into_iter().reduce(|left, right| Expr::BinaryOp { left: Box::new(left), op: BinaryOperator::And, right: Box::new(right) })
-}
-
-fn has_window(expression: &Expr) -> bool {
-    struct Find(bool);
-    impl ast::Visitor for Find {
-        type Break = ();
-        fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
-            match expression {
-                Expr::Function(function) if function.over.is_some() => {
-                    self.0 = true;
-                    ControlFlow::Break(())
-                }
-                _ => ControlFlow::Continue(()),
-            }
-        }
-    }
-    let mut find = Find(false);
-    let _ = ast::Visit::visit(expression, &mut find);
-    find.0
 }
 
 /// Gives each column of the select list PostgreSQL's name, and makes repeated ones unique.

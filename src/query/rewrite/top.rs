@@ -13,7 +13,8 @@ use sqlparser::ast::{
     TableFactor,
 };
 
-use super::{conjunction, conjuncts, folded, last_name};
+use super::having::{conjunction, conjuncts};
+use super::{folded, last_name};
 
 /// Begins the names of the columns that the subquery is joined by.
 const KEY: &str = "\u{1}top_key";
