@@ -12,7 +12,7 @@
 //! | 3 | [`config`], [`telemetry`], [`task`] | settings and limits; every metric once; the only spawner |
 //! | 4 | [`types`] | SQL types, their Arrow form, text and binary values |
 //! | 5 | [`sql`], [`event`] | text to statement; bytes to Arrow batch |
-//! | 6 | [`wal`], [`state`], [`columnar`] | the log; RocksDB; Parquet and the Delta table log |
+//! | 6 | [`wal`], [`state`], [`columnar`], [`anomaly`] | the log; RocksDB; Parquet and the Delta table log; arithmetic of time series |
 //! | 7 | [`catalog`] | what objects exist |
 //! | 8 | [`view`] | incremental view state: compile, apply, merge, read |
 //! | 9 | [`store`] | commit, snapshot, flush, recovery: what a table is |
@@ -37,6 +37,7 @@
 //! partial aggregates of one commit. *Block*: merged deltas in RocksDB. *Slot*: hash of the partition key, 0..256.
 //! *Watermark*: a partition's greatest event time less the allowed lateness.
 
+pub mod anomaly;
 pub mod catalog;
 pub mod client;
 pub mod clock;

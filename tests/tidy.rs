@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["config", "telemetry", "task"],
     &["types"],
     &["sql", "event"],
-    &["wal", "state", "columnar"],
+    &["wal", "state", "columnar", "anomaly"],
     &["catalog"],
     &["view"],
     &["store"],
