@@ -358,7 +358,7 @@ fn aggregates(text: &str) -> Option<Error> {
     if text.contains("ggregate function calls cannot be nested") {
         return Some(Error::new(SqlState::GROUPING_ERROR, "aggregate function calls cannot be nested"));
     }
-    if text.contains("aggregate function calls cannot contain window function calls") {
+    if text.contains("ggregate function calls cannot contain window function calls") {
         return Some(Error::new(SqlState::GROUPING_ERROR, "aggregate function calls cannot contain window function calls"));
     }
     if text.contains("Aggregate functions are not allowed in the WHERE") || (text.contains("ggregate function") && text.contains("WHERE")) {
