@@ -71,7 +71,8 @@ impl House {
         let config = Arc::new(config);
         let plans = verus::session::shared::SharedPlans::new(config.limits.query.shared_plans_max);
         let subscribers = Arc::new(tokio::sync::Semaphore::new(config.limits.wire.subscribers_max));
-        let services = Arc::new(Services { store, engine, binder, config, metrics, clock, spawner, registry, plans, subscribers });
+        let bus = verus::bus::Bus::new(config.limits.wire.notify_bytes_max);
+        let services = Arc::new(Services { store, engine, binder, config, metrics, clock, spawner, registry, plans, subscribers, bus });
         let session = Session::new(Arc::clone(&services), registration);
         let mut house = House { runtimes, services, session, dir };
         house.run(schema::TABLE);

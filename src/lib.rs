@@ -10,7 +10,7 @@
 //! | 1 | [`clock`] | where time comes from |
 //! | 2 | [`error`] | the error that a client sees: SQLSTATE, message, detail, hint, position |
 //! | 3 | [`config`], [`telemetry`], [`task`] | settings and limits; every metric once; the only spawner |
-//! | 4 | [`types`] | SQL types, their Arrow form, text and binary values |
+//! | 4 | [`types`], [`bus`] | SQL types, their Arrow form, text and binary values; LISTEN and NOTIFY |
 //! | 5 | [`sql`], [`event`] | text to statement; bytes to Arrow batch |
 //! | 6 | [`wal`], [`state`], [`columnar`], [`anomaly`] | the log; RocksDB; Parquet and the Delta table log; arithmetic of time series |
 //! | 7 | [`catalog`] | what objects exist |
@@ -38,6 +38,7 @@
 //! *Watermark*: a partition's greatest event time less the allowed lateness.
 
 pub mod anomaly;
+pub mod bus;
 pub mod catalog;
 pub mod client;
 pub mod clock;

@@ -271,6 +271,7 @@ pub struct Session {
     /// The driver's client.
     pub client: Client,
     notices: mpsc::UnboundedReceiver<DbError>,
+    notifications: mpsc::UnboundedReceiver<(String, String)>,
 }
 
 impl Session {
@@ -283,14 +284,21 @@ impl Session {
     pub async fn open_with(parameters: &str) -> Result<Session, SqlError> {
         let (client, mut connection) = tokio_postgres::connect(parameters, NoTls).await?;
         let (sender, notices) = mpsc::unbounded_channel();
+        let (told, notifications) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(Ok(message)) = futures::stream::poll_fn(|context| connection.poll_message(context)).next().await {
-                if let AsyncMessage::Notice(notice) = message {
-                    let _test_is_over = sender.send(notice);
+                match message {
+                    AsyncMessage::Notice(notice) => {
+                        let _test_is_over = sender.send(notice);
+                    }
+                    AsyncMessage::Notification(told_to_us) => {
+                        let _test_is_over = told.send((told_to_us.channel().to_owned(), told_to_us.payload().to_owned()));
+                    }
+                    _ => {}
                 }
             }
         });
-        Ok(Session { client, notices })
+        Ok(Session { client, notices, notifications })
     }
 
     /// Runs statements; the rows of the last one that returned any.
@@ -350,6 +358,11 @@ impl Session {
             text.extend_from_slice(&chunk?);
         }
         Ok(String::from_utf8(text).expect("UTF-8"))
+    }
+
+    /// The next notification (NOTIFY), channel and payload; none within `limit`.
+    pub async fn notification(&mut self, limit: Duration) -> Option<(String, String)> {
+        tokio::time::timeout(limit, self.notifications.recv()).await.ok().flatten()
     }
 
     /// The notices that came since the last call.

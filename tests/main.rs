@@ -11,6 +11,7 @@ mod changes_http;
 mod crash;
 mod erasure;
 mod harness;
+mod listen;
 mod plain;
 mod property;
 mod real_data;

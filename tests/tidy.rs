@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["clock"],
     &["error"],
     &["config", "telemetry", "task"],
-    &["types"],
+    &["types", "bus"],
     &["sql", "event"],
     &["wal", "state", "columnar", "anomaly"],
     &["catalog"],

@@ -15,6 +15,7 @@ pub fn execute(session: &mut Session, what: &str) -> Result<Response> {
             session.portals.clear();
             session.statements.clear();
             session.plans.clear();
+            session.listener.unlisten_all();
             session.vars.reset_all();
         }
         "PLANS" => session.plans.clear(),

@@ -16,6 +16,7 @@ pub mod discard;
 pub mod drop;
 pub mod explain;
 pub mod insert;
+pub mod listen;
 pub mod modify;
 pub mod options;
 pub mod prepare;
@@ -254,6 +255,9 @@ pub async fn execute(
         }
         Statement::Fetch { name, count } => cursor::fetch(session, name, *count),
         Statement::Close(name) => cursor::close(session, name.as_deref()),
+        Statement::Listen(channel) => listen::listen(session, channel),
+        Statement::Unlisten(channel) => listen::unlisten(session, channel.as_deref()),
+        Statement::Notify { channel, payload } => listen::notify(session, channel, payload),
         Statement::NoOperation(tag) => Ok(Response::Done((*tag).to_owned())),
     }
 }

@@ -138,6 +138,8 @@ pub struct WireLimits {
     pub prepared_max: usize,
     /// Seconds for a login.
     pub login_seconds_max: u64,
+    /// Notifications (LISTEN) that wait for one session, or that one transaction sends, bytes.
+    pub notify_bytes_max: usize,
     /// HTTP connections; the next wait to be accepted.
     pub http_connections_max: usize,
     /// Subscriptions to views, SQL's and HTTP's; the next is refused with 53400.
@@ -250,6 +252,7 @@ impl Default for WireLimits {
             copy_in_flight_bytes_max: 32 * MIB,
             prepared_max: 1024,
             login_seconds_max: 60,
+            notify_bytes_max: 4 * MIB,
             http_connections_max: 64,
             subscribers_max: 256,
             http_subscribers_max: 48,

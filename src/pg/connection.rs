@@ -6,13 +6,14 @@
 //! *Invariants*: (1) an ErrorResponse is followed by ReadyForQuery at once (simple) or at the next Sync (extended); (2) what the client
 //! hears as done is durable: an implicit transaction commits before its last CommandComplete (simple) or ReadyForQuery (extended).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::PgWireFrontendMessage as Message;
-use pgwire::messages::response::{CommandComplete, ReadyForQuery, TransactionStatus};
+use pgwire::messages::response::{CommandComplete, NotificationResponse, ReadyForQuery, TransactionStatus};
 use pgwire::messages::startup::ParameterStatus;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use crate::pg::error::{self, Fault};
 use crate::pg::frame::{Frame, Reader};
 use crate::pg::running::{Running, terminated};
 use crate::pg::sink::Sink;
-use crate::session::registry::State;
+use crate::session::registry::{self, State};
 use crate::session::transaction::Status;
 use crate::session::variable::VARIABLES;
 use crate::session::vars::Values;
@@ -111,12 +112,39 @@ impl Connection {
             (vars.idle_timeout(), "57P05", "terminating connection due to idle-session timeout")
         };
         let entry = Arc::clone(self.session.entry());
+        let mut idle = pin!(sleep(idle));
+        loop {
+            // Only between transactions, as in PostgreSQL; what comes in one is told at its end.
+            let listens = self.session.transaction.status() == Status::Idle;
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return Err(Fault::Fatal(terminated())),
+                () = entry.terminate.cancelled() => return Err(Fault::Fatal(terminated())),
+                frame = self.reader.message(bytes_max) => return frame,
+                () = self.session.listener.arrived(), if listens => {
+                    self.notifications();
+                    self.flush_idle(&entry).await?;
+                }
+                () = &mut idle => return Err(Fault::Fatal(Error::new(SqlState(state), message))),
+            }
+        }
+    }
+
+    /// Sends what waits to a client that may not be reading, until it has gone or the session ends.
+    async fn flush_idle(&mut self, entry: &registry::Entry) -> Result<(), Fault> {
         tokio::select! {
             biased;
             () = self.shutdown.cancelled() => Err(Fault::Fatal(terminated())),
             () = entry.terminate.cancelled() => Err(Fault::Fatal(terminated())),
-            frame = self.reader.message(bytes_max) => frame,
-            () = sleep(idle) => Err(Fault::Fatal(Error::new(SqlState(state), message))),
+            sent = self.sink.flush() => sent.map_err(Fault::from),
+        }
+    }
+
+    /// What the session has been told by NOTIFY.
+    fn notifications(&mut self) {
+        for told in self.session.listener.take() {
+            let (channel, payload) = (told.message.channel.clone(), told.message.payload.clone());
+            self.sink.put(&PgWireBackendMessage::NotificationResponse(NotificationResponse::new(told.sender, channel, payload)));
         }
     }
 
@@ -191,6 +219,9 @@ impl Connection {
             Status::Block => (TransactionStatus::Transaction, State::IdleInTransaction),
             Status::Failed => (TransactionStatus::Error, State::IdleInFailedTransaction),
         };
+        if state == State::Idle {
+            self.notifications();
+        }
         self.session.entry().waits(state);
         self.sink.put(&PgWireBackendMessage::ReadyForQuery(ReadyForQuery::new(status)));
         self.sink.flush().await?;

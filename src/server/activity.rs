@@ -4,8 +4,10 @@
 
 use std::sync::{Arc, Weak};
 
+use crate::bus::{Bus, Message};
 use crate::catalog::Oid;
 use crate::clock::{Clock, Micros};
+use crate::error::Result;
 use crate::query::catalogs::{Activity, SessionRow};
 use crate::session::Registry;
 use crate::store::{PartitionClosing, Progress, Store, WatermarkRange};
@@ -20,6 +22,8 @@ pub struct Running {
     pub store: Weak<Store>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// LISTEN and NOTIFY.
+    pub bus: Arc<Bus>,
     /// The default `refresh_interval`.
     pub refresh_interval_ms: u64,
     /// Time.
@@ -41,6 +45,12 @@ impl Activity for Running {
             query: row.query,
         };
         self.registry.rows().into_iter().map(row).collect()
+    }
+
+    fn notify(&self, backend: i32, channel: &str, payload: &str) -> Result<()> {
+        let message = Message::new(channel, payload)?;
+        // A session that has just gone has nothing to say.
+        self.registry.entry(backend).map_or(Ok(()), |entry| entry.notifications.lock().add(message, self.bus.bytes_max()))
     }
 
     fn now(&self) -> Micros {

@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::bus::Bus;
 use crate::catalog::bind::Binder;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -101,10 +102,12 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
         metrics: Arc::clone(&metrics),
     })?;
     let registry = Arc::new(Registry::default());
+    let bus = Bus::new(config.limits.wire.notify_bytes_max);
     let running = activity::Running {
         registry: Arc::clone(&registry),
         store: Arc::downgrade(&store),
         metrics: Arc::clone(&metrics),
+        bus: Arc::clone(&bus),
         refresh_interval_ms: config.limits.store.refresh_interval_ms,
         clock: Arc::clone(&clock),
     };
@@ -113,7 +116,7 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
     let config = Arc::new(config);
     let plans = SharedPlans::new(config.limits.query.shared_plans_max);
     let subscribers = Arc::new(Semaphore::new(config.limits.wire.subscribers_max));
-    Ok(Arc::new(Services { store, engine, binder, config, metrics, clock, spawner: spawner.clone(), registry, plans, subscribers }))
+    Ok(Arc::new(Services { store, engine, binder, config, metrics, clock, spawner: spawner.clone(), registry, plans, subscribers, bus }))
 }
 
 /// `stop` ends connections and streams, `shutdown` HTTP once they have ended.

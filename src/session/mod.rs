@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::bus::{Bus, Listener, Message};
 use crate::catalog::bind::Binder;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -53,6 +54,8 @@ pub struct Services {
     pub plans: shared::SharedPlans,
     /// Places for subscriptions, `limits.wire.subscribers_max` of them.
     pub subscribers: Arc<tokio::sync::Semaphore>,
+    /// LISTEN and NOTIFY.
+    pub bus: Arc<Bus>,
 }
 
 /// One connection.
@@ -74,6 +77,8 @@ pub struct Session {
     pub portals: HashMap<String, Portal>,
     /// Typed plans of recent query texts.
     pub plans: prepared::Plans,
+    /// What it listens to, and what has come.
+    pub listener: Listener,
     registration: registry::Registration,
     committing: Arc<AtomicBool>,
 }
@@ -83,6 +88,7 @@ impl Session {
     pub fn new(services: Arc<Services>, registration: registry::Registration) -> Self {
         let plans = prepared::Plans::new(services.config.limits.query.plan_cache_max);
         Self {
+            listener: services.bus.listener(),
             services,
             vars: vars::Vars::default(),
             transaction: transaction::State::default(),
@@ -154,6 +160,11 @@ impl Session {
         self.bounded(self.portals.len())?;
         self.portals.insert(name.to_owned(), portal);
         Ok(())
+    }
+
+    /// NOTIFY: said when the transaction commits. 54000 when it says too much.
+    pub fn notify(&self, message: Message) -> Result<()> {
+        self.entry().notifications.lock().add(message, self.services.bus.bytes_max())
     }
 
     fn bounded(&self, count: usize) -> Result<()> {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::bus::Pending;
 use crate::clock::Micros;
 
 /// Bytes of a cancel key from protocol 3.2 on.
@@ -46,6 +47,8 @@ pub struct Entry {
     /// Ends the session: 57P01 at the next chance.
     pub terminate: CancellationToken,
     activity: Mutex<Activity>,
+    /// What the open transaction is going to say to listeners: its own statements add to it, and functions inside its queries.
+    pub notifications: Mutex<Pending>,
 }
 
 #[derive(Debug, Clone)]
@@ -158,6 +161,7 @@ impl Registry {
                 transaction_start: None,
                 cancel: CancellationToken::new(),
             }),
+            notifications: Mutex::default(),
         });
         inner.sessions.insert(backend, Arc::clone(&entry));
         Registration { registry: Arc::clone(self), entry }
@@ -185,6 +189,11 @@ impl Registry {
     pub fn terminate_backend(&self, backend: i32) -> bool {
         let entry = self.inner.lock().sessions.get(&backend).cloned();
         entry.map(|entry| entry.terminate.cancel()).is_some()
+    }
+
+    /// A session by pg_backend_pid().
+    pub fn entry(&self, backend: i32) -> Option<Arc<Entry>> {
+        self.inner.lock().sessions.get(&backend).cloned()
     }
 
     /// Ends every session.

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::array::BooleanArray;
 use arrow::compute::filter_record_batch;
 
+use crate::bus::Pending;
 use crate::catalog::{Change, LateRows, Oid, Table, TableKind};
 use crate::clock::Micros;
 use crate::columnar::LsnSet;
@@ -25,6 +26,17 @@ use crate::store::{self, Committed, Delete, Snapshot, Write};
 
 /// Savepoints of one transaction.
 const SAVEPOINTS_MAX: usize = 1024;
+
+/// LISTEN and UNLISTEN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listening {
+    /// LISTEN.
+    To(String),
+    /// UNLISTEN.
+    No(String),
+    /// UNLISTEN *.
+    Nothing,
+}
 
 /// Where a transaction stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +68,7 @@ pub struct State {
     /// The committed rows that it has changed.
     locks: Option<Held>,
     savepoints: Vec<Savepoint>,
+    listening: Vec<Listening>,
     base: Option<Arc<Snapshot>>,
     overlay: Option<Overlay>,
     /// Counts the changes of `changes`, `deletes` and `writes`.
@@ -71,6 +84,8 @@ struct Savepoint {
     deletes: Vec<Delete>,
     writes: Vec<Write>,
     write_bytes: usize,
+    listening: usize,
+    notifications: usize,
     vars: Saved,
 }
 
@@ -144,8 +159,28 @@ impl Session {
             self.rollback();
             return Ok(Committed::default());
         }
+        let notifications = std::mem::take(&mut *self.entry().notifications.lock());
+        if notifications.is_empty() {
+            return self.commit_silently().await;
+        }
+        // Held over the commit, so that listeners hear of commits in their order.
+        let services = Arc::clone(&self.services);
+        let turn = services.bus.turn().await;
+        if let Err(error) = turn.admit(&notifications) {
+            self.rollback();
+            return Err(error);
+        }
+        let committed = self.commit_silently().await?;
+        turn.publish(self.backend, &notifications);
+        Ok(committed)
+    }
+
+    /// Commits all but the notifications.
+    async fn commit_silently(&mut self) -> Result<Committed> {
+        let listening = std::mem::take(&mut self.transaction.listening);
         if !self.transaction.is_dirty() {
             self.end(true);
+            self.listen(listening);
             return Ok(Committed::default());
         }
         let state = &mut self.transaction;
@@ -154,6 +189,7 @@ impl Session {
         let outcome = self.send(store::Transaction { changes, deletes, writes, unwritten, ..store::Transaction::default() }).await;
         self.end(outcome.is_ok());
         let committed = outcome?;
+        self.listen(listening);
         if committed.late > 0 {
             self.notice_late(&committed);
         }
@@ -185,7 +221,23 @@ impl Session {
         }
     }
 
+    /// LISTEN or UNLISTEN when the transaction commits.
+    pub fn listening(&mut self, change: Listening) {
+        self.transaction.listening.push(change);
+    }
+
+    fn listen(&mut self, changes: Vec<Listening>) {
+        for change in changes {
+            match change {
+                Listening::To(channel) => self.listener.listen(&channel),
+                Listening::No(channel) => self.listener.unlisten(&channel),
+                Listening::Nothing => self.listener.unlisten_all(),
+            }
+        }
+    }
+
     fn end(&mut self, well: bool) {
+        *self.entry().notifications.lock() = Pending::default();
         self.transaction.clear();
         if well {
             self.vars.commit();
@@ -204,6 +256,7 @@ impl Session {
                 format!("a transaction can have at most {SAVEPOINTS_MAX} savepoints"),
             ));
         }
+        let notifications = self.entry().notifications.lock().len();
         let state = &mut self.transaction;
         state.savepoints.push(Savepoint {
             name: name.to_owned(),
@@ -211,6 +264,8 @@ impl Session {
             deletes: state.deletes.clone(),
             writes: state.writes.clone(),
             write_bytes: state.write_bytes,
+            listening: state.listening.len(),
+            notifications,
             vars: self.vars.save(),
         });
         Ok(())
@@ -228,6 +283,7 @@ impl Session {
     pub fn rollback_to(&mut self, name: &str) -> Result<()> {
         self.only_in_block("ROLLBACK TO SAVEPOINT")?;
         let at = self.find_savepoint(name)?;
+        let entry = Arc::clone(self.entry());
         let state = &mut self.transaction;
         state.savepoints.truncate(at + 1);
         if let Some(savepoint) = state.savepoints.last() {
@@ -235,6 +291,8 @@ impl Session {
             state.deletes = savepoint.deletes.clone();
             state.writes = savepoint.writes.clone();
             state.write_bytes = savepoint.write_bytes;
+            state.listening.truncate(savepoint.listening);
+            entry.notifications.lock().truncate(savepoint.notifications);
             self.vars.restore(&savepoint.vars);
         }
         state.version += 1;

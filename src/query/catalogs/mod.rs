@@ -9,6 +9,7 @@
 
 pub mod functions;
 mod information_schema;
+mod notify;
 mod objects;
 mod pg_catalog;
 mod pg_class;
@@ -45,6 +46,9 @@ use rows::Rows;
 pub trait Activity: Send + Sync + Debug {
     /// Open connections.
     fn sessions(&self) -> Vec<SessionRow>;
+
+    /// pg_notify() in a query of a session: said when its transaction commits.
+    fn notify(&self, backend: i32, channel: &str, payload: &str) -> Result<()>;
 
     /// The server's clock.
     fn now(&self) -> Micros;
@@ -134,7 +138,10 @@ impl SystemTables for SystemCatalogs {
     }
 
     fn function(&self, name: &str, context: &Context) -> Option<Arc<ScalarUDF>> {
-        functions::function(name, || self.world(context))
+        match name {
+            notify::NAME => Some(notify::function(self.world(context))),
+            _ => functions::function(name, || self.world(context)),
+        }
     }
 }
 

@@ -23,6 +23,10 @@ use crate::types::SqlType;
 struct Quiet;
 
 impl Activity for Quiet {
+    fn notify(&self, _: i32, _: &str, _: &str) -> crate::error::Result<()> {
+        Ok(())
+    }
+
     fn sessions(&self) -> Vec<SessionRow> {
         vec![SessionRow { backend: 7, user: "verus".into(), state: "active", query: "SELECT 1".into(), ..Default::default() }]
     }

@@ -11,6 +11,7 @@ mod delete;
 mod drop;
 mod explain;
 mod insert;
+mod listen;
 mod prepare;
 mod set;
 mod subscribe;
@@ -138,7 +139,18 @@ pub enum Statement {
     },
     /// `CLOSE name | ALL`.
     Close(Option<String>),
-    /// `LISTEN`, `UNLISTEN`, CHECKPOINT, ANALYZE, VACUUM: accepted where harmless, by command tag.
+    /// `LISTEN channel`.
+    Listen(String),
+    /// `UNLISTEN channel | *`; none for all.
+    Unlisten(Option<String>),
+    /// `NOTIFY channel [, 'payload']`.
+    Notify {
+        /// The channel.
+        channel: String,
+        /// The text, perhaps empty.
+        payload: String,
+    },
+    /// CHECKPOINT, ANALYZE, VACUUM: accepted where harmless, by command tag.
     NoOperation(&'static str),
 }
 
@@ -169,9 +181,9 @@ pub fn quote_identifier(name: &str) -> String {
 }
 
 /// Statements of PostgreSQL, or to come, that are refused by name.
-const REFUSED: [&str; 20] = [
-    "BACKTEST", "CALL", "CLUSTER", "COMMENT", "DO", "GRANT", "IMPORT", "LOAD", "LOCK", "MERGE", "MOVE", "NOTIFY", "REASSIGN", "REINDEX",
-    "REPLACE", "REVOKE", "SECURITY", "SILENCE", "TEST", "USE",
+const REFUSED: [&str; 19] = [
+    "BACKTEST", "CALL", "CLUSTER", "COMMENT", "DO", "GRANT", "IMPORT", "LOAD", "LOCK", "MERGE", "MOVE", "REASSIGN", "REINDEX", "REPLACE",
+    "REVOKE", "SECURITY", "SILENCE", "TEST", "USE",
 ];
 
 /// Reads one statement. The caller checks that nothing follows.
@@ -195,7 +207,8 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
         "SET" | "SHOW" | "RESET" | "DISCARD" => set::parse(reader),
         "PREPARE" | "EXECUTE" | "DEALLOCATE" => prepare::parse(reader),
         "DECLARE" | "FETCH" | "CLOSE" => cursor::parse(reader),
-        "LISTEN" | "UNLISTEN" | "CHECKPOINT" | "ANALYZE" | "ANALYSE" | "VACUUM" => no_operation(reader, &word),
+        "LISTEN" | "UNLISTEN" | "NOTIFY" => listen::parse(reader),
+        "CHECKPOINT" | "ANALYZE" | "ANALYSE" | "VACUUM" => no_operation(reader, &word),
         refused if REFUSED.binary_search(&refused).is_ok() => Err(Error::unsupported(format!("{refused} is not supported"))),
         _ => Err(reader.unexpected()),
     }
@@ -256,20 +269,10 @@ fn refuse_known(reader: &mut Reader<'_>, verb: &str, known: &[&str]) -> Result<S
     }
 }
 
-/// `LISTEN channel`, `UNLISTEN {channel | *}`, CHECKPOINT, `ANALYZE ...`, `VACUUM ...`: nothing to do here, so accepted.
+/// CHECKPOINT, `ANALYZE ...`, `VACUUM ...`: nothing to do here, so accepted.
 fn no_operation(reader: &mut Reader<'_>, word: &str) -> Result<Statement> {
     reader.expect(&[word])?;
     let tag = match word {
-        "LISTEN" => {
-            reader.identifier()?;
-            "LISTEN"
-        }
-        "UNLISTEN" => {
-            if !reader.accept_token(&Token::Mul) {
-                reader.identifier()?;
-            }
-            "UNLISTEN"
-        }
         "CHECKPOINT" => "CHECKPOINT",
         word => {
             if reader.sees_token(&Token::LParen) {
