@@ -7,6 +7,7 @@
 
 mod ask;
 pub mod chunk;
+mod cohort;
 mod freshness;
 mod ingest;
 mod paper;
@@ -54,9 +55,11 @@ enum What {
     Query(QueryArgs),
     /// From sending events to seeing them in a view
     Freshness(FreshnessArgs),
+    /// Weekly cohorts over half a year, by COHORT_ANALYSIS and by Listing 10's SQL, and ATTRIBUTION
+    Cohort(CohortArgs),
     /// The paper's tables 1, 2 and 3 for its small, medium and large merchant, beside the paper's figures
     Paper(PaperArgs),
-    /// All of them: ingest with 1, 5, 15 and 30 views, query at rest and under ingestion, freshness; not the paper's tables
+    /// All of them: ingest with 1, 5, 15 and 30 views, query at rest and under ingestion, freshness; not cohorts and the paper's tables
     All,
 }
 
@@ -135,6 +138,16 @@ struct FreshnessArgs {
 }
 
 #[derive(Clone, Copy, Debug, Args)]
+struct CohortArgs {
+    /// Events of the half year
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(10_000..=1_000_000_000))]
+    rows: u64,
+    /// Queries of each kind over all stores; ten times as many over one
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    queries: u64,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
 struct PaperArgs {
     /// Events of the large merchant; the others have what their four weeks bring, and no more than that
     #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(10_000..=1_000_000_000))]
@@ -196,13 +209,15 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
 }
 
 async fn run(target: &Target, control: &Connection, what: &What) -> Result<Vec<Report>> {
-    let ingest = |views| IngestArgs { rows: 1_000_000, chunk: 10_000, connections: 1, views, stores: 1_000, mode: Mode::Copy, dedup: false };
+    let ingest =
+        |views| IngestArgs { rows: 1_000_000, chunk: 10_000, connections: 1, views, stores: 1_000, mode: Mode::Copy, dedup: false };
     let query = |ingest| QueryArgs { stores: 2_000, minutes: 500, rows: 0, views: 1, queries: 2_000, ingest };
     let mut reports = Vec::new();
     match what {
         What::Ingest(args) => reports.push(ingest::run(target, control, *args).await?),
         What::Query(args) => reports.push(query::run(target, control, *args).await?),
         What::Freshness(args) => reports.push(freshness::run(target, control, *args).await?),
+        What::Cohort(args) => reports.push(cohort::run(target, control, *args).await?),
         What::Paper(args) => reports.append(&mut paper::run(target, control, *args).await?),
         What::All => {
             for views in [1, 5, 15, 30] {
