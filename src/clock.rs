@@ -11,6 +11,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Microseconds since 1970-01-01 00:00:00 UTC, the unit of every timestamp in Verus.
 pub type Micros = i64;
 
+/// Name of the function that stands for the clock in a plan where NOW() may not: in a view, which is refreshed as time goes on.
+pub const CLOCK_FUNCTION: &str = "\u{1}clock";
+
 /// A source of wall-clock time.
 pub trait Clock: Send + Sync + fmt::Debug {
     /// The present time.

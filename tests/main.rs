@@ -7,7 +7,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod attribution;
 mod changes_http;
+mod cohort;
 mod crash;
 mod erasure;
 mod harness;

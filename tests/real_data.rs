@@ -70,6 +70,21 @@ const CDNOW: &[Case] = &[
         "1, 2",
         false,
     ),
+    (
+        "cdnow_cohorts",
+        "SELECT cohort_date, period, cohort_size, active_users, metric, retention FROM COHORT_ANALYSIS(cdnow, \
+         cohort_date := DATE_TRUNC('month', first_event_date), activity_date := DATE_TRUNC('month', at), user_id := customer, \
+         metric := SUM(dollars))",
+        "1, 2",
+        false,
+    ),
+    (
+        "cdnow_lifetime_value",
+        "SELECT cohort_date, period, metric FROM COHORT_ANALYSIS(cdnow, cohort_date := DATE_TRUNC('month', MIN(at)), \
+         activity_date := DATE_TRUNC('month', at), user_id := customer, metric := SUM(dollars), cumulative := true)",
+        "1, 2",
+        false,
+    ),
 ];
 
 /// The directory of the data, or none, said loudly: a test without its input must not look like one that passed.

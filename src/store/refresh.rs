@@ -5,7 +5,8 @@
 //!
 //! *Invariants*: (1) one refresh at a time in the whole database, in bounded memory: rows go from the query's stream to blocks; (2) a
 //! result is of one snapshot, durable before it is visible, and replaces the last one whole; (3) a view whose sources have not
-//! changed is not recomputed, also after a restart: its position is stored with the result; (4) of a view whose windows depend on
+//! changed is not recomputed, also after a restart: its position is stored with the result (one that says which periods have ended is,
+//! once a quarter of an hour); (4) of a view whose windows depend on
 //! their own rows alone, those are recomputed that got rows.
 //!
 //! *Budget*: after a refresh the view rests for its `refresh_interval`, and at least as long as the refresh took, so that at most half
@@ -101,7 +102,8 @@ async fn keep_fresh(shared: Arc<Shared>) {
             }
             let interval = view.refresh_us.map_or(default, |us| Duration::from_micros(us.unsigned_abs()));
             let newest = shared.published.load();
-            if resting.contains_key(&view.oid) || is_recent(&shared, &newest, view.oid, interval) || !is_behind(&newest, view.oid) {
+            if resting.contains_key(&view.oid) || is_recent(&shared, &newest, view.oid, interval) || !is_behind(&shared, &newest, view.oid)
+            {
                 continue;
             }
             let began = Instant::now();
@@ -125,10 +127,17 @@ fn is_recent(shared: &Shared, snapshot: &Snapshot, view: Oid, interval: Duration
     age_us.is_some_and(|us| (0..i64::try_from(interval.as_micros()).unwrap_or(i64::MAX)).contains(&us))
 }
 
-/// Whether a refreshed view's result is of other sources than the snapshot has.
-fn is_behind(snapshot: &Snapshot, view: Oid) -> bool {
+/// Whether a refreshed view's result is of other sources than the snapshot has, or of an earlier quarter of an hour where it says what
+/// has ended: wherever days begin, they begin with one.
+fn is_behind(shared: &Shared, snapshot: &Snapshot, view: Oid) -> bool {
+    const QUARTER_US: i64 = 900_000_000;
     let Some(recomputed) = snapshot.recomputed.get(&view) else { return false };
-    recomputed.result.as_ref().is_none_or(|result| result.position.sources != sources(snapshot, &recomputed.view))
+    let quarter = |time: i64| time.div_euclid(QUARTER_US);
+    recomputed.result.as_ref().is_none_or(|result| {
+        let position = &result.position;
+        position.sources != sources(snapshot, &recomputed.view)
+            || (recomputed.reads_clock && quarter(position.refreshed_at) != quarter(shared.parts.clock.now()))
+    })
 }
 
 /// The last change of every table below a view. A refreshed view counts as a table that changes with each refresh.

@@ -378,6 +378,10 @@ pub(super) fn refusal(plan: &LogicalPlan) -> Error {
             no_view("SESSION in FROM", "Group by SESSION(time, gap) and the columns that sessions are kept apart by.")
         }
         LogicalPlan::Window(_) => no_view("a window function", "Apply the window function to the materialized view when reading it."),
+        // Rows of an operator in their order: see `query::operator::order`.
+        LogicalPlan::Limit(limit) if limit.skip.is_none() && limit.fetch.is_none() => {
+            no_view("an operator that follows entities", "Keep what it needs as a materialized view, and call the operator on that.")
+        }
         LogicalPlan::Limit(_) => no_view("LIMIT or OFFSET", "Limit when reading the view."),
         LogicalPlan::Sort(_) => no_view("ORDER BY", "Order when reading the view."),
         LogicalPlan::Subquery(_) => no_view("a subquery", "Select from the table itself."),

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Computes the expected values of tests/real_data.rs with another database.
 
-    python3 -m venv venv && venv/bin/pip install duckdb==2.0.0
+    python3 -m venv venv && venv/bin/pip install duckdb==2.0.1
     venv/bin/python tests/expected/make.py DIRECTORY_OF_THE_DATA
 
-Made with Python 3.11 and DuckDB 2.0.0. The data: ecom.csv.gz (PyPI package retentioneering 5.2.4, Apache-2.0) and
+Made with Python 3.11 and DuckDB 2.0.1. The data: ecom.csv.gz (PyPI package retentioneering 5.2.4, Apache-2.0) and
 cdnow_sample.txt (PyPI package Lifetimes 0.11.3, MIT; Fader and Hardie 2001). Each query here stands, in Verus's SQL, under
-the same name in tests/real_data.rs. NULL is written NULL; booleans and timestamps as PostgreSQL prints them.
+the same name in tests/real_data.rs. NULL is written NULL; booleans, doubles and timestamps as PostgreSQL prints them.
 """
 import csv
 import gzip
@@ -56,6 +56,17 @@ QUERIES = {
         WITH cohorts AS (SELECT customer, date_trunc('month', min(day)) AS cohort FROM cdnow GROUP BY customer)
         SELECT cohort::timestamp, date_diff('month', cohort, date_trunc('month', day)) AS months, count(DISTINCT customer)
         FROM cdnow JOIN cohorts USING (customer) GROUP BY 1, 2 ORDER BY 1, 2""",
+    "cdnow_cohorts": """
+        WITH cohorts AS (SELECT customer, date_trunc('month', min(day)) AS cohort FROM cdnow GROUP BY customer),
+        sizes AS (SELECT cohort, count(*) AS size FROM cohorts GROUP BY cohort)
+        SELECT cohort::timestamp, date_diff('month', cohort, date_trunc('month', day)) AS months, any_value(size), count(DISTINCT customer),
+               sum(dollars), count(DISTINCT customer)::double / any_value(size)
+        FROM cdnow JOIN cohorts USING (customer) JOIN sizes USING (cohort) GROUP BY 1, 2 ORDER BY 1, 2""",
+    "cdnow_lifetime_value": """
+        WITH cohorts AS (SELECT customer, date_trunc('month', min(day)) AS cohort FROM cdnow GROUP BY customer),
+        cells AS (SELECT cohort, date_diff('month', cohort, date_trunc('month', day)) AS months, sum(dollars) AS dollars
+                  FROM cdnow JOIN cohorts USING (customer) GROUP BY 1, 2)
+        SELECT cohort::timestamp, months, sum(dollars) OVER (PARTITION BY cohort ORDER BY months) FROM cells ORDER BY 1, 2""",
 }
 
 
@@ -64,6 +75,8 @@ def show(value):
         return "NULL"
     if isinstance(value, bool):
         return "t" if value else "f"
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
     return str(value)
 
 

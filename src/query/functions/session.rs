@@ -12,7 +12,7 @@ use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
 use super::zone;
-use crate::clock::Micros;
+use crate::clock::{CLOCK_FUNCTION, Micros};
 use crate::error::{Error, SqlState};
 use crate::types::{SqlType, UTC};
 
@@ -41,6 +41,8 @@ pub enum Kind {
     Setting,
     /// `set_config(name, value, is_local)`: `command::select` sets it, this is the value that it answers.
     SetSetting,
+    /// As `Now`, where it says whether a period has ended: unlike NOW() it may be in a view, which is refreshed as the clock goes on.
+    Clock,
 }
 
 /// A name under which a [`Kind`] is called.
@@ -92,6 +94,14 @@ pub fn time_zone() -> Expr {
 pub fn today() -> Expr {
     Expr::ScalarFunction(ScalarFunction::new_udf(
         Arc::new(ScalarUDF::new_from_impl(SessionFunction::new("current_date", Kind::CurrentDate))),
+        Vec::new(),
+    ))
+}
+
+/// A call that stands for the time at which a query is run, in a view too.
+pub fn clock() -> Expr {
+    Expr::ScalarFunction(ScalarFunction::new_udf(
+        Arc::new(ScalarUDF::new_from_impl(SessionFunction::new(CLOCK_FUNCTION, Kind::Clock))),
         Vec::new(),
     ))
 }
@@ -150,7 +160,7 @@ impl Values<'_> {
         let local = || zone::local_of(self.now, zone::parse(self.time_zone)?);
         const DAY_US: i64 = 86_400_000_000;
         Ok(match kind {
-            Kind::Now => ScalarValue::TimestampMicrosecond(Some(self.now), Some(UTC.into())),
+            Kind::Now | Kind::Clock => ScalarValue::TimestampMicrosecond(Some(self.now), Some(UTC.into())),
             Kind::LocalTimestamp => ScalarValue::TimestampMicrosecond(Some(local()?), None),
             Kind::LocalTime => ScalarValue::Time64Microsecond(Some(local()?.rem_euclid(DAY_US))),
             Kind::CurrentDate => ScalarValue::Date32(i32::try_from(local()?.div_euclid(DAY_US)).ok()),
@@ -189,6 +199,7 @@ impl SessionFunction {
         let signature = match kind {
             Kind::Setting => Signature::variadic_any(Volatility::Stable),
             Kind::SetSetting => Signature::any(3, Volatility::Stable),
+            Kind::Clock => Signature::nullary(Volatility::Immutable),
             _ => Signature::nullary(Volatility::Stable),
         };
         Self { name, kind, signature }
@@ -220,7 +231,7 @@ impl ScalarUDFImpl for SessionFunction {
 
     fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
         Ok(match self.kind {
-            Kind::Now => SqlType::Timestamptz.arrow(),
+            Kind::Now | Kind::Clock => SqlType::Timestamptz.arrow(),
             Kind::LocalTimestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
             Kind::LocalTime => SqlType::Time.arrow(),
             Kind::CurrentDate => DataType::Date32,

@@ -38,7 +38,7 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
             },
         )
         .udf(),
-        Function::new("date_diff", date_diff_types, date_diff).udf(),
+        difference().udf(),
         Function::new("datediff", date_diff_types, date_diff).udf(),
         Function::new("to_timestamp", to_timestamp_types, to_timestamp).udf(),
         truncate().udf(),
@@ -420,6 +420,11 @@ fn to_timestamp(args: &[ArrayRef], result: &DataType) -> Result<ArrayRef, Error>
     Ok(Arc::new(values.with_data_type(result.clone())))
 }
 
+/// `date_diff(unit, from, to)` of local times.
+pub fn difference() -> Function {
+    Function::new("date_diff", date_diff_types, date_diff)
+}
+
 fn date_diff_types(types: &[DataType]) -> Result<Typed, Error> {
     let time = |data_type: &DataType| matches!(data_type, DataType::Timestamp(_, _) | DataType::Date32);
     match types {
@@ -434,43 +439,65 @@ fn date_diff_types(types: &[DataType]) -> Result<Typed, Error> {
 fn date_diff(args: &[ArrayRef], _result: &DataType) -> Result<ArrayRef, Error> {
     let units = strings(&args[0])?;
     let (from, to) = (args[1].as_primitive::<TimestampMicrosecondType>(), args[2].as_primitive::<TimestampMicrosecondType>());
+    let mut known: Option<(&str, Ordinal)> = None;
     let mut values = Vec::with_capacity(from.len());
     for row in 0..from.len() {
         values.push(if units.is_null(row) || from.is_null(row) || to.is_null(row) {
             None
         } else {
             let unit = units.value(row);
-            Some(ordinal(unit, to.value(row))? - ordinal(unit, from.value(row))?)
+            let ordinal = match known {
+                Some((same, ordinal)) if same == unit => ordinal,
+                _ => known.insert((unit, Ordinal::parse(unit)?)).1,
+            };
+            Some(ordinal.of(to.value(row))? - ordinal.of(from.value(row))?)
         });
     }
     Ok(Arc::new(Int64Array::from(values)))
 }
 
-/// The number of the unit that a time falls in.
-fn ordinal(unit: &str, time: i64) -> Result<i64, Error> {
-    let months = || {
-        DateTime::from_timestamp_micros(time)
-            .map(|moment| i64::from(moment.year()) * 12 + i64::from(moment.month0()))
-            .ok_or_else(|| Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"))
-    };
-    // 1970-01-01 was a Thursday, three days after a Monday.
-    const MONDAY: i64 = 3;
-    Ok(match unit.to_ascii_lowercase().trim_end_matches('s') {
-        "microsecond" | "u" => time,
-        "millisecond" | "m" => time.div_euclid(1_000),
-        "second" | "sec" => time.div_euclid(SECOND_US),
-        "minute" | "min" => time.div_euclid(60 * SECOND_US),
-        "hour" => time.div_euclid(3_600 * SECOND_US),
-        "day" => time.div_euclid(DAY_US),
-        "week" => (time.div_euclid(DAY_US) + MONDAY).div_euclid(7),
-        "month" | "mon" => months()?,
-        "quarter" => months()?.div_euclid(3),
-        "year" => months()?.div_euclid(12),
-        "decade" => months()?.div_euclid(120),
-        "century" => months()?.div_euclid(1_200),
-        _ => {
-            return Err(Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("unit \"{unit}\" not recognized for date_diff"))
-                .hint("Use microsecond, millisecond, second, minute, hour, day, week, month, quarter, year, decade or century."));
+/// How units of time are numbered.
+#[derive(Clone, Copy)]
+enum Ordinal {
+    /// Of a fixed length, and where one begins.
+    Fixed { length_us: i64, origin_us: i64 },
+    /// Of so many months.
+    Months(i64),
+}
+
+impl Ordinal {
+    fn parse(unit: &str) -> Result<Ordinal, Error> {
+        let fixed = |length_us| Ordinal::Fixed { length_us, origin_us: 0 };
+        Ok(match unit.to_ascii_lowercase().trim_end_matches('s') {
+            "microsecond" | "u" => fixed(1),
+            "millisecond" | "m" => fixed(1_000),
+            "second" | "sec" => fixed(SECOND_US),
+            "minute" | "min" => fixed(60 * SECOND_US),
+            "hour" => fixed(3_600 * SECOND_US),
+            "day" => fixed(DAY_US),
+            // 1970-01-01 was a Thursday, three days after a Monday.
+            "week" => Ordinal::Fixed { length_us: 7 * DAY_US, origin_us: -3 * DAY_US },
+            "month" | "mon" => Ordinal::Months(1),
+            "quarter" => Ordinal::Months(3),
+            "year" => Ordinal::Months(12),
+            "decade" => Ordinal::Months(120),
+            "century" => Ordinal::Months(1_200),
+            _ => {
+                return Err(Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("unit \"{unit}\" not recognized for date_diff"))
+                    .hint("Use microsecond, millisecond, second, minute, hour, day, week, month, quarter, year, decade or century."));
+            }
+        })
+    }
+
+    /// The number of the unit that a time falls in.
+    fn of(self, time: i64) -> Result<i64, Error> {
+        let out_of_range = || Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range");
+        match self {
+            Ordinal::Fixed { length_us, origin_us } => Ok(time.checked_sub(origin_us).ok_or_else(out_of_range)?.div_euclid(length_us)),
+            Ordinal::Months(months) => {
+                let moment = DateTime::from_timestamp_micros(time).ok_or_else(out_of_range)?;
+                Ok((i64::from(moment.year()) * 12 + i64::from(moment.month0())).div_euclid(months))
+            }
         }
-    })
+    }
 }

@@ -23,7 +23,11 @@
 //! *On failure*: 42883 for an unknown or missing argument, 42601 for one given twice, 42804 for a wrong type, 22023 for a wrong value.
 
 pub mod args;
+mod attribution;
+mod cohort;
+mod gather;
 pub mod input;
+mod order;
 mod sessionize;
 
 use std::fmt::Debug;
@@ -36,7 +40,7 @@ use sqlparser::ast::{FunctionArg, ObjectName, TableAlias, TableFactor, TableFunc
 pub use args::{Argument, Call};
 
 /// What there is.
-const OPERATORS: [&dyn Operator; 1] = [&sessionize::Sessionize];
+const OPERATORS: [&dyn Operator; 3] = [&attribution::Attribution, &cohort::CohortAnalysis, &sessionize::Sessionize];
 
 /// One operator.
 pub trait Operator: Debug + Sync {
