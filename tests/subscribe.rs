@@ -37,9 +37,13 @@ struct Mirror {
 
 impl Mirror {
     async fn open(server: &Server, sql: &str, keys: usize) -> Mirror {
+        Mirror::try_open(server, sql, keys).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    async fn try_open(server: &Server, sql: &str, keys: usize) -> Result<Mirror, SqlError> {
         let session = server.connect().await;
-        let lines = session.client.copy_out(sql).await.unwrap_or_else(|error| panic!("{sql}: {}", SqlError::from(error)));
-        Mirror { session, lines: Box::pin(lines), text: String::new(), keys, rows: BTreeMap::new(), lsn: 0 }
+        let lines = session.client.copy_out(sql).await?;
+        Ok(Mirror { session, lines: Box::pin(lines), text: String::new(), keys, rows: BTreeMap::new(), lsn: 0 })
     }
 
     async fn line(&mut self) -> Result<Option<Line>, SqlError> {
@@ -440,10 +444,18 @@ async fn case(seed: u64) {
                 }
                 for (mirror, (name, keys, _)) in mirrors.iter_mut().zip(VIEWS) {
                     let since = if mirror.lsn > 0 { format!(" WITH (from_lsn = {})", mirror.lsn) } else { String::new() };
-                    let resumed = Mirror::open(&server, &format!("SUBSCRIBE TO {name}{since}"), keys).await;
-                    let old = std::mem::replace(mirror, resumed);
-                    if old.lsn > 0 {
-                        (mirror.rows, mirror.lsn) = (old.rows, old.lsn);
+                    match Mirror::try_open(&server, &format!("SUBSCRIBE TO {name}{since}"), keys).await {
+                        Ok(resumed) => {
+                            let old = std::mem::replace(mirror, resumed);
+                            if old.lsn > 0 {
+                                (mirror.rows, mirror.lsn) = (old.rows, old.lsn);
+                            }
+                        }
+                        // A deletion has removed groups since, or the table was emptied.
+                        Err(error) => {
+                            assert_eq!(error.state, "55000", "{what}: {error}");
+                            *mirror = Mirror::open(&server, &format!("SUBSCRIBE TO {name}"), keys).await;
+                        }
                     }
                 }
             }

@@ -13,6 +13,7 @@ use crate::catalog::bind::Binder;
 use crate::catalog::{Catalog, Change, Maintenance, Oid, View};
 use crate::columnar::LsnSet;
 use crate::error::{Error, Result};
+use crate::store::backfill::Rebuilt;
 use crate::store::enrich::Found;
 use crate::store::snapshot::{HotBatch, Snapshot, TableState};
 use crate::store::staging::Files;
@@ -267,6 +268,15 @@ pub fn corrections(snapshot: &mut Snapshot, corrections: Vec<(Oid, view::Delta)>
         }
     }
     Ok(())
+}
+
+/// Puts states of whole views in the place of those that count rows which the commit at `lsn` deletes.
+pub fn rebuilt(snapshot: &mut Snapshot, rebuilt: &mut [Rebuilt], lsn: u64) {
+    for rebuilt in rebuilt {
+        if let Some(version) = snapshot.views.get_mut(&rebuilt.view()) {
+            *version = Arc::new(rebuilt.take_place(version, lsn));
+        }
+    }
 }
 
 /// Adds accepted rows and their deltas.

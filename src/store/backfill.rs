@@ -24,13 +24,14 @@ use parking_lot::Mutex;
 
 use crate::catalog::Oid;
 use crate::clock::Micros;
+use crate::columnar::LsnSet;
 use crate::error::{Error, Result, SqlState};
 use crate::state::Batch;
 use crate::store::classify::event_times;
 use crate::store::snapshot::TableState;
 use crate::store::{Shared, Snapshot};
 use crate::types::LSN_COLUMN;
-use crate::view::{Backfill, Evicted, Version, apply};
+use crate::view::{Backfill, Checkpoint, Evicted, Version, apply};
 
 /// Builds the state of `view` from the rows below `lsn` and publishes it.
 pub async fn run(shared: &Arc<Shared>, view: Oid, lsn: u64) -> Result<()> {
@@ -45,17 +46,77 @@ pub async fn rebuild(shared: &Arc<Shared>, view: Oid) -> Result<()> {
         let shared = Arc::clone(&shared);
         async move {
             let _rebuilding = shared.backfills.exclusive(view)?;
-            let snapshot = shared.published.update(|snapshot| {
-                if let Some(version) = snapshot.views.get(&view) {
-                    version.seal(snapshot.next_lsn);
-                }
-                Ok(Arc::new(snapshot.clone()))
-            })?;
+            let snapshot = sealed(&shared, view)?;
             let lsn = snapshot.next_lsn;
             build(Arc::clone(&shared), snapshot, view, lsn, Backfill::replacing).await
         }
     };
     spawn(&shared, work).await
+}
+
+/// The newest snapshot; deltas of the view that come later are not merged with those that it has.
+fn sealed(shared: &Shared, view: Oid) -> Result<Arc<Snapshot>> {
+    shared.published.update(|snapshot| {
+        if let Some(version) = snapshot.views.get(&view) {
+            version.seal(snapshot.next_lsn);
+        }
+        Ok(Arc::new(snapshot.clone()))
+    })
+}
+
+/// A view's state without some rows, on disk but not listed: for the commit that deletes them.
+#[derive(Debug)]
+pub struct Rebuilt {
+    /// What it takes the place of, sealed.
+    before: Arc<Version>,
+    state: Option<Checkpoint>,
+    _exclusive: Exclusive,
+}
+
+impl Rebuilt {
+    /// The view.
+    pub fn view(&self) -> Oid {
+        self.before.spec.view.oid
+    }
+
+    /// Whether it fits the newest version of the view: nothing else has taken its place meanwhile.
+    pub fn fits(&self, newest: &Version) -> bool {
+        Arc::ptr_eq(&newest.spec, &self.before.spec) && newest.replacements() == self.before.replacements()
+    }
+
+    /// The newest version of the view with this state instead, as the commit at `lsn` leaves it.
+    pub fn take_place(&mut self, newest: &Version, lsn: u64) -> Version {
+        match self.state.take() {
+            Some(state) => newest.rebuilt(&state, &self.before, lsn),
+            None => newest.clone(),
+        }
+    }
+}
+
+impl Drop for Rebuilt {
+    fn drop(&mut self) {
+        if let Some(state) = &self.state {
+            state.abandon();
+        }
+    }
+}
+
+/// How long a deletion waits before it asks again whether the REFRESH of a view is over.
+const REFRESH_POLL: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// Makes the state of a view anew from the rows without `gone`, joined as of now. To be called on a worker of its own.
+pub async fn rebuild_without(shared: &Arc<Shared>, view: Oid, gone: &LsnSet) -> Result<Rebuilt> {
+    let exclusive = loop {
+        match shared.backfills.exclusive(view) {
+            Ok(exclusive) => break exclusive,
+            Err(_) => tokio::time::sleep(REFRESH_POLL).await,
+        }
+    };
+    let snapshot = sealed(shared, view)?;
+    let before = snapshot.views.get(&view).cloned().ok_or_else(|| Error::internal("a view is gone"))?;
+    let lsn = snapshot.next_lsn;
+    let state = gather(shared, &snapshot, view, lsn, gone, Backfill::new(&before)).await?.ahead(lsn)?;
+    Ok(Rebuilt { before, state: Some(state), _exclusive: exclusive })
 }
 
 async fn spawn(shared: &Shared, work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
@@ -83,9 +144,11 @@ pub struct Progress {
     pub started_at: Micros,
 }
 
-struct Exclusive<'a>(&'a Backfills, Oid);
+/// Keeps checkpoints and merges off a view while its state is replaced.
+#[derive(Debug)]
+pub struct Exclusive(Arc<Backfills>, Oid);
 
-impl Drop for Exclusive<'_> {
+impl Drop for Exclusive {
     fn drop(&mut self) {
         self.0.exclusive.lock().remove(&self.1);
     }
@@ -106,13 +169,13 @@ impl Backfills {
     }
 
     /// Keeps checkpoints and merges off a view until the guard is dropped.
-    fn exclusive(&self, view: Oid) -> Result<Exclusive<'_>> {
+    fn exclusive(self: &Arc<Self>, view: Oid) -> Result<Exclusive> {
         if !self.exclusive.lock().insert(view) {
             return Err(Error::new(SqlState::OBJECT_IN_USE, "the materialized view is being refreshed already"));
         }
         // One that has begun ends first.
         drop(self.storing.lock());
-        Ok(Exclusive(self, view))
+        Ok(Exclusive(Arc::clone(self), view))
     }
 
     /// Runs what stores a view's state, unless that is being replaced.
@@ -145,39 +208,14 @@ async fn build(
 ) -> Result<()> {
     let gone = || Error::internal("the view was dropped while it was built");
     let version = snapshot.views.get(&view).ok_or_else(gone)?;
-    let table = snapshot.tables.get(&version.spec.view.table).ok_or_else(gone)?;
-    let specs = [Arc::clone(&version.spec)];
-    let from_lsn = version.spec.view.from_lsn;
-    let lookups = specs[0].join().map(|join| shared.lookups.of(&shared.parts, &snapshot, join, true)).transpose()?;
-    let total = table.hot_rows() as u64 + table.files().iter().map(|file| file.rows).sum::<u64>();
-    let _shown = shared.backfills.show(view, total, shared.parts.clock.now());
-    let mut backfill = backfill(version);
-    let mut add = |rows: RecordBatch| -> Result<()> {
-        shared.backfills.add(view, rows.num_rows() as u64);
-        let rows = between(rows, from_lsn, lsn)?;
-        if rows.num_rows() > 0 {
-            let rows = match (specs[0].join(), &lookups) {
-                (Some(join), Some(lookups)) => join.rows(&rows, &join.find(&rows, lookups)?, |column| specs[0].reads(column))?,
-                _ => rows,
-            };
-            let deltas = apply(&specs, &rows, 0, lsn, 1)?;
-            deltas.into_iter().flatten().try_for_each(|delta| backfill.add(delta))?;
-        }
-        Ok(())
-    };
-    if let Some(plan) = cold(&shared, table, &[], depends_on_order(&version.spec.view.query))? {
-        let mut rows = execute_stream(plan, shared.parts.binder.session_state().task_ctx()).map_err(unreadable)?;
-        while let Some(batch) = rows.next().await {
-            add(batch.map_err(unreadable)?)?;
-        }
-    }
-    table.hot.iter().try_for_each(|batch| add(batch.rows().clone()))?;
+    let spec = Arc::clone(&version.spec);
+    let backfill = gather(&shared, &snapshot, view, lsn, &LsnSet::default(), backfill(version)).await?;
     let mut batch = Batch::default();
     let replaces = backfill.replaces();
     let checkpoint = backfill.finish(lsn, &mut batch)?;
     shared.state.write(batch)?;
     let published = shared.published.update(|newest| {
-        let present = newest.views.get_mut(&view).filter(|present| Arc::ptr_eq(&present.spec, &specs[0])).ok_or_else(gone)?;
+        let present = newest.views.get_mut(&view).filter(|present| Arc::ptr_eq(&present.spec, &spec)).ok_or_else(gone)?;
         let mut stored = present.checkpointed(&checkpoint);
         if replaces {
             stored = stored.replaced_at(newest.next_lsn);
@@ -191,6 +229,39 @@ async fn build(
     published
 }
 
+/// Shows a backfill the rows of `snapshot` below an LSN, but for those that are `dead`.
+async fn gather(shared: &Arc<Shared>, snapshot: &Snapshot, view: Oid, lsn: u64, dead: &LsnSet, mut backfill: Backfill) -> Result<Backfill> {
+    let gone = || Error::internal("the view was dropped while it was built");
+    let version = snapshot.views.get(&view).ok_or_else(gone)?;
+    let table = snapshot.tables.get(&version.spec.view.table).ok_or_else(gone)?;
+    let specs = [Arc::clone(&version.spec)];
+    let from_lsn = version.spec.view.from_lsn;
+    let lookups = specs[0].join().map(|join| shared.lookups.of(&shared.parts, snapshot, join, true)).transpose()?;
+    let total = table.hot_rows() as u64 + table.files().iter().map(|file| file.rows).sum::<u64>();
+    let _shown = shared.backfills.show(view, total, shared.parts.clock.now());
+    let mut add = |rows: RecordBatch| -> Result<()> {
+        shared.backfills.add(view, rows.num_rows() as u64);
+        let rows = select(&rows, |row| (from_lsn..lsn).contains(&row) && !dead.contains(row))?;
+        if rows.num_rows() > 0 {
+            let rows = match (specs[0].join(), &lookups) {
+                (Some(join), Some(lookups)) => join.rows(&rows, &join.find(&rows, lookups)?, |column| specs[0].reads(column))?,
+                _ => rows,
+            };
+            let deltas = apply(&specs, &rows, 0, lsn, 1)?;
+            deltas.into_iter().flatten().try_for_each(|delta| backfill.add(delta))?;
+        }
+        Ok(())
+    };
+    if let Some(plan) = cold(shared, table, &[], depends_on_order(&version.spec.view.query))? {
+        let mut rows = execute_stream(plan, shared.parts.binder.session_state().task_ctx()).map_err(unreadable)?;
+        while let Some(batch) = rows.next().await {
+            add(batch.map_err(unreadable)?)?;
+        }
+    }
+    table.hot.iter().try_for_each(|batch| add(batch.rows().clone()))?;
+    Ok(backfill)
+}
+
 /// The rows of windows that come back into the state of `version`: all that `snapshot` has of them.
 pub async fn windows(shared: Arc<Shared>, version: Arc<Version>, snapshot: Snapshot, windows: Vec<Evicted>) -> Result<Backfill> {
     let gone = || Error::internal("the table of a view is gone");
@@ -200,7 +271,7 @@ pub async fn windows(shared: Arc<Shared>, version: Arc<Version>, snapshot: Snaps
     let since = version.spec.view.from_lsn;
     let mut backfill = Backfill::back(&version);
     let mut add = |rows: RecordBatch| -> Result<()> {
-        let rows = between(rows, since, snapshot.next_lsn)?;
+        let rows = select(&rows, |row| (since..snapshot.next_lsn).contains(&row))?;
         let times = event_times(&rows, time)?;
         let inside = |time: i64| windows.iter().any(|window| (window.from_us..window.to_us).contains(&time));
         let mask: BooleanArray = times.iter().map(|time| Some(inside(*time))).collect();
@@ -256,19 +327,15 @@ pub fn depends_on_order(query: &str) -> bool {
     ["array_agg", "string_agg", "first_value", "last_value", "nth_value"].iter().any(|name| query.contains(name))
 }
 
-/// The rows from one LSN on and below another, without the LSN column.
-fn between(rows: RecordBatch, from_lsn: u64, lsn: u64) -> Result<RecordBatch> {
+/// The rows (LSN last) whose LSN is wanted, without it.
+pub fn select(rows: &RecordBatch, wanted: impl Fn(u64) -> bool) -> Result<RecordBatch> {
+    let internal = |error: arrow::error::ArrowError| Error::internal(error.to_string());
     let last = rows.num_columns() - 1;
     let lsns = rows.column(last).as_primitive_opt::<Int64Type>().ok_or_else(|| Error::internal("rows without LSNs"))?;
+    let mask: BooleanArray = lsns.values().iter().map(|lsn| Some(wanted(*lsn as u64))).collect();
     let columns: Vec<usize> = (0..last).collect();
-    let wanted = |value: i64| (from_lsn..lsn).contains(&(value as u64));
-    let kept = if lsns.values().iter().all(|value| wanted(*value)) {
-        rows.clone()
-    } else {
-        let mask: BooleanArray = lsns.values().iter().map(|value| Some(wanted(*value))).collect();
-        filter_record_batch(&rows, &mask).map_err(|error| Error::internal(error.to_string()))?
-    };
-    kept.project(&columns).map_err(|error| Error::internal(error.to_string()))
+    let rows = rows.project(&columns).map_err(internal)?;
+    if mask.true_count() == mask.len() { Ok(rows) } else { filter_record_batch(&rows, &mask).map_err(internal) }
 }
 
 /// What DataFusion reports, with the cause that a layer below has given kept.

@@ -4,7 +4,7 @@
 //! that no two of them meet.
 //!
 //! *Order of a round*: what is out of use is deleted first, so that nothing stored later is deleted with it; checkpoints; flushes;
-//! windows that leave or enter view state; at most one merge per view; when there was no flush to do, one compaction per table; then the log is cut.
+//! windows that leave or enter view state; one merge per view, and those after deletions; when there was no flush to do, one compaction per table; then the log is cut.
 //!
 //! *On failure*: a round that fails is logged and tried again in the next one; nothing is lost, the log keeps what is not stored.
 
@@ -101,6 +101,9 @@ struct Background {
     /// Since when a table has files with dead rows.
     stale_since: HashMap<Oid, Instant>,
 }
+
+/// How long a round resolves what deletions have left in views; the next one goes on.
+const RESOLVING_MAX: Duration = Duration::from_secs(2);
 
 /// Memory of hot rows in the budget for each row that one round of compaction rewrites: they are all in memory, twice while they
 /// are put in order.
@@ -231,7 +234,7 @@ impl Background {
         for (oid, version) in &snapshot.views {
             // A view under construction gets its blocks and its position from the backfill.
             let ready = snapshot.catalog.view(*oid).is_some_and(|view| view.ready) && !version.must_rebuild();
-            if !ready || (version.size().deltas == 0 && version.applied_lsn() > 0) {
+            if !ready || (version.size().deltas == 0 && version.applied_lsn() > 0 && !version.is_ahead()) {
                 continue;
             }
             self.shared.backfills.store(*oid, || self.checkpoint_view(*oid))?;
@@ -289,33 +292,36 @@ impl Background {
 
     fn merge_views(&self) -> Result<()> {
         let snapshot = self.shared.published.load();
+        let started = Instant::now();
         for oid in snapshot.views.keys() {
-            self.shared.backfills.store(*oid, || self.merge_view(*oid))?;
+            // Until what deletions have left is resolved queries are not routed to the view.
+            while self.shared.backfills.store(*oid, || self.merge_view(*oid))? == Some(true) && started.elapsed() < RESOLVING_MAX {}
         }
         Ok(())
     }
 
-    fn merge_view(&self, oid: Oid) -> Result<()> {
+    /// At most one merge. Whether blocks are left that have to be merged soon.
+    fn merge_view(&self, oid: Oid) -> Result<bool> {
         // The newest: its state may have been replaced since the round began.
         let snapshot = self.shared.published.load();
-        let Some(version) = snapshot.views.get(&oid) else { return Ok(()) };
+        let Some(version) = snapshot.views.get(&oid) else { return Ok(false) };
         let mut batch = Batch::default();
-        let Some(merged) = version.merge(&mut batch)? else { return Ok(()) };
+        let Some(merged) = version.merge(&mut batch)? else { return Ok(false) };
         self.shared.state.write(batch)?;
         let published = self.shared.published.update(|newest| {
             Ok(match newest.views.get_mut(&oid) {
                 Some(present) if Arc::ptr_eq(&present.spec, &version.spec) => {
                     *present = Arc::new(present.merged(&merged));
-                    true
+                    Some(present.is_marked())
                 }
-                _ => false,
+                _ => None,
             })
         })?;
-        if !published {
+        if published.is_none() {
             // As for a checkpoint: what was just written goes as well.
             self.shared.retire(Retired { views: vec![Arc::new(version.merged(&merged))], ..Retired::default() });
         }
-        Ok(())
+        Ok(published.unwrap_or(false))
     }
 
     fn compact(&mut self) -> Result<()> {

@@ -22,6 +22,7 @@ use crate::clock::Micros;
 use crate::columnar::ColumnTable;
 use crate::error::{Error, Result, SqlState};
 use crate::store::apply::{self, Accepted, Deltas, Gone};
+use crate::store::backfill::Rebuilt;
 use crate::store::enrich::{self, Found};
 use crate::store::erase::{self, Corrections};
 use crate::store::erased;
@@ -36,7 +37,6 @@ use crate::store::staging::{Files, Staged};
 use crate::store::unique::Keys;
 use crate::store::{Committed, Delete, Shared, Transaction, Write, dropped};
 use crate::types::UTC;
-use crate::view;
 use crate::wal::Wal;
 
 /// What the sequencer is asked to do.
@@ -81,7 +81,9 @@ struct Waiting {
 struct Group {
     waiting: Vec<Waiting>,
     gone: Vec<Gone>,
-    corrections: Vec<(Oid, view::Delta)>,
+    corrections: erase::Completed,
+    /// LSN of the commit with the corrections, which is alone in its group.
+    corrections_lsn: u64,
     accepted: Vec<Accepted>,
     changes: Vec<Change>,
     changes_lsn: u64,
@@ -93,7 +95,7 @@ struct Group {
 #[derive(Default)]
 struct Additions {
     gone: Vec<Gone>,
-    corrections: Vec<(Oid, view::Delta)>,
+    corrections: erase::Completed,
     accepted: Vec<Accepted>,
     /// Keys of the rows that go.
     erased: Vec<erased::Keys>,
@@ -208,7 +210,7 @@ impl Sequencer {
         staged.corrections = match corrections {
             Some(corrections) => corrections.complete(&snapshot, self.next_lsn)?,
             None if erase::is_needed(&catalog, &deletes) => return Err(erase::moved()),
-            None => Vec::new(),
+            None => erase::Completed::default(),
         };
         for (table, judged) in self.judge(&catalog, writes, &mut staging, &mut committed)? {
             let Judged { accepted: rows, keys, late, applied, .. } = judged;
@@ -239,7 +241,9 @@ impl Sequencer {
         group.changes_lsn = self.next_lsn;
         group.changes.extend(changes);
         group.gone.extend(staged.gone);
-        group.corrections.extend(staged.corrections);
+        group.corrections.deltas.extend(staged.corrections.deltas);
+        group.corrections.rebuilt.extend(staged.corrections.rebuilt);
+        group.corrections_lsn = committed.first_lsn;
         group.accepted.extend(staged.accepted);
         self.next_lsn = next_lsn;
         Ok(committed)
@@ -418,7 +422,8 @@ impl Sequencer {
             header.deletes.push(DeletesHeader { table: *table, bytes: bytes.len() as u64 });
             buffers.push(Buffer::from_vec(bytes));
         }
-        for (view, delta) in &staged.corrections {
+        header.rebuilt.extend(staged.corrections.rebuilt.iter().map(Rebuilt::view));
+        for (view, delta) in &staged.corrections.deltas {
             let bytes = encode_states(&delta.rows)?;
             header.corrections.push(CorrectionHeader { view: *view, bytes: bytes.len() as u64 });
             buffers.push(Buffer::from_vec(bytes));
@@ -508,7 +513,8 @@ impl Sequencer {
                 }
             }
             apply::deletes(snapshot, &group.gone)?;
-            apply::corrections(snapshot, std::mem::take(&mut group.corrections))?;
+            apply::corrections(snapshot, std::mem::take(&mut group.corrections.deltas))?;
+            apply::rebuilt(snapshot, &mut group.corrections.rebuilt, group.corrections_lsn);
             apply::rows(snapshot, hot, deltas)?;
             if let Some((files, deltas)) = group.staged.take() {
                 apply::files(snapshot, files);

@@ -6,14 +6,16 @@
 //! ingestion goes on; rows that came since are added, so that few are left to the sequencer, which adds the last of them and logs
 //! the new states with the deletion. Replay takes them from the log.
 //!
+//! Views that join plain tables are made anew as a whole, joined as of now, as REFRESH does: what the rows that remain were joined
+//! with when they came is not kept. Their states are too large for the log, which only says that they are others: they are on disk
+//! before the commit, and listed by the next checkpoint. A replay that finds the record and not the checkpoint makes them once more.
+//!
 //! *Invariants*: (1) one erasure at a time; (2) the states are of all remaining rows below the commit's LSN, else the sequencer
 //! sends it back; (3) a group of which retention may have removed rows is never made anew: the deletion is refused.
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::Int64Type;
+use arrow::array::RecordBatch;
 use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::{Expr, col, lit};
 use datafusion::physical_plan::execute_stream;
@@ -23,11 +25,11 @@ use crate::catalog::{Catalog, Maintenance, Oid, Table};
 use crate::clock::Micros;
 use crate::columnar::LsnSet;
 use crate::error::{Error, Result, SqlState};
-use crate::store::backfill::{depends_on_order, in_order, unreadable};
+use crate::store::backfill::{Rebuilt, depends_on_order, in_order, rebuild_without, select, unreadable};
 use crate::store::classify::event_times;
 use crate::store::{Delete, Shared, Snapshot, TableState};
 use crate::types::{LSN_COLUMN, SqlType, UTC};
-use crate::view::{Delta, Replacement};
+use crate::view::{Delta, Replacement, Spec};
 
 /// Rows that are left to the sequencer, about.
 const LEFT_ROWS_MAX: usize = 4_096;
@@ -50,6 +52,18 @@ struct Corrected {
     /// Rows below this LSN have been shown.
     read_lsn: u64,
     views: Vec<Correction>,
+    /// Views that join plain tables: what their rows were joined with is not kept.
+    joined: Vec<Oid>,
+    rebuilt: Vec<Rebuilt>,
+}
+
+/// What the sequencer puts into the commit.
+#[derive(Debug, Default)]
+pub struct Completed {
+    /// New states of groups, by view.
+    pub deltas: Vec<(Oid, Delta)>,
+    /// States of whole views.
+    pub rebuilt: Vec<Rebuilt>,
 }
 
 #[derive(Debug)]
@@ -96,7 +110,14 @@ async fn build(shared: Arc<Shared>, deletes: Vec<Delete>) -> Result<Corrections>
             continue;
         }
         let at = corrections.tables.iter().position(|corrected| corrected.table == delete.table).unwrap_or_else(|| {
-            corrections.tables.push(Corrected { table: delete.table, gone: LsnSet::default(), read_lsn: 0, views: Vec::new() });
+            corrections.tables.push(Corrected {
+                table: delete.table,
+                gone: LsnSet::default(),
+                read_lsn: 0,
+                views: Vec::new(),
+                joined: Vec::new(),
+                rebuilt: Vec::new(),
+            });
             old.push(Vec::new());
             old.len() - 1
         });
@@ -106,6 +127,9 @@ async fn build(shared: Arc<Shared>, deletes: Vec<Delete>) -> Result<Corrections>
     for (corrected, old) in corrections.tables.iter_mut().zip(old) {
         let state = snapshot.tables.get(&corrected.table).ok_or_else(moved)?;
         corrected.find(&shared, &snapshot, &state.table, &old)?;
+        for view in std::mem::take(&mut corrected.joined) {
+            corrected.rebuilt.push(rebuild_without(&shared, view, &corrected.gone).await?);
+        }
         if corrected.views.is_empty() {
             corrected.read_lsn = snapshot.next_lsn;
             continue;
@@ -120,11 +144,11 @@ async fn build(shared: Arc<Shared>, deletes: Vec<Delete>) -> Result<Corrections>
 impl Corrections {
     /// Adds the rows that `snapshot`, the newest, has besides, and gives the deltas of the commit at `lsn`, one a view. [`moved`]
     /// when these rows are not at hand, or when the views are others.
-    pub fn complete(self, snapshot: &Snapshot, lsn: u64) -> Result<Vec<(Oid, Delta)>> {
+    pub fn complete(self, snapshot: &Snapshot, lsn: u64) -> Result<Completed> {
         if !Arc::ptr_eq(&self.catalog, &snapshot.catalog) {
             return Err(moved());
         }
-        let mut deltas = Vec::new();
+        let mut completed = Completed::default();
         for mut corrected in self.tables {
             let state = snapshot.tables.get(&corrected.table).ok_or_else(moved)?;
             if !corrected.views.is_empty() && is_filed(state, corrected.read_lsn) {
@@ -135,10 +159,14 @@ impl Corrections {
                 corrected.add(batch.rows())?;
             }
             for view in &corrected.views {
-                deltas.push((view.replacement.spec().view.oid, view.replacement.finish(lsn)?));
+                completed.deltas.push((view.replacement.spec().view.oid, view.replacement.finish(lsn)?));
             }
+            if corrected.rebuilt.iter().any(|rebuilt| !snapshot.views.get(&rebuilt.view()).is_some_and(|newest| rebuilt.fits(newest))) {
+                return Err(moved());
+            }
+            completed.rebuilt.append(&mut corrected.rebuilt);
         }
-        Ok(deltas)
+        Ok(completed)
     }
 }
 
@@ -172,13 +200,15 @@ fn time_range(table: &Table, rows: &[RecordBatch]) -> Result<Option<(Micros, Mic
 }
 
 /// 55000 when retention may have removed rows that the groups of these rows still count.
-fn refuse_incomplete(shared: &Shared, table: &Table, replacement: &Replacement, counted: &[RecordBatch]) -> Result<()> {
+fn refuse_incomplete(shared: &Shared, table: &Table, spec: &Spec, counted: &[RecordBatch]) -> Result<()> {
     let expired = shared.positions.lock().expired.get(&table.oid).copied();
     let (Some(expired), Some((first, _))) = (expired, time_range(table, counted)?) else { return Ok(()) };
-    if replacement.spec().bucket_us().is_some_and(|width| first.saturating_sub(width) > expired) {
+    // A view that joins is made anew as a whole.
+    let width = spec.bucket_us().filter(|_| spec.join().is_none());
+    if width.is_some_and(|width| first.saturating_sub(width) > expired) {
         return Ok(());
     }
-    let view = &replacement.spec().view.name;
+    let view = &spec.view.name;
     Err(Error::new(
         SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!(
@@ -195,27 +225,21 @@ impl Corrected {
     fn find(&mut self, shared: &Shared, snapshot: &Snapshot, table: &Table, gone: &[RecordBatch]) -> Result<()> {
         for view in snapshot.catalog.views_of(self.table) {
             let Some(version) = snapshot.views.get(&view.oid) else { continue };
-            if version.spec.join().is_some() {
-                let message =
-                    format!("cannot delete rows of \"{}\" that materialized view \"{}\" joins with plain tables", table.name, view.name);
-                return Err(Error::unsupported(message)
-                    .detail("What the remaining rows were joined with when they came is not kept.")
-                    .hint("DROP the materialized view, delete, and create it anew."));
-            }
-            if view.ttl_us.is_some() {
-                let message = format!("cannot delete rows of \"{}\" while materialized view \"{}\" has a ttl", table.name, view.name);
-                return Err(Error::unsupported(message)
-                    .detail("Windows whose state has left memory are answered from the rows, the others from their state.")
-                    .hint("DROP the materialized view, delete, and create it anew."));
-            }
-            if version.spec.has_sessions() {
-                let message =
-                    format!("cannot delete rows of \"{}\" that materialized view \"{}\" counts in sessions", table.name, view.name);
-                return Err(Error::unsupported(message).hint("DROP the materialized view, delete, and create it anew."));
-            }
             let counted = gone.iter().map(|rows| select(rows, |lsn| lsn >= view.from_lsn)).collect::<Result<Vec<_>>>()?;
+            if version.spec.join().is_some() {
+                if counted.iter().all(|rows| rows.num_rows() == 0) {
+                    continue;
+                }
+                if !view.ready {
+                    return Err(Error::new(SqlState::OBJECT_IN_USE, format!("materialized view \"{}\" is being built", view.name))
+                        .hint("Delete again when it is there."));
+                }
+                refuse_incomplete(shared, table, &version.spec, &counted)?;
+                self.joined.push(view.oid);
+                continue;
+            }
             let Some(replacement) = Replacement::new(&version.spec, &counted)? else { continue };
-            refuse_incomplete(shared, table, &replacement, &counted)?;
+            refuse_incomplete(shared, table, &version.spec, &counted)?;
             self.views.push(Correction { replacement, from_lsn: view.from_lsn });
         }
         Ok(())
@@ -280,15 +304,4 @@ impl Corrected {
             .detail(format!("A statement can change {bytes_max} bytes of view state."))
             .hint("Delete fewer rows at a time."))
     }
-}
-
-/// The rows (LSN last) whose LSN is wanted, without it.
-fn select(rows: &RecordBatch, wanted: impl Fn(u64) -> bool) -> Result<RecordBatch> {
-    let internal = |error: arrow::error::ArrowError| Error::internal(error.to_string());
-    let last = rows.num_columns() - 1;
-    let lsns = rows.column(last).as_primitive_opt::<Int64Type>().ok_or_else(|| Error::internal("rows without LSNs"))?;
-    let mask: BooleanArray = lsns.values().iter().map(|lsn| Some(wanted(*lsn as u64))).collect();
-    let columns: Vec<usize> = (0..last).collect();
-    let rows = rows.project(&columns).map_err(internal)?;
-    if mask.true_count() == mask.len() { Ok(rows) } else { filter_record_batch(&rows, &mask).map_err(internal) }
 }

@@ -177,7 +177,7 @@ struct Shared {
     fatal: Mutex<Option<Error>>,
     refresh: refresh::Refreshing,
     lookups: enrich::Lookups,
-    backfills: backfill::Backfills,
+    backfills: Arc<backfill::Backfills>,
     /// Since when rows can come.
     opened_at: Micros,
 }

@@ -52,6 +52,9 @@ pub struct Header {
     /// The new states that follow them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub corrections: Vec<CorrectionHeader>,
+    /// Views whose state was made anew as a whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rebuilt: Vec<Oid>,
     /// The keys of deleted rows that follow them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub erased: Vec<ErasedHeader>,

@@ -115,7 +115,7 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
         fatal: Mutex::new(None),
         refresh: refresh::Refreshing::default(),
         lookups: Lookups::default(),
-        backfills: backfill::Backfills::default(),
+        backfills: Arc::default(),
         opened_at: parts.clock.now(),
     });
     remove_strays(&shared)?;
@@ -178,11 +178,10 @@ impl Replay<'_> {
             let lagging = corrections.into_iter().filter(|(view, _)| {
                 self.snapshot.views.get(view).is_some_and(|version| version.applied_lsn() <= first_lsn && !version.must_rebuild())
             });
-            let delta =
-                |(view, rows)| (view, view::Delta { rows, first_lsn, next_lsn: first_lsn + 1, poison: None, work: view::Work::default() });
-            let lagging = lagging.map(delta).collect();
+            let lagging = lagging.map(|(view, rows)| (view, view::Delta::correction(rows, first_lsn))).collect();
             apply::corrections(&mut self.snapshot, lagging)?;
         }
+        self.rebuilt(&header.rebuilt, first_lsn)?;
         let mut found = self.found(&header, messages.found)?;
         for (index, (rows, message)) in header.rows.iter().zip(messages.rows).enumerate() {
             let Some(state) = self.snapshot.tables.get(&rows.table) else { continue };
@@ -216,6 +215,22 @@ impl Replay<'_> {
         self.positions.next_lsn = self.snapshot.next_lsn;
         if self.pending_rows >= REPLAY_ROWS {
             self.views_catch_up()?;
+        }
+        Ok(())
+    }
+
+    /// A deletion has made views anew. Of those whose new state no checkpoint has listed, nothing can be used.
+    fn rebuilt(&mut self, views: &[Oid], lsn: u64) -> Result<()> {
+        if !views.is_empty() {
+            self.views_catch_up()?;
+        }
+        for view in views {
+            if let Some(version) = self.snapshot.views.get_mut(view)
+                && version.applied_lsn() <= lsn
+                && !version.must_rebuild()
+            {
+                *version = Arc::new(version.discarded()?);
+            }
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ fn in_slices(
         // What does not merge is heard by who reads the view.
         _ => Some(delta::merge(spec, &parts).unwrap_or_else(|error| {
             let rows = RecordBatch::new_empty(Arc::clone(&spec.state_schema));
-            Delta { rows, first_lsn, next_lsn, poison: Some(error), work: delta::work_of(&parts) }
+            Delta { poison: Some(error), work: delta::work_of(&parts), ..Delta::new(rows, first_lsn, next_lsn) }
         })),
     });
     Ok(merged.collect())
@@ -88,7 +88,7 @@ fn at_once(specs: &[Arc<Spec>], rows: &RecordBatch, first_lsn: u64, next_lsn: u6
     let results = run(specs, &sets, if rows.num_rows() < PARALLEL_ROWS_MIN { 0 } else { threads });
     for (index, result, work) in results {
         match result {
-            Ok(rows) => deltas[index] = Some(Delta { rows, first_lsn, next_lsn, poison: None, work }),
+            Ok(rows) => deltas[index] = Some(Delta { work, ..Delta::new(rows, first_lsn, next_lsn) }),
             Err(_) => failed.push(index),
         }
     }
@@ -380,12 +380,12 @@ fn isolate(spec: &Arc<Spec>, rows: &RecordBatch, first_lsn: u64, next_lsn: u64) 
     if parts.is_empty() && poison.is_none() {
         return Ok(None);
     }
-    let part = |rows| Arc::new(Delta { rows, first_lsn, next_lsn, poison: None, work: Work::default() });
+    let part = |rows| Arc::new(Delta::new(rows, first_lsn, next_lsn));
     let parts: Vec<_> = parts.into_iter().map(part).collect();
     let merged = delta::merge(spec, &parts)?;
     // Which of the rows passed the filter is not known apart: all count.
     let work = Work { rows: count, cpu_ns: nanoseconds(started) };
-    Ok(Some(Delta { rows: merged.rows, first_lsn, next_lsn, poison, work }))
+    Ok(Some(Delta { poison, work, ..Delta::new(merged.rows, first_lsn, next_lsn) }))
 }
 
 /// The groups of a row whose aggregates fail, with the error; an error of filter or keys comes back.

@@ -72,6 +72,9 @@ pub(super) struct Entry {
     /// Whether a group in it failed or replaces older state.
     #[serde(default)]
     pub(super) failed: bool,
+    /// One past the LSN of the newest deletion whose rows in it replace or remove older states; 0 where none do.
+    #[serde(default)]
+    pub(super) marked_lsn: u64,
 }
 
 /// A live block, or a condemned one that some version still reads.

@@ -8,12 +8,12 @@
 //!
 //! *Invariants*: (1) a group whose output differs between the versions is a candidate; (2) of two known versions only groups whose
 //! output differs come out; against a bare LSN all candidates do, with their present values; (3) where state was replaced rather
-//! than added to, every group of both versions is a candidate; (4) cost and memory go with the candidates, not with the view.
+//! than added to, or removed groups have left it, every group of both versions is a candidate; against a bare LSN it is refused; (4) cost and memory go with the candidates, not with the view.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt64Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, new_null_array};
 use arrow::compute::FilterBuilder;
 use arrow::datatypes::{Schema, SchemaRef, UInt64Type};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -29,18 +29,15 @@ use super::checkpoint::{chunk_of, slot_range};
 use super::delta::Delta;
 use super::failure::{arrow_failure, failure};
 use super::finish::{Projected, declared};
-use super::groups::{Groups, Interner, indices};
+use super::groups::indices;
+use super::members::{Members, Side, take};
 use super::prune::Pruning;
 use super::slots::{Place, places};
-use super::spec::Spec;
 use super::version::Version;
 use crate::error::{Error, Result, SqlState};
 
 /// Candidates of a part, about.
 const PART_ROWS: usize = 65_536;
-
-/// Other groups' keys that the table of candidates may take up before it is made anew.
-const STRANGERS_MAX: usize = 65_536;
 
 /// What a subscriber has seen.
 #[derive(Clone, Debug)]
@@ -113,7 +110,8 @@ impl Version {
             Some(old) if old.spec.fingerprint != self.spec.fingerprint || old.spec.schema() != self.spec.schema() => {
                 return Err(self.not_told("Its definition has changed."));
             }
-            Some(old) => old.replacements != self.replacements || !Arc::ptr_eq(&old.spec, &self.spec),
+            // A group that was removed may have left the state without a trace since the old version.
+            Some(old) => old.replacements != self.replacements || since < self.changes_from() || !Arc::ptr_eq(&old.spec, &self.spec),
             None => false,
         };
         let fields: Vec<_> = self.spec.schema().fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
@@ -136,7 +134,8 @@ impl Version {
     fn can_resume(&self, lsn: u64) -> Result<()> {
         if lsn < self.changes_from() {
             let from = self.changes_from();
-            return Err(self.not_told(&format!("It was created, emptied or built again at {}; {from} is the earliest.", from - 1)));
+            let what = "It was created, emptied or built again, or groups of it were deleted";
+            return Err(self.not_told(&format!("{what}, before {from}, which is the earliest.")));
         }
         if !self.shows_keys() {
             return Err(self.not_told("Its columns do not tell all its groups apart, so a changed one cannot be named."));
@@ -284,7 +283,7 @@ impl Changes {
 
     fn members(&self, part: Part) -> DataFusionResult<Members> {
         let spec = &self.new.spec;
-        let mut members = Members { interner: Interner::new(&spec.key_schema)?, count: 0, touched: BTreeMap::new(), ids: Vec::new() };
+        let mut members = Members::new(spec)?;
         let width = spec.key_schema.fields().len();
         for source in &self.candidates {
             let (keys, count) = match source {
@@ -436,181 +435,4 @@ impl Equal {
     fn rows(&self, new: usize, old: usize) -> bool {
         self.new.as_ref().is_some_and(|(news, olds)| news.row(new) == olds.row(old))
     }
-}
-
-/// The candidates of a part: groups 0 to `count` of the interner.
-struct Members {
-    interner: Interner,
-    count: usize,
-    touched: BTreeMap<i64, Touched>,
-    ids: Vec<usize>,
-}
-
-/// Where the candidates of a time group are.
-struct Touched {
-    slots: [bool; 256],
-    low: i64,
-    high: i64,
-}
-
-impl Members {
-    fn add(&mut self, spec: &Spec, keys: &[ArrayRef], count: usize) -> DataFusionResult<()> {
-        if count == 0 {
-            return Ok(());
-        }
-        for place in places(spec, keys, count) {
-            let touched = self.touched.entry(place.group).or_insert(Touched { slots: [false; 256], low: i64::MAX, high: i64::MIN });
-            touched.slots[usize::from(place.slot)] = true;
-            touched.low = touched.low.min(place.bucket);
-            touched.high = touched.high.max(place.bucket);
-        }
-        self.interner.intern(keys, count, &mut self.ids)?;
-        self.count = self.interner.len();
-        Ok(())
-    }
-
-    /// The candidates' keys by number; the interner is empty afterwards.
-    fn keys(&mut self) -> DataFusionResult<Vec<ArrayRef>> {
-        Ok(self.interner.emit()?.iter().map(|keys| keys.slice(0, self.count)).collect())
-    }
-
-    /// The numbers of rows' groups, and which rows are candidates.
-    fn find(&mut self, keys: &[ArrayRef], count: usize) -> DataFusionResult<BooleanArray> {
-        if self.interner.len() > self.count + STRANGERS_MAX {
-            let keys = self.keys()?;
-            self.interner.intern(&keys, self.count, &mut self.ids)?;
-        }
-        self.interner.intern(keys, count, &mut self.ids)?;
-        Ok(self.ids.iter().map(|id| Some(*id < self.count)).collect())
-    }
-}
-
-impl Touched {
-    fn meets(&self, block: &Block) -> bool {
-        let entry = &block.entry;
-        entry.bucket_min <= self.high && entry.bucket_max >= self.low && (block.name.slot..=entry.slot_last).any(|slot| self.has(slot))
-    }
-
-    fn has(&self, slot: u8) -> bool {
-        self.slots[usize::from(slot)]
-    }
-
-    /// Touched slots from `first` to `last`, neighbours together.
-    fn runs(&self, first: u8, last: u8) -> Vec<(u8, u8)> {
-        let mut runs: Vec<(u8, u8)> = Vec::new();
-        for slot in (first..=last).filter(|slot| self.has(*slot)) {
-            match runs.last_mut() {
-                Some(run) if run.1 + 1 == slot => run.1 = slot,
-                _ => runs.push((slot, slot)),
-            }
-        }
-        runs
-    }
-}
-
-/// The candidates that one version has.
-struct Side {
-    /// Per aggregate, a value for each group; none without groups.
-    values: Vec<ArrayRef>,
-    /// The groups' numbers.
-    groups: Vec<usize>,
-}
-
-struct Gathering<'a> {
-    spec: &'a Spec,
-    merged: Groups<'a>,
-    /// State rows taken in.
-    rows: usize,
-}
-
-impl Side {
-    fn gather(version: &Version, members: &mut Members, reservation: &MemoryReservation) -> Result<Side> {
-        let spec = &version.spec;
-        let mut gathering = Gathering { spec, merged: Groups::new(spec).map_err(failure)?, rows: 0 };
-        gathering.blocks(version, members, reservation).map_err(failure)?;
-        gathering.deltas(version, members, reservation).map_err(failure)?;
-        gathering.finish(members)
-    }
-}
-
-impl Gathering<'_> {
-    fn blocks(&mut self, version: &Version, members: &mut Members, reservation: &MemoryReservation) -> DataFusionResult<()> {
-        let mut found = Vec::new();
-        for (group, touched) in &members.touched {
-            for block in version.blocks.get(group).into_iter().flatten().filter(|block| touched.meets(block)) {
-                found.push((Arc::clone(block), touched.runs(block.name.slot, block.entry.slot_last)));
-            }
-        }
-        for (block, runs) in found {
-            let decoded = block.read(self.spec.fingerprint)?;
-            for (first, last) in runs {
-                let range = decoded.range(first, last);
-                let columns: Vec<_> = decoded.columns.iter().map(|column| column.slice(range.start, range.len())).collect();
-                self.take_in(members, &columns, range.len())?;
-            }
-            self.reserve(members, reservation)?;
-        }
-        Ok(())
-    }
-
-    fn deltas(&mut self, version: &Version, members: &mut Members, reservation: &MemoryReservation) -> DataFusionResult<()> {
-        let width = self.spec.key_schema.fields().len();
-        for delta in &version.deltas {
-            let count = delta.rows.num_rows();
-            let places = places(self.spec, &delta.rows.columns()[..width], count);
-            let touched = |place: &Place| members.touched.get(&place.group).is_some_and(|touched| touched.has(place.slot));
-            let chosen: Vec<usize> = (0..count).filter(|row| touched(&places[*row])).collect();
-            let columns = take(delta.rows.columns(), &chosen, count)?;
-            self.take_in(members, &columns, chosen.len())?;
-            self.reserve(members, reservation)?;
-        }
-        Ok(())
-    }
-
-    /// Merges the states of candidates among some rows.
-    fn take_in(&mut self, members: &mut Members, columns: &[ArrayRef], count: usize) -> DataFusionResult<()> {
-        if count == 0 {
-            return Ok(());
-        }
-        let width = self.spec.key_schema.fields().len();
-        let wanted = members.find(&columns[..width], count)?;
-        let filter = FilterBuilder::new(&wanted).optimize().build();
-        if filter.count() == 0 {
-            return Ok(());
-        }
-        let columns = columns.iter().map(|column| filter.filter(column)).collect::<Result<Vec<_>, _>>()?;
-        self.rows += filter.count();
-        self.merged.merge(&columns, filter.count())
-    }
-
-    fn reserve(&self, members: &Members, reservation: &MemoryReservation) -> DataFusionResult<()> {
-        reservation.try_resize(members.interner.size() + self.merged.size())
-    }
-
-    fn finish(self, members: &mut Members) -> Result<Side> {
-        // The one group of a view without keys exists even without rows.
-        let keyless = self.spec.keys.is_empty();
-        if self.rows == 0 && !keyless {
-            return Ok(Side { values: Vec::new(), groups: Vec::new() });
-        }
-        let (keys, merged, rows) = self.merged.values().map_err(failure)?;
-        let mut values = Vec::with_capacity(merged.len());
-        for (aggregate, merged) in self.spec.aggregates.iter().zip(merged.into_iter().flatten()) {
-            values.push(aggregate.checked(&merged)?);
-        }
-        if keyless {
-            return Ok(Side { values, groups: vec![0] });
-        }
-        members.interner.intern(&keys, rows, &mut members.ids).map_err(failure)?;
-        Ok(Side { values, groups: members.ids.clone() })
-    }
-}
-
-/// The chosen rows of `count`.
-fn take(columns: &[ArrayRef], chosen: &[usize], count: usize) -> DataFusionResult<Vec<ArrayRef>> {
-    if chosen.len() == count {
-        return Ok(columns.to_vec());
-    }
-    let chosen: UInt64Array = indices(chosen.iter().copied());
-    columns.iter().map(|column| Ok(arrow::compute::take(column, &chosen, None)?)).collect()
 }

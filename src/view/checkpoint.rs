@@ -16,7 +16,7 @@ use super::block::{self, Header};
 use super::blocks::{Block, BlockName, Blocks, Entry, Meta};
 use super::delta::{self, DELTA_FAN_IN, Delta, Work, mergeable_tail};
 use super::failure::{arrow_failure, failure, to_text};
-use super::groups::{Groups, indices};
+use super::groups::{Groups, indices, voiding};
 use super::slots::{Place, places};
 use super::spec::Spec;
 use super::version::{Coverage, Version};
@@ -38,12 +38,20 @@ pub struct Checkpoint {
     pub(super) coverage: Coverage,
 }
 
+impl Checkpoint {
+    /// Gives up blocks that were written ahead.
+    pub fn abandon(&self) {
+        self.blocks.iter().for_each(|block| block.release());
+    }
+}
+
 /// The outcome of [`Version::merge`].
 #[derive(Debug)]
 pub struct Merged {
     pub(super) group: i64,
     pub(super) blocks: Vec<Arc<Block>>,
     pub(super) replaced: Vec<Arc<Block>>,
+    pub(super) changes_from: u64,
 }
 
 /// Runs of a time group are merged when there are this many of a size.
@@ -83,7 +91,7 @@ impl Version {
                 }
             },
         }
-        for block in &writer.blocks {
+        for block in writer.blocks.iter().chain(&self.unlisted) {
             block.list(batch)?;
         }
         self.shadowed.iter().for_each(|block| block.condemn(batch));
@@ -101,10 +109,17 @@ impl Version {
         Ok(Delta { rows: self.without_evicted(&delta.rows)?, ..delta.clone() })
     }
 
-    /// Merges the blocks of one time group that has too many, if any does. `batch` comes empty. The caller writes it and then
+    /// Merges the blocks of one time group that has marked ones or too many, if any has. `batch` comes empty. The caller writes it and then
     /// calls [`Version::merged`] on the newest version. Bytes are partly written ahead.
     pub fn merge(&self, batch: &mut Batch) -> Result<Option<Merged>> {
-        let Some((group, sources, oldest)) = self.mergeable() else { return Ok(None) };
+        // Blocks that are not listed yet wait for their checkpoint.
+        if self.is_ahead() {
+            return Ok(None);
+        }
+        let Some((group, sources, oldest)) = self.resolvable().or_else(|| self.mergeable()) else { return Ok(None) };
+        // Over nothing older there is nothing to void: groups that were removed leave no trace, and the others no mark.
+        let marked_lsn = sources.iter().map(|block| block.entry.marked_lsn).max().unwrap_or(0);
+        let mut changes_from = self.changes_from();
         let first_lsn = sources.iter().map(|block| block.entry.first_lsn).min().unwrap_or(0);
         let next_lsn = sources.iter().map(|block| block.entry.next_lsn).max().unwrap_or(0);
         let rows: usize = sources.iter().map(|block| block.entry.rows as usize).sum();
@@ -119,13 +134,46 @@ impl Version {
                 let columns: Vec<_> = decoded.columns.iter().map(|column| column.slice(range.start, range.len())).collect();
                 groups.merge(&columns, range.len()).map_err(failure)?;
             }
+            if oldest && groups.has_removed() {
+                changes_from = changes_from.max(marked_lsn);
+            }
             let rows = groups.states_over(oldest).map_err(failure)?;
-            writer.add(&Delta { rows, first_lsn, next_lsn, poison: None, work: Work::default() }, batch)?;
+            let marked_lsn = if oldest { 0 } else { marked_lsn };
+            writer.add(&Delta { marked_lsn, ..Delta::new(rows, first_lsn, next_lsn) }, batch)?;
             writer.write_ahead(batch)?;
+        }
+        if changes_from > self.changes_from() {
+            Meta::new(&self.spec, self.applied_lsn(), changes_from, self.poison.as_ref().map(to_text), self.work, self.coverage())
+                .put(self.spec.view.oid, batch)?;
         }
         writer.blocks.iter().try_for_each(|block| block.list(batch))?;
         sources.iter().for_each(|block| block.condemn(batch));
-        Ok(Some(Merged { group, blocks: writer.blocks, replaced: sources }))
+        Ok(Some(Merged { group, blocks: writer.blocks, replaced: sources, changes_from }))
+    }
+
+    /// Whether blocks have marks, which only a merge with what they void can resolve.
+    pub fn is_marked(&self) -> bool {
+        self.blocks.values().flatten().any(|block| block.entry.marked_lsn > 0)
+    }
+
+    /// The marked blocks of a time group with all older ones that share slots with them, which are its oldest in these slots.
+    fn resolvable(&self) -> Option<(i64, Vec<Arc<Block>>, bool)> {
+        let (group, blocks) = self.blocks.iter().find(|(_, blocks)| blocks.iter().any(|block| block.entry.marked_lsn > 0))?;
+        let newest = blocks.iter().rposition(|block| block.entry.marked_lsn > 0)?;
+        let older = &blocks[..=newest];
+        let mut slots = [false; SLOTS];
+        let held = |block: &Block| usize::from(block.name.slot)..=usize::from(block.entry.slot_last);
+        older.iter().filter(|block| block.entry.marked_lsn > 0).for_each(|block| slots[held(block)].fill(true));
+        // A block goes whole, so that its other slots follow: no state may pass one of the same group that lies between.
+        let mut chosen = 0;
+        loop {
+            let touched: Vec<&Arc<Block>> = older.iter().filter(|block| slots[held(block)].contains(&true)).collect();
+            if touched.len() == chosen {
+                return Some((*group, touched.into_iter().cloned().collect(), true));
+            }
+            chosen = touched.len();
+            touched.iter().for_each(|block| slots[held(block)].fill(true));
+        }
     }
 
     /// Neighbouring runs of a time group that are to be one: of the group with most runs; and whether its oldest is among them.
@@ -183,7 +231,11 @@ impl<'a> Writer<'a> {
         let rows = delta.rows.num_rows();
         let places = places(self.spec, &delta.rows.columns()[..keys], rows);
         let mut order: Vec<u32> = (0..rows as u32).collect();
-        order.sort_unstable_by_key(|row| places[*row as usize]);
+        match voiding(&delta.rows) {
+            None => order.sort_unstable_by_key(|row| places[*row as usize]),
+            // What voids older states comes before what is added to none.
+            Some(voids) => order.sort_unstable_by_key(|row| (places[*row as usize], !voids[*row as usize])),
+        }
         let row_bytes = delta.rows.get_array_memory_size() / rows.max(1) + 1;
         let rows_max = self.home.rows_max.min(BLOCK_BYTES_MAX / row_bytes).max(1);
         let mut start = 0;
@@ -213,6 +265,7 @@ impl<'a> Writer<'a> {
             bytes: u32::try_from(bytes.len()).map_err(|_| Error::internal("a block of view state exceeds 4 GiB"))?,
             crc: block::crc(&bytes),
             failed: delta.rows.num_columns() > self.spec.state_schema.fields().len(),
+            marked_lsn: delta.marked_lsn,
         };
         let block = self.home.block(self.spec.view.oid, name, entry);
         self.pending_bytes += bytes.len();
@@ -328,6 +381,18 @@ impl Backfill {
         Ok(())
     }
 
+    /// Writes the state of every row below `next_lsn`, but does not list it: for [`Version::rebuilt`], else [`Checkpoint::abandon`].
+    pub fn ahead(mut self, next_lsn: u64) -> Result<Checkpoint> {
+        let mut batch = Batch::default();
+        let last = self.write(0, next_lsn, &mut batch)?;
+        last.iter().for_each(|block| block.condemn(&mut batch));
+        self.version.home.state.write(batch)?;
+        self.blocks.extend(last);
+        let (changes_from, coverage) = (self.version.changes_from(), self.version.coverage());
+        let (blocks, poison, work) = (self.blocks, self.poison, self.work);
+        Ok(Checkpoint { applied_lsn: next_lsn, blocks, replaced: Vec::new(), poison, changes_from, work, coverage })
+    }
+
     /// Puts the state of every row below `next_lsn` and that LSN into `batch`. After writing it, [`Version::checkpointed`] on
     /// the newest version, whose deltas begin at `next_lsn`.
     pub fn finish(mut self, next_lsn: u64, batch: &mut Batch) -> Result<Checkpoint> {
@@ -354,7 +419,7 @@ impl Backfill {
         let merged = delta::merge(&self.version.spec, &deltas)?;
         let mut writer = Writer::new(&self.version.spec, &self.version.home);
         let rows = self.version.without_evicted(&merged.rows)?;
-        writer.add(&Delta { rows, first_lsn, next_lsn, poison: None, work: Work::default() }, batch)?;
+        writer.add(&Delta::new(rows, first_lsn, next_lsn), batch)?;
         Ok(writer.blocks)
     }
 }

@@ -49,9 +49,21 @@ pub struct Delta {
     pub poison: Option<Error>,
     /// What it took.
     pub work: Work,
+    /// One past the LSN of the newest deletion in it, whose rows replace or remove older states; 0 where none do.
+    pub marked_lsn: u64,
 }
 
 impl Delta {
+    /// Rows that were added to a table, from one LSN to before another.
+    pub fn new(rows: RecordBatch, first_lsn: u64, next_lsn: u64) -> Delta {
+        Delta { rows, first_lsn, next_lsn, poison: None, work: Work::default(), marked_lsn: 0 }
+    }
+
+    /// New states of groups that the commit at `lsn` has removed rows of.
+    pub fn correction(rows: RecordBatch, lsn: u64) -> Delta {
+        Delta { marked_lsn: lsn + 1, ..Delta::new(rows, lsn, lsn + 1) }
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.rows.get_array_memory_size()
@@ -82,6 +94,7 @@ pub(super) fn covering(deltas: &[Arc<Delta>], rows: RecordBatch) -> Delta {
         next_lsn: deltas.iter().map(|delta| delta.next_lsn).max().unwrap_or(0),
         poison: deltas.iter().find_map(|delta| delta.poison.clone()),
         work: work_of(deltas),
+        marked_lsn: deltas.iter().map(|delta| delta.marked_lsn).max().unwrap_or(0),
     }
 }
 

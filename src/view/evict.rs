@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blocks::Meta;
 use super::checkpoint::{Backfill, Checkpoint, Writer};
-use super::delta::{self, Delta, Work};
+use super::delta::{self, Delta};
 use super::failure::{arrow_failure, to_text};
 use super::groups::with_extras;
 use super::matching::Bucket;
@@ -114,7 +114,9 @@ impl Version {
 
     /// Whether the deltas end at an LSN and nothing on disk waits to be unlisted: what [`Version::cover`] needs.
     pub fn is_settled(&self, next_lsn: u64) -> bool {
-        self.shadowed.is_empty() && !self.deltas.iter().any(|delta| delta.first_lsn < next_lsn && next_lsn < delta.next_lsn)
+        self.shadowed.is_empty()
+            && !self.is_ahead()
+            && !self.deltas.iter().any(|delta| delta.first_lsn < next_lsn && next_lsn < delta.next_lsn)
     }
 
     /// Changes which windows are evicted. The version must be sealed at `next_lsn`, the LSN up to which it was applied; `back` has the
@@ -141,10 +143,8 @@ impl Version {
                     .map_err(arrow_failure)?;
                 writer.next_run();
                 let rows = self.without(&rows, &[evicted])?;
-                writer.add(
-                    &Delta { rows, first_lsn: block.entry.first_lsn, next_lsn: block.entry.next_lsn, poison: None, work: Work::default() },
-                    batch,
-                )?;
+                let rest = Delta::new(rows, block.entry.first_lsn, block.entry.next_lsn);
+                writer.add(&Delta { marked_lsn: block.entry.marked_lsn, ..rest }, batch)?;
             }
             replaced.push(Arc::clone(block));
         }

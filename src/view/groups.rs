@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, StringViewArray, StringViewBuilder, UInt8Array, UInt64Array, new_empty_array, new_null_array,
 };
-use arrow::compute::take;
+use arrow::compute::{concat, concat_batches, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt8Type};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::error::Result;
@@ -21,7 +21,7 @@ use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
 use super::failure::from_text;
-use super::session::{Sessions, Span};
+use super::session::{Session, Sessions, Span};
 use super::spec::Spec;
 
 /// Name of the column of failed groups' errors, after the states in a batch that has any.
@@ -90,7 +90,8 @@ pub(super) enum Mark {
     Adds = 0,
     /// They are void: it is the whole state.
     Replaces = 1,
-    /// They are void, and the group is no more.
+    /// They are void, and the group is no more. Where there are sessions: all that is older of the same other keys is void, and such
+    /// rows come before those that are added anew.
     Removes = 2,
 }
 
@@ -170,6 +171,8 @@ pub(super) struct Groups<'a> {
     fragment_bytes: usize,
     /// None while nothing has been replaced: then groups and accumulators have the same numbers.
     remap: Option<Remap>,
+    /// Of a view with sessions: the keys of rows that void what is older of their other keys.
+    voids: Vec<ArrayRef>,
 }
 
 impl<'a> Groups<'a> {
@@ -188,7 +191,18 @@ impl<'a> Groups<'a> {
             .collect::<Result<Vec<_>>>()?;
         let interner = Interner::new(&spec.key_schema)?;
         let (ids, errors) = (Vec::new(), BTreeMap::new());
-        Ok(Self { spec, wanted, interner, accumulators, ids, errors, fragments: Vec::new(), fragment_bytes: 0, remap: None })
+        Ok(Self {
+            spec,
+            wanted,
+            interner,
+            accumulators,
+            ids,
+            errors,
+            fragments: Vec::new(),
+            fragment_bytes: 0,
+            remap: None,
+            voids: Vec::new(),
+        })
     }
 
     /// Takes in state rows, which are newer than all before: the columns of the spec's state schema and perhaps errors and marks.
@@ -263,9 +277,12 @@ impl<'a> Groups<'a> {
             let rows = self.interner.len();
             return Ok((self.interner.emit()?, rows));
         };
-        let mut sessions = Sessions::new(self.spec, session)?;
-        let fragments = std::mem::take(&mut self.fragments);
         let count = self.spec.key_schema.fields().len();
+        let mut fragments = std::mem::take(&mut self.fragments);
+        if fragments.iter().any(|(columns, _)| self.marks(columns).is_some()) {
+            self.voids = without_void(self.spec, session, &mut fragments)?;
+        }
+        let mut sessions = Sessions::new(self.spec, session)?;
         for (columns, rows) in &fragments {
             sessions.add(&columns[..count], &columns[session.last], *rows)?;
         }
@@ -279,6 +296,23 @@ impl<'a> Groups<'a> {
             next += rows;
         }
         Ok((keys, total))
+    }
+
+    fn marks<'c>(&self, columns: &'c [ArrayRef]) -> Option<&'c UInt8Array> {
+        Extras::of(&columns[self.spec.state_schema.fields().len()..]).marks
+    }
+
+    /// The states of sessions, after the rows that void what is older of their other keys.
+    fn after_voids(&self, states: RecordBatch) -> Result<RecordBatch> {
+        let count = self.voids.first().map_or(0, |keys| keys.len());
+        let nulls = |field: &Arc<Field>| new_null_array(field.data_type(), count);
+        let mut columns = self.voids.clone();
+        columns.extend(states.schema_ref().fields()[columns.len()..].iter().map(nulls));
+        let options = RecordBatchOptions::new().with_row_count(Some(count)).with_match_field_names(false);
+        let voids = RecordBatch::try_new_with_options(states.schema(), columns, &options)?;
+        let (voids, added) = (marked(voids, std::iter::repeat_n(Mark::Removes, count))?, states.num_rows());
+        let states = marked(states, std::iter::repeat_n(Mark::Adds, added))?;
+        Ok(concat_batches(&voids.schema(), [&voids, &states])?)
     }
 
     /// Merges the states of rows into accumulators `ids` of `total`.
@@ -314,6 +348,12 @@ impl<'a> Groups<'a> {
         self.remap.as_ref().is_some_and(|remap| remap.count == 0)
     }
 
+    /// Whether a group was removed and has not come back.
+    pub(super) fn has_removed(&self) -> bool {
+        let gone = |remap: &Remap| (0..remap.replaces.len()).any(|key| remap.replaces[key] && remap.accumulator_of[key].is_none());
+        self.remap.as_ref().is_some_and(gone)
+    }
+
     /// All states as one batch, with marks where some of it replaces older states.
     pub(super) fn states(self) -> Result<RecordBatch> {
         self.states_over(false)
@@ -331,7 +371,10 @@ impl<'a> Groups<'a> {
                 columns.extend(accumulator.state(EmitTo::All)?);
             }
         }
-        let Some(remap) = &self.remap else { return state_batch(self.spec, columns, rows, &self.errors) };
+        let Some(remap) = &self.remap else {
+            let states = state_batch(self.spec, columns, rows, &self.errors)?;
+            return if oldest || self.voids.is_empty() { Ok(states) } else { self.after_voids(states) };
+        };
         let shown: Vec<usize> = (0..rows).filter(|key| remap.accumulator_of[*key].is_some() || (remap.replaces[*key] && !oldest)).collect();
         let key_rows = indices(shown.iter().copied());
         let accumulators: UInt64Array = shown.iter().map(|key| remap.accumulator_of[*key].map(|accumulator| accumulator as u64)).collect();
@@ -391,6 +434,50 @@ impl<'a> Groups<'a> {
         }
         Ok((keys, values, shown.len()))
     }
+}
+
+/// Which rows of a state batch void older ones without adding anything; none where none does.
+pub(super) fn voiding(rows: &RecordBatch) -> Option<Vec<bool>> {
+    let marks = rows
+        .columns()
+        .last()?
+        .as_primitive_opt::<UInt8Type>()
+        .filter(|_| rows.schema_ref().fields().last().is_some_and(|field| field.name() == MARK_COLUMN))?;
+    Some(marks.values().iter().map(|mark| Mark::of(*mark) == Mark::Removes).collect())
+}
+
+/// Takes those fragments away that a later row of their other keys voids, and these rows too; their keys, each of the other keys once.
+fn without_void(spec: &Spec, session: &Session, fragments: &mut Vec<(Vec<ArrayRef>, usize)>) -> Result<Vec<ArrayRef>> {
+    let (width, states) = (spec.key_schema.fields().len(), spec.state_schema.fields().len());
+    let mut others = session.others(spec)?;
+    let mut numbers: Vec<Vec<usize>> = Vec::with_capacity(fragments.len());
+    // By the number of the other keys where the last void is: batch, then row.
+    let mut void: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
+    for (batch, (columns, rows)) in fragments.iter().enumerate() {
+        let mut ids = Vec::new();
+        others.intern(&session.without_start(&columns[..width]), *rows, &mut ids)?;
+        if let Some(marks) = Extras::of(&columns[states..]).marks {
+            let voiding = (0..*rows).filter(|row| Mark::of(marks.value(*row)) != Mark::Adds);
+            void.extend(voiding.map(|row| (ids[row], (batch, row))));
+        }
+        numbers.push(ids);
+    }
+    let mut keys: Vec<Vec<ArrayRef>> = Vec::new();
+    for (batch, (columns, rows)) in fragments.iter_mut().enumerate() {
+        let last = |row: usize| void.get(&numbers[batch][row]).copied();
+        let voids = indices((0..*rows).filter(|row| last(*row) == Some((batch, *row))));
+        if !voids.is_empty() {
+            keys.push(columns[..width].iter().map(|column| take(column, &voids, None)).collect::<Result<_, _>>()?);
+        }
+        let kept = indices((0..*rows).filter(|row| last(*row).is_none_or(|last| (batch, *row) > last)));
+        if kept.len() < *rows {
+            *columns = columns.iter().map(|column| take(column, &kept, None)).collect::<Result<_, _>>()?;
+            *rows = kept.len();
+        }
+    }
+    fragments.retain(|(_, rows)| *rows > 0);
+    let column = |key: usize| concat(&keys.iter().map(|columns| columns[key].as_ref()).collect::<Vec<_>>());
+    Ok((0..width).map(column).collect::<Result<_, _>>()?)
 }
 
 /// A state batch with a mark for each row.

@@ -26,6 +26,7 @@
 //! | `read`, `prune`, `finish` | the plan that reads a view; which blocks it needs; states to output columns |
 //! | `recomputed`, `result`, `local` | views without aggregate state: their query; the stored result of a refreshed one; its windows |
 //! | `changes` | which groups changed between two versions |
+//! | `members` | what a version has of some groups |
 //! | `states`, `rollup`, `matching` | the plan that reads raw states; aggregates over them; what queries are compared with |
 //! | `failure` | what DataFusion and Arrow report, as Verus's errors |
 
@@ -48,6 +49,7 @@ mod groups;
 mod join;
 mod local;
 mod matching;
+mod members;
 mod prune;
 mod read;
 mod recomputed;

@@ -5,7 +5,7 @@
 //!
 //! *Invariant*: the delta has exactly the groups of the deleted rows, each with its whole state as of the delta's LSN, or marked
 //! as removed where no row of it remains; what is older is void. So the caller shows every remaining row of these groups, oldest
-//! first; rows of other groups do no harm.
+//! first; rows of other groups do no harm. Sessions join and part: there a group is all sessions of the same other keys.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::error::Result;
 #[derive(Debug)]
 pub struct Replacement {
     spec: Arc<Spec>,
-    /// None for a view without keys, which has one group.
+    /// None for a view without keys but perhaps sessions, which has one group.
     converter: Option<RowConverter>,
     /// The groups, as [`RowConverter`] writes their keys.
     groups: HashSet<Box<[u8]>>,
@@ -40,8 +40,10 @@ impl Replacement {
     /// For rows (table schema, without LSN) that are deleted; none when the view does not count any of them.
     pub fn new(spec: &Arc<Spec>, gone: &[RecordBatch]) -> Result<Option<Replacement>> {
         let width = spec.key_schema.fields().len();
-        let fields: Vec<SortField> = spec.key_schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
-        let converter = if width == 0 { None } else { Some(RowConverter::new(fields).map_err(arrow_failure)?) };
+        let start = spec.session.as_ref().map(|session| session.key);
+        let fields = spec.key_schema.fields().iter().enumerate().filter(|(key, _)| Some(*key) != start);
+        let fields: Vec<SortField> = fields.map(|(_, field)| SortField::new(field.data_type().clone())).collect();
+        let converter = if fields.is_empty() { None } else { Some(RowConverter::new(fields).map_err(arrow_failure)?) };
         let mut replacement =
             Replacement { spec: Arc::clone(spec), converter, groups: HashSet::new(), keys: Vec::new(), count: 0, parts: Vec::new() };
         let mut found: Vec<Vec<ArrayRef>> = Vec::new();
@@ -109,13 +111,7 @@ impl Replacement {
             groups.merge(part.rows.columns(), part.rows.num_rows()).map_err(failure)?;
         }
         let poison = self.parts.iter().find_map(|part| part.poison.clone());
-        Ok(Delta {
-            rows: groups.states().map_err(failure)?,
-            first_lsn: lsn,
-            next_lsn: lsn + 1,
-            poison,
-            work: super::delta::Work::default(),
-        })
+        Ok(Delta { poison, ..Delta::correction(groups.states().map_err(failure)?, lsn) })
     }
 
     /// Which rows are of groups not yet known; they are known then.
@@ -133,7 +129,11 @@ impl Replacement {
     fn encoded(&self, rows: &RecordBatch) -> Result<Option<Vec<Box<[u8]>>>> {
         let Some(converter) = &self.converter else { return Ok(None) };
         let keys = &rows.columns()[..self.spec.key_schema.fields().len()];
-        let encoded = converter.convert_columns(keys).map_err(arrow_failure)?;
+        let encoded = match &self.spec.session {
+            Some(session) => converter.convert_columns(&session.without_start(keys)),
+            None => converter.convert_columns(keys),
+        };
+        let encoded = encoded.map_err(arrow_failure)?;
         Ok(Some(encoded.iter().map(|key| Box::from(key.as_ref())).collect()))
     }
 }

@@ -268,6 +268,7 @@ impl Writer {
             bytes: u32::try_from(bytes.len()).map_err(|_| Error::internal("a block of a view's result exceeds 4 GiB"))?,
             crc: block::crc(&bytes),
             failed: false,
+            marked_lsn: 0,
         };
         let block = self.home.block(self.view, name, entry);
         let mut batch = Batch::default();

@@ -6,8 +6,10 @@
 //! (the state of a hidden `max(time)`) and the aggregates' states. Two fragments that touch are one. Joining is associative: whether
 //! a row bridges two sessions is the same whenever they meet, so rows may come in any order and state be merged in any grouping.
 //!
+//! After a deletion a state row voids all older fragments of its other keys; those of the rows that remain follow it.
+//!
 //! *Invariants*: all fragments of one combination of the other keys are in one slot and in the one time group, so that a read's
-//! unit or a merge's chunk has them all.
+//! unit or a merge's chunk has them all; those that void come first in their slot.
 
 use std::sync::Arc;
 
@@ -68,6 +70,19 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Numbers the other keys.
+    pub(super) fn others(&self, spec: &Spec) -> Result<Interner> {
+        let fields = spec.key_schema.fields().iter().enumerate().filter(|(key, _)| *key != self.key);
+        Interner::new(&Arc::new(Schema::new(fields.map(|(_, field)| Arc::clone(field)).collect::<Vec<_>>())))
+    }
+
+    /// The other keys.
+    pub(super) fn without_start(&self, keys: &[ArrayRef]) -> Vec<ArrayRef> {
+        keys.iter().enumerate().filter(|(key, _)| *key != self.key).map(|(_, key)| Arc::clone(key)).collect()
+    }
+}
+
 /// A row or fragment: its other keys as a number, and its times; without times it is of a session of its own per key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
@@ -88,16 +103,13 @@ pub(super) struct Sessions<'a> {
 
 impl<'a> Sessions<'a> {
     pub(super) fn new(spec: &'a Spec, session: &'a Session) -> Result<Self> {
-        let fields = spec.key_schema.fields().iter().enumerate().filter(|(key, _)| *key != session.key);
-        let others = Arc::new(Schema::new(fields.map(|(_, field)| Arc::clone(field)).collect::<Vec<_>>()));
-        Ok(Self { spec, session, others: Interner::new(&others)?, spans: Vec::new() })
+        Ok(Self { spec, session, others: session.others(spec)?, spans: Vec::new() })
     }
 
     /// Adds rows with the spec's keys and last times; where there is none it is the start.
     pub(super) fn add(&mut self, keys: &[ArrayRef], last: &ArrayRef, rows: usize) -> Result<()> {
-        let others: Vec<_> = keys.iter().enumerate().filter(|(key, _)| *key != self.session.key).map(|(_, key)| Arc::clone(key)).collect();
         let mut ids = Vec::new();
-        self.others.intern(&others, rows, &mut ids)?;
+        self.others.intern(&self.session.without_start(keys), rows, &mut ids)?;
         let of = |array: &ArrayRef| {
             array
                 .as_primitive_opt::<TimestampMicrosecondType>()

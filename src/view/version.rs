@@ -23,6 +23,7 @@ use super::delta::{self, DELTA_FAN_IN, Delta, MERGED_ROWS_MAX, Work, mergeable_t
 use super::evict::Evicted;
 use super::failure;
 use super::spec::Spec;
+use crate::catalog::Oid;
 use crate::error::{Error, Result};
 use crate::state::Batch;
 
@@ -50,8 +51,11 @@ pub struct Version {
     block_failed: bool,
     /// Deltas below this LSN are being written: not to be merged with later ones. All versions of the view share it.
     pub(super) sealed_lsn: Arc<AtomicU64>,
-    /// Blocks on disk whose rows are also in deltas here: unlisted by the next checkpoint.
+    /// Blocks on disk whose rows are also in deltas here, or were replaced: unlisted by the next checkpoint.
     pub(super) shadowed: Vec<Arc<Block>>,
+    /// Blocks that the next checkpoint lists, and the LSN of the commit that brought them: until then the log holds it.
+    pub(super) unlisted: Vec<Arc<Block>>,
+    pub(super) rebuilt_lsn: Option<u64>,
 }
 
 /// Which of its table's rows a view's state has.
@@ -98,6 +102,8 @@ impl Version {
             block_failed: false,
             sealed_lsn: Arc::default(),
             shadowed: Vec::new(),
+            unlisted: Vec::new(),
+            rebuilt_lsn: None,
         }
     }
 
@@ -149,14 +155,46 @@ impl Version {
                 // What the state was to have is still known.
                 version.coverage = other.as_ref().map(|meta| meta.coverage).unwrap_or_default();
                 version.must_rebuild = other.is_some() || spec.view.ready;
-                let mut batch = Batch::default();
-                delete_meta(view, &mut batch);
-                blocks.iter().for_each(|block| block.condemn(&mut batch));
-                home.state.write(batch)?;
-                blocks.iter().for_each(|block| block.release());
+                discard(home, view, &blocks)?;
             }
         }
         Ok(version)
+    }
+
+    /// The view without its state, which is deleted: it has to be made again from the table's rows.
+    pub fn discarded(&self) -> Result<Version> {
+        let blocks: Vec<Arc<Block>> = self.blocks.values().flatten().chain(&self.shadowed).cloned().collect();
+        discard(&self.home, self.spec.view.oid, &blocks)?;
+        let (coverage, must_rebuild) = (self.coverage, true);
+        Ok(Version { coverage, must_rebuild, ..Version::new(Arc::clone(&self.spec), &self.home) })
+    }
+
+    /// The version whose blocks, and deltas up to the LSN at which it was sealed, are replaced by `state`, made of the rows that the
+    /// commit at `lsn` leaves. `before` is what was sealed. Bytes are on disk, but listed only by the next checkpoint.
+    pub fn rebuilt(&self, state: &Checkpoint, before: &Version, lsn: u64) -> Version {
+        let mut next = self.clone();
+        next.unlisted.iter().for_each(|block| block.release());
+        let listed = self.blocks.values().flatten().filter(|block| !self.unlisted.iter().any(|other| Arc::ptr_eq(other, block)));
+        next.shadowed.extend(listed.cloned());
+        next.unlisted.clone_from(&state.blocks);
+        next.rebuilt_lsn = Some(lsn);
+        next.deltas.retain(|delta| delta.next_lsn > state.applied_lsn);
+        next.set_blocks(with_blocks(BTreeMap::new(), state.blocks.iter().cloned()));
+        // What failed before may have been deleted.
+        let since = next.deltas.iter().find_map(|delta| delta.poison.clone());
+        next.poison = state.poison.clone().or(since).or_else(|| self.poison.clone().filter(|_| before.poison.is_none()));
+        next.work = state.work;
+        next.replaced_at(lsn)
+    }
+
+    /// Whether what is on disk has to follow soon: see [`Version::rebuilt`].
+    pub fn is_ahead(&self) -> bool {
+        self.rebuilt_lsn.is_some()
+    }
+
+    /// How often the state was replaced rather than added to.
+    pub fn replacements(&self) -> u64 {
+        self.replacements
     }
 
     /// Whether the state has to be made again from the table's rows, by a [`super::Backfill`].
@@ -169,8 +207,8 @@ impl Version {
         self.applied_lsn
     }
 
-    /// From which LSN on the groups that changed can be told: since then state was only added to. Whoever makes, empties or
-    /// replaces state says so by [`Version::replaced_at`].
+    /// From which LSN on the groups that changed can be told: since then state was only added to, and no group has left without a
+    /// trace. Whoever makes, empties or replaces state says so by [`Version::replaced_at`], a merge that drops removed groups by itself.
     pub fn changes_from(&self) -> u64 {
         self.changes_from
     }
@@ -211,7 +249,7 @@ impl Version {
         let mut deltas: Vec<Delta> = self.deltas.iter().map(|delta| Delta { first_lsn, next_lsn, ..Delta::clone(delta) }).collect();
         if deltas.is_empty() && self.poison.is_some() {
             let rows = RecordBatch::new_empty(Arc::clone(&self.spec.state_schema));
-            deltas.push(Delta { rows, first_lsn, next_lsn, poison: None, work: Work::default() });
+            deltas.push(Delta::new(rows, first_lsn, next_lsn));
         }
         if let Some(first) = deltas.first_mut() {
             first.poison = first.poison.take().or_else(|| self.poison.clone());
@@ -237,6 +275,10 @@ impl Version {
         next.poison = next.poison.or_else(|| checkpoint.poison.clone());
         checkpoint.replaced.iter().for_each(|block| block.release());
         next.shadowed.retain(|block| !checkpoint.replaced.iter().any(|gone| Arc::ptr_eq(gone, block)));
+        if next.rebuilt_lsn.is_some_and(|rebuilt| rebuilt < applied) {
+            next.unlisted.clear();
+            next.rebuilt_lsn = None;
+        }
         if next.deltas.iter().any(|delta| delta.first_lsn < applied && applied < delta.next_lsn) {
             next.shadowed.extend(checkpoint.blocks.iter().cloned());
             return next;
@@ -267,6 +309,7 @@ impl Version {
         }
         merged.replaced.iter().for_each(|block| block.release());
         let mut next = self.clone();
+        next.changes_from = next.changes_from.max(merged.changes_from);
         next.set_blocks(with_blocks(blocks, merged.blocks.iter().cloned()));
         next
     }
@@ -283,9 +326,9 @@ impl Version {
         self.blocks.values().flatten().chain(&self.shadowed).for_each(|block| block.release());
     }
 
-    /// Least LSN that only the deltas hold; none when there are no deltas.
+    /// Least LSN that only the log holds besides memory; none when everything is on disk.
     pub fn first_delta_lsn(&self) -> Option<u64> {
-        self.deltas.iter().map(|delta| delta.first_lsn).min()
+        self.deltas.iter().map(|delta| delta.first_lsn).chain(self.rebuilt_lsn).min()
     }
 
     /// What it took to apply the rows so far. It outlives a restart; a rebuild begins anew.
@@ -309,6 +352,16 @@ impl Version {
         }
         size
     }
+}
+
+/// Deletes a view's position and blocks.
+fn discard(home: &Blocks, view: Oid, blocks: &[Arc<Block>]) -> Result<()> {
+    let mut batch = Batch::default();
+    delete_meta(view, &mut batch);
+    blocks.iter().for_each(|block| block.condemn(&mut batch));
+    home.state.write(batch)?;
+    blocks.iter().for_each(|block| block.release());
+    Ok(())
 }
 
 fn with_blocks(mut groups: BTreeMap<i64, Vec<Arc<Block>>>, blocks: impl IntoIterator<Item = Arc<Block>>) -> BTreeMap<i64, Vec<Arc<Block>>> {

@@ -1,0 +1,209 @@
+//! The states of some groups, and no others, gathered from a version.
+//!
+//! *Place*: `changes` compares what two versions have of the groups that may have changed.
+//!
+//! *Invariant*: memory goes with the groups that are asked for: states of others are passed over, and what the table of groups learns
+//! of them is forgotten from time to time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, UInt64Array};
+use arrow::compute::FilterBuilder;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::memory_pool::MemoryReservation;
+
+use super::blocks::Block;
+use super::failure::failure;
+use super::groups::{Groups, Interner, indices};
+use super::slots::{Place, places};
+use super::spec::Spec;
+use super::version::Version;
+use crate::error::Result;
+
+/// Other groups' keys that the table of candidates may take up before it is made anew.
+const STRANGERS_MAX: usize = 65_536;
+
+/// The candidates of a part: groups 0 to `count` of the interner.
+pub(super) struct Members {
+    interner: Interner,
+    pub(super) count: usize,
+    touched: BTreeMap<i64, Touched>,
+    ids: Vec<usize>,
+}
+
+/// Where the candidates of a time group are.
+struct Touched {
+    slots: [bool; 256],
+    low: i64,
+    high: i64,
+}
+
+impl Members {
+    /// None yet.
+    pub(super) fn new(spec: &Spec) -> DataFusionResult<Members> {
+        Ok(Members { interner: Interner::new(&spec.key_schema)?, count: 0, touched: BTreeMap::new(), ids: Vec::new() })
+    }
+
+    /// Adds candidates by their keys.
+    pub(super) fn add(&mut self, spec: &Spec, keys: &[ArrayRef], count: usize) -> DataFusionResult<()> {
+        if count == 0 {
+            return Ok(());
+        }
+        for place in places(spec, keys, count) {
+            let touched = self.touched.entry(place.group).or_insert(Touched { slots: [false; 256], low: i64::MAX, high: i64::MIN });
+            touched.slots[usize::from(place.slot)] = true;
+            touched.low = touched.low.min(place.bucket);
+            touched.high = touched.high.max(place.bucket);
+        }
+        self.interner.intern(keys, count, &mut self.ids)?;
+        self.count = self.interner.len();
+        Ok(())
+    }
+
+    /// The candidates' keys by number; the interner is empty afterwards.
+    pub(super) fn keys(&mut self) -> DataFusionResult<Vec<ArrayRef>> {
+        Ok(self.interner.emit()?.iter().map(|keys| keys.slice(0, self.count)).collect())
+    }
+
+    /// The numbers of rows' groups, and which rows are candidates.
+    fn find(&mut self, keys: &[ArrayRef], count: usize) -> DataFusionResult<BooleanArray> {
+        if self.interner.len() > self.count + STRANGERS_MAX {
+            let keys = self.keys()?;
+            self.interner.intern(&keys, self.count, &mut self.ids)?;
+        }
+        self.interner.intern(keys, count, &mut self.ids)?;
+        Ok(self.ids.iter().map(|id| Some(*id < self.count)).collect())
+    }
+}
+
+impl Touched {
+    fn meets(&self, block: &Block) -> bool {
+        let entry = &block.entry;
+        entry.bucket_min <= self.high && entry.bucket_max >= self.low && (block.name.slot..=entry.slot_last).any(|slot| self.has(slot))
+    }
+
+    fn has(&self, slot: u8) -> bool {
+        self.slots[usize::from(slot)]
+    }
+
+    /// Touched slots from `first` to `last`, neighbours together.
+    fn runs(&self, first: u8, last: u8) -> Vec<(u8, u8)> {
+        let mut runs: Vec<(u8, u8)> = Vec::new();
+        for slot in (first..=last).filter(|slot| self.has(*slot)) {
+            match runs.last_mut() {
+                Some(run) if run.1 + 1 == slot => run.1 = slot,
+                _ => runs.push((slot, slot)),
+            }
+        }
+        runs
+    }
+}
+
+/// The candidates that one version has.
+pub(super) struct Side {
+    /// Per aggregate, a value for each group; none without groups.
+    pub(super) values: Vec<ArrayRef>,
+    /// The groups' numbers.
+    pub(super) groups: Vec<usize>,
+}
+
+struct Gathering<'a> {
+    spec: &'a Spec,
+    merged: Groups<'a>,
+    /// State rows taken in.
+    rows: usize,
+}
+
+impl Side {
+    /// Merges the states that a version has of the candidates.
+    pub(super) fn gather(version: &Version, members: &mut Members, reservation: &MemoryReservation) -> Result<Side> {
+        let spec = &version.spec;
+        let mut gathering = Gathering { spec, merged: Groups::new(spec).map_err(failure)?, rows: 0 };
+        gathering.blocks(version, members, reservation).map_err(failure)?;
+        gathering.deltas(version, members, reservation).map_err(failure)?;
+        gathering.finish(members)
+    }
+}
+
+impl Gathering<'_> {
+    fn blocks(&mut self, version: &Version, members: &mut Members, reservation: &MemoryReservation) -> DataFusionResult<()> {
+        let mut found = Vec::new();
+        for (group, touched) in &members.touched {
+            for block in version.blocks.get(group).into_iter().flatten().filter(|block| touched.meets(block)) {
+                found.push((Arc::clone(block), touched.runs(block.name.slot, block.entry.slot_last)));
+            }
+        }
+        for (block, runs) in found {
+            let decoded = block.read(self.spec.fingerprint)?;
+            for (first, last) in runs {
+                let range = decoded.range(first, last);
+                let columns: Vec<_> = decoded.columns.iter().map(|column| column.slice(range.start, range.len())).collect();
+                self.take_in(members, &columns, range.len())?;
+            }
+            self.reserve(members, reservation)?;
+        }
+        Ok(())
+    }
+
+    fn deltas(&mut self, version: &Version, members: &mut Members, reservation: &MemoryReservation) -> DataFusionResult<()> {
+        let width = self.spec.key_schema.fields().len();
+        for delta in &version.deltas {
+            let count = delta.rows.num_rows();
+            let places = places(self.spec, &delta.rows.columns()[..width], count);
+            let touched = |place: &Place| members.touched.get(&place.group).is_some_and(|touched| touched.has(place.slot));
+            let chosen: Vec<usize> = (0..count).filter(|row| touched(&places[*row])).collect();
+            let columns = take(delta.rows.columns(), &chosen, count)?;
+            self.take_in(members, &columns, chosen.len())?;
+            self.reserve(members, reservation)?;
+        }
+        Ok(())
+    }
+
+    /// Merges the states of candidates among some rows.
+    fn take_in(&mut self, members: &mut Members, columns: &[ArrayRef], count: usize) -> DataFusionResult<()> {
+        if count == 0 {
+            return Ok(());
+        }
+        let width = self.spec.key_schema.fields().len();
+        let wanted = members.find(&columns[..width], count)?;
+        let filter = FilterBuilder::new(&wanted).optimize().build();
+        if filter.count() == 0 {
+            return Ok(());
+        }
+        let columns = columns.iter().map(|column| filter.filter(column)).collect::<Result<Vec<_>, _>>()?;
+        self.rows += filter.count();
+        self.merged.merge(&columns, filter.count())
+    }
+
+    fn reserve(&self, members: &Members, reservation: &MemoryReservation) -> DataFusionResult<()> {
+        reservation.try_resize(members.interner.size() + self.merged.size())
+    }
+
+    fn finish(self, members: &mut Members) -> Result<Side> {
+        // The one group of a view without keys exists even without rows.
+        let keyless = self.spec.keys.is_empty();
+        if self.rows == 0 && !keyless {
+            return Ok(Side { values: Vec::new(), groups: Vec::new() });
+        }
+        let (keys, merged, rows) = self.merged.values().map_err(failure)?;
+        let mut values = Vec::with_capacity(merged.len());
+        for (aggregate, merged) in self.spec.aggregates.iter().zip(merged.into_iter().flatten()) {
+            values.push(aggregate.checked(&merged)?);
+        }
+        if keyless {
+            return Ok(Side { values, groups: vec![0] });
+        }
+        members.interner.intern(&keys, rows, &mut members.ids).map_err(failure)?;
+        Ok(Side { values, groups: members.ids.clone() })
+    }
+}
+
+/// The chosen rows of `count`.
+pub(super) fn take(columns: &[ArrayRef], chosen: &[usize], count: usize) -> DataFusionResult<Vec<ArrayRef>> {
+    if chosen.len() == count {
+        return Ok(columns.to_vec());
+    }
+    let chosen: UInt64Array = indices(chosen.iter().copied());
+    columns.iter().map(|column| Ok(arrow::compute::take(column, &chosen, None)?)).collect()
+}
