@@ -2,18 +2,17 @@
 //!
 //! *Place*: the operator ANOMALIES holds one [`Judge`] a stream; it keeps what series of the same length share.
 //!
-//! An anomaly bends the season and the trend towards itself: it looks smaller than it is, and its neighbours a period away look wrong.
-//! A robust decomposition therefore puts what was expected in the place of the anomalies and repeats itself, a few times. The residuals
-//! of the other points are not touched by that, so that their spread stays what it is in noise.
+//! A robust decomposition puts what would have been in the place of the anomalies and repeats itself ([`super::replace`]).
 
 use super::judge::{self, Sigma};
 use super::mstl::Mstl;
 use super::period::{self, NotFound};
+use super::replace::Replaced;
 use super::stl::Stl;
 use super::{Decomposition, classical};
 
-/// How often a robust decomposition is repeated: what an anomaly leaves behind shrinks to a fraction each time.
-const REFITS_MAX: usize = 3;
+/// How often a robust decomposition is repeated at most.
+const REFITS_MAX: usize = 20;
 
 /// How a series is taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,21 +99,14 @@ impl Judge {
         let refits = if self.settings.robust && self.settings.method != Method::Classical { REFITS_MAX } else { 0 };
         let mut parts = self.kept.parts(&self.settings, values, &periods).ok_or(short)?;
         let mut limit = threshold(&parts);
-        let mut left_out: Vec<usize> = Vec::new();
-        let mut cleaned = values.to_vec();
+        let mut replaced = Replaced::new(values, longest);
         for _ in 0..refits {
-            let anomalies: Vec<usize> = (0..values.len()).filter(|index| judge::severity(parts.residual[*index], limit) > 1.0).collect();
-            if anomalies.is_empty() && left_out.is_empty() {
+            if !replaced.next(&parts, limit) {
                 break;
             }
-            cleaned.copy_from_slice(values);
-            for index in &anomalies {
-                cleaned[*index] -= parts.residual[*index];
-            }
-            left_out = anomalies;
-            parts = self.kept.parts(&self.settings, &cleaned, &periods).ok_or(short)?;
-            for index in &left_out {
-                parts.residual[*index] = values[*index] - parts.trend[*index] - parts.seasonal[*index];
+            parts = self.kept.parts(&self.settings, &replaced.values, &periods).ok_or(short)?;
+            for (index, residual) in parts.residual.iter_mut().enumerate() {
+                *residual = values[index] - parts.trend[index] - parts.seasonal[index];
             }
             limit = threshold(&parts);
         }

@@ -38,12 +38,15 @@ impl Step {
         }
     }
 
-    /// Steps from `start` to `time`, which both lie on the grid; `None` out of range.
+    /// Whole steps from `start`, which lies on the grid, to a later `time`; `None` out of range.
     pub fn count(self, start: Micros, time: Micros, zone: Zone) -> Option<i64> {
         match self {
             Step::Micros(step) => Some(time.checked_sub(start)? / step),
             Step::Local(step) => Some(local(time, zone)?.checked_sub(local(start, zone)?)? / step),
-            Step::Months(step) => Some((month(local(time, zone)?)?.0 - month(local(start, zone)?)?.0) / step),
+            Step::Months(step) => {
+                let ((from, begun), (to, passed)) = (month(local(start, zone)?)?, month(local(time, zone)?)?);
+                Some((to - from - i64::from(passed < begun)) / step)
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod loess;
 pub mod moving;
 pub mod mstl;
 pub mod period;
+pub mod replace;
 pub mod stl;
 
 #[cfg(test)]

@@ -152,6 +152,18 @@ fn planted_anomalies_are_found_to_the_newest_point() {
 }
 
 #[test]
+fn an_outage_casts_no_shadow() {
+    // One phase of few cycles has lost everything once: the same phase of other cycles is as it was.
+    let mut values: Vec<f64> = (0..54_u32).map(|day| f64::from(200 + day % 7 * 10 + day * 17 % 5)).collect();
+    values[30] = 0.0;
+    for robust in [true, false] {
+        let judged = Judge::new(Settings { periods: vec![7], robust, ..settings(Method::Stl) }).judge(&values).expect("a season");
+        let found = (0..values.len()).filter(|index| severity(judged.parts.residual[*index], judged.threshold) > 1.0).count();
+        assert_eq!(found == 1, robust, "{found}");
+    }
+}
+
+#[test]
 fn a_pure_season_has_no_anomalies() {
     let values: Vec<f64> = (0..200).map(|index| f64::from(index % 7)).collect();
     for method in [Method::Stl, Method::Classical, Method::Mstl] {
@@ -239,6 +251,7 @@ fn steps_are_found_through_gaps() {
     assert_eq!(spacing(utc, &months).step(), Some(Step::Months(1)));
     assert_eq!(Step::Months(1).after(months[0], 2, utc), Some(months[1]));
     assert_eq!(Step::Months(1).count(months[0], months[2], utc), Some(3));
+    assert_eq!(Step::Months(1).count(months[0], months[2] - 1, utc), Some(2));
 }
 
 #[test]
