@@ -117,6 +117,8 @@ pub struct QueryLimits {
     pub verify_percent: u64,
     /// Groups of a result that is verified.
     pub verify_groups_max: usize,
+    /// Points of one series of ANOMALIES and FORECAST, its gaps among them.
+    pub series_points_max: usize,
 }
 
 /// Limits of connections and statements.
@@ -237,6 +239,7 @@ impl Default for QueryLimits {
             verify_every: 1_000,
             verify_percent: 1,
             verify_groups_max: 1_000_000,
+            series_points_max: 200_000,
         }
     }
 }

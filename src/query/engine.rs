@@ -41,6 +41,7 @@ use super::distinct::SingleDistinct;
 use super::error::{canceled, from_datafusion};
 use super::explain;
 use super::functions::{self, session::Values};
+use super::operator::series;
 use super::resolve::Resolver;
 use super::route;
 use super::scope::Scope;
@@ -101,6 +102,7 @@ impl Engine {
         let builder = SessionStateBuilder::new()
             .with_config(configuration())
             .with_runtime_env(runtime)
+            .with_query_planner(Arc::new(series::plan::Planner { clock: Arc::clone(&clock), points_max: limits.series_points_max }))
             .with_optimizer_rules(super::distinct::rules());
         let state = functions::register(builder).build();
         let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(Postgres)];

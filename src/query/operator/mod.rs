@@ -22,12 +22,15 @@
 //!
 //! *On failure*: 42883 for an unknown or missing argument, 42601 for one given twice, 42804 for a wrong type, 22023 for a wrong value.
 
+mod anomalies;
 pub mod args;
 mod attribution;
 mod cohort;
+mod forecast;
 mod gather;
 pub mod input;
 mod order;
+pub mod series;
 mod sessionize;
 
 use std::fmt::Debug;
@@ -40,7 +43,8 @@ use sqlparser::ast::{FunctionArg, ObjectName, TableAlias, TableFactor, TableFunc
 pub use args::{Argument, Call};
 
 /// What there is.
-const OPERATORS: [&dyn Operator; 3] = [&attribution::Attribution, &cohort::CohortAnalysis, &sessionize::Sessionize];
+const OPERATORS: [&dyn Operator; 5] =
+    [&anomalies::Anomalies, &attribution::Attribution, &cohort::CohortAnalysis, &forecast::Forecast, &sessionize::Sessionize];
 
 /// One operator.
 pub trait Operator: Debug + Sync {
