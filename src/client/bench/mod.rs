@@ -3,8 +3,10 @@
 //! *Place*: called by `main`. One file a measurement; [`chunk`] makes the events, [`schema`] the table and the views, [`report`] the output.
 //!
 //! *Invariants*: (1) the same options and seed send the same events; (2) every run checks that the server holds what it has
-//! acknowledged, and fails where it does not; (3) only the table `bench_events` and its views are touched.
+//! acknowledged, and fails where it does not; (3) only the tables `bench_events` and `bench_series` and
+//! their views are touched.
 
+mod anomalies;
 mod ask;
 pub mod chunk;
 mod cohort;
@@ -55,11 +57,13 @@ enum What {
     Query(QueryArgs),
     /// From sending events to seeing them in a view
     Freshness(FreshnessArgs),
+    /// Series taken apart, judged and forecast per second; what is found of what was planted
+    Anomalies(AnomaliesArgs),
     /// Weekly cohorts over half a year, by COHORT_ANALYSIS and by Listing 10's SQL, and ATTRIBUTION
     Cohort(CohortArgs),
     /// The paper's tables 1, 2 and 3 for its small, medium and large merchant, beside the paper's figures
     Paper(PaperArgs),
-    /// All of them: ingest with 1, 5, 15 and 30 views, query at rest and under ingestion, freshness; not cohorts and the paper's tables
+    /// All of them: ingest with 1, 5, 15 and 30 views, query at rest and under ingestion, freshness, anomalies; not cohorts and the paper's tables
     All,
 }
 
@@ -135,6 +139,16 @@ struct FreshnessArgs {
     /// How long
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+struct AnomaliesArgs {
+    /// Series
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    series: u64,
+    /// Hours of each
+    #[arg(long, default_value_t = 2_016, value_parser = clap::value_parser!(u64).range(500..=100_000))]
+    points: u64,
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -216,6 +230,7 @@ async fn run(target: &Target, control: &Connection, what: &What) -> Result<Vec<R
     match what {
         What::Ingest(args) => reports.push(ingest::run(target, control, *args).await?),
         What::Query(args) => reports.push(query::run(target, control, *args).await?),
+        What::Anomalies(args) => reports.push(anomalies::run(target, control, *args).await?),
         What::Freshness(args) => reports.push(freshness::run(target, control, *args).await?),
         What::Cohort(args) => reports.push(cohort::run(target, control, *args).await?),
         What::Paper(args) => reports.append(&mut paper::run(target, control, *args).await?),
@@ -228,6 +243,7 @@ async fn run(target: &Target, control: &Connection, what: &What) -> Result<Vec<R
             }
             let freshness = FreshnessArgs { rate: 50_000, chunk: 2_500, views: 5, seconds: 20 };
             reports.push(freshness::run(target, control, freshness).await?);
+            reports.push(anomalies::run(target, control, AnomaliesArgs { series: 1_000, points: 2_016 }).await?);
         }
     }
     Ok(reports)

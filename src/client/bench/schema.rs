@@ -13,6 +13,11 @@ pub const TABLE: &str = "CREATE TABLE bench_events (
     WATERMARK FOR event_time AS event_time - INTERVAL '1 hour'
 ) WITH (partition_by = 'store_id')";
 
+/// Counts by series and hour.
+pub const SERIES: &str = "CREATE TABLE bench_series (
+    series text NOT NULL, at timestamptz NOT NULL, n integer NOT NULL, WATERMARK FOR at AS at - INTERVAL '1 hour'
+) WITH (partition_by = 'series')";
+
 /// Revenue by store and minute: the view that is checked and read. As the commerce schema's `mv_revenue_by_minute`.
 pub const REVENUE: &str = "bench_v01";
 
@@ -85,7 +90,8 @@ async fn create_as(control: &Connection, count: u64, table: &str) -> Result<()> 
     Ok(())
 }
 
-/// Drops the table with all its views.
+/// Drops the tables with all their views.
 pub async fn drop(control: &Connection) -> Result<()> {
+    control.run("DROP TABLE IF EXISTS bench_series CASCADE").await?;
     control.run("DROP TABLE IF EXISTS bench_events CASCADE").await
 }
