@@ -10,14 +10,13 @@
 //! a row that converts and touches is a touch of its own conversion; (2) each conversion looks back for itself, over touches that an
 //! earlier one may have used; (3) rows of nobody are apart from each other.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Int64Array, UInt32Array};
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, Field, FieldRef, Fields, Int64Type};
 use arrow::row::{RowConverter, SortField};
-use datafusion::common::Result;
+use datafusion::common::{HashMap, Result};
 
 use super::credit::{Model, decayed, split};
 use crate::error::Error;

@@ -79,8 +79,8 @@ pub(super) fn plan(cohort: Cohort) -> Result<LogicalPlan> {
 /// Step 1: a row a user with the cohort's date and the marked rows; and the metric over the columns that these have.
 fn users(cohort: &Cohort) -> Result<(LogicalPlan, Metric)> {
     let range = Range::of(cohort);
-    let mut filters = vec![cohort.user.clone().is_not_null()];
-    filters.extend(range.filters.clone());
+    // Last, so that users are read for the rows that pass the others alone.
+    let filters: Vec<Expr> = range.filters.iter().cloned().chain([cohort.user.clone().is_not_null()]).collect();
     let filtered = match conjunction(filters) {
         Some(filter) => LogicalPlanBuilder::from(cohort.input.clone()).filter(filter)?,
         None => LogicalPlanBuilder::from(cohort.input.clone()),
