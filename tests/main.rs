@@ -13,6 +13,7 @@ mod cohort;
 mod crash;
 mod erasure;
 mod harness;
+mod ingest_http;
 mod listen;
 mod plain;
 mod property;

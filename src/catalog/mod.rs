@@ -7,6 +7,7 @@
 //! same [`Change`]s in order gives the same catalog, so recovery replays them.
 
 pub mod bind;
+pub mod token;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use arrow::error::ArrowError;
 use datafusion::common::ScalarValue;
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::token::IngestToken;
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
@@ -35,6 +37,8 @@ pub const FIRST_USER_OID: Oid = 16_384;
 pub struct Catalog {
     tables: BTreeMap<Oid, Arc<Table>>,
     views: BTreeMap<Oid, Arc<View>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    tokens: BTreeMap<String, Arc<IngestToken>>,
     next_oid: Oid,
 }
 
@@ -57,6 +61,10 @@ pub enum Change {
     AlterView(Arc<View>),
     /// Removes a view and its state.
     DropView(Oid),
+    /// Adds a token for events over HTTP.
+    CreateIngestToken(Arc<IngestToken>),
+    /// Removes the token of a name.
+    DropIngestToken(String),
 }
 
 /// What kind of table it is.
@@ -95,6 +103,9 @@ pub struct Table {
     /// The OID of the `$late` companion of an event table.
     pub late_oid: Option<Oid>,
 }
+
+/// Tables that the server keeps for itself have names with this before them: in schema `verus` they are found without it.
+pub const OWN_PREFIX: &str = "verus.";
 
 /// A column of a table or the output column of a view.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -264,7 +275,7 @@ pub struct View {
 
 impl Default for Catalog {
     fn default() -> Self {
-        Self { tables: BTreeMap::new(), views: BTreeMap::new(), next_oid: FIRST_USER_OID }
+        Self { tables: BTreeMap::new(), views: BTreeMap::new(), tokens: BTreeMap::new(), next_oid: FIRST_USER_OID }
     }
 }
 
@@ -272,6 +283,11 @@ impl Table {
     /// The Arrow schema of the declared columns, in order, without the hidden LSN.
     pub fn schema(&self) -> SchemaRef {
         schema_of(&self.columns)
+    }
+
+    /// Whether it is one of the server's own.
+    pub fn is_own(&self) -> bool {
+        self.name.starts_with(OWN_PREFIX)
     }
 
     /// Index of a column by name.
@@ -438,6 +454,16 @@ impl Catalog {
         next
     }
 
+    /// Tokens for events over HTTP, by name.
+    pub fn tokens(&self) -> impl Iterator<Item = &Arc<IngestToken>> {
+        self.tokens.values()
+    }
+
+    /// A token by name.
+    pub fn token(&self, name: &str) -> Option<&Arc<IngestToken>> {
+        self.tokens.get(name)
+    }
+
     /// The next free OID.
     pub fn next_oid(&self) -> Oid {
         self.next_oid
@@ -479,6 +505,15 @@ impl Catalog {
             Change::DropView(oid) => {
                 let view = next.views.remove(oid).ok_or_else(|| missing(*oid))?;
                 self.droppable(*oid, "materialized view", &view.name)?;
+            }
+            Change::CreateIngestToken(token) => {
+                if next.tokens.insert(token.name.clone(), Arc::clone(token)).is_some() {
+                    return Err(Error::new(SqlState::DUPLICATE_OBJECT, format!("ingest token \"{}\" already exists", token.name)));
+                }
+            }
+            Change::DropIngestToken(name) => {
+                let missing = || Error::new(SqlState::UNDEFINED_OBJECT, format!("ingest token \"{name}\" does not exist"));
+                next.tokens.remove(name).ok_or_else(missing)?;
             }
         }
         Ok(next)

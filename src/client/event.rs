@@ -1,4 +1,4 @@
-//! A commerce event as a client sends it: a line of COPY's csv, or a row of a literal INSERT.
+//! A commerce event as a client sends it: a line of COPY's csv, a row of a literal INSERT, or a line of JSON.
 //!
 //! *Place*: filled in by `bench::chunk` and `demo::traffic`.
 //!
@@ -21,6 +21,8 @@ pub enum Form {
     Csv,
     /// A parenthesized row of VALUES.
     Literal,
+    /// A line of JSON.
+    Json,
 }
 
 /// An event. Empty texts and zeros are NULL, but for `user`, `session` and `store`. No text holds a quote other than in
@@ -52,9 +54,14 @@ pub struct Event {
 impl Event {
     /// Appends it and a line end, or for VALUES whatever separates it from the next. Returns where the event time begins.
     pub fn write(&self, form: Form, out: &mut Vec<u8>) -> usize {
-        let mut row = Row { form, out, first: true };
+        let mut row = Row { form, out, first: true, names: COLUMNS.split(", ") };
         row.begin();
-        let at = row.out.len() + usize::from(form == Form::Literal);
+        let quote = match form {
+            Form::Csv => 0,
+            Form::Literal => 1,
+            Form::Json => r#""event_time":""#.len(),
+        };
+        let at = row.out.len() + quote;
         let mut time = [0; TIME_CHARS];
         write_time(self.time, &mut time);
         row.text(&time);
@@ -84,42 +91,62 @@ struct Row<'a> {
     form: Form,
     out: &'a mut Vec<u8>,
     first: bool,
+    names: std::str::Split<'static, &'static str>,
 }
 
 impl Row<'_> {
     fn begin(&mut self) {
-        if self.form == Form::Literal {
-            self.out.push(b'(');
+        match self.form {
+            Form::Csv => {}
+            Form::Literal => self.out.push(b'('),
+            Form::Json => self.out.push(b'{'),
         }
     }
 
     fn end(&mut self) {
-        self.out.extend_from_slice(if self.form == Form::Literal { b")," } else { b"\n" });
+        self.out.extend_from_slice(match self.form {
+            Form::Csv => b"\n".as_slice(),
+            Form::Literal => b"),",
+            Form::Json => b"}\n",
+        });
     }
 
-    fn next(&mut self) {
+    fn next(&mut self, present: bool) {
+        let name = self.names.next().unwrap_or_default();
+        // In JSON what is NULL is not there.
+        if self.form == Form::Json && !present {
+            return;
+        }
         if !std::mem::take(&mut self.first) {
             self.out.push(b',');
+        }
+        if self.form == Form::Json {
+            self.out.push(b'"');
+            self.out.extend_from_slice(name.as_bytes());
+            self.out.extend_from_slice(b"\":");
         }
     }
 
     /// A value, in quotes where the form wants them; NULL when it is not `present`.
     fn value(&mut self, present: bool, write: impl FnOnce(&mut Vec<u8>)) {
-        self.next();
-        match (self.form, present) {
-            (Form::Csv, true) => write(self.out),
-            (Form::Csv, false) => {}
-            (Form::Literal, true) => {
-                self.out.push(b'\'');
-                write(self.out);
-                self.out.push(b'\'');
-            }
-            (Form::Literal, false) => self.out.extend_from_slice(b"NULL"),
-        }
+        let quote: &[u8] = match self.form {
+            Form::Csv => b"",
+            Form::Literal => b"'",
+            Form::Json => b"\"",
+        };
+        self.plain(present, |out| {
+            out.extend_from_slice(quote);
+            write(out);
+            out.extend_from_slice(quote);
+        });
     }
 
     fn number(&mut self, present: bool, write: impl FnOnce(&mut Vec<u8>)) {
-        self.next();
+        self.plain(present, write);
+    }
+
+    fn plain(&mut self, present: bool, write: impl FnOnce(&mut Vec<u8>)) {
+        self.next(present);
         if present {
             write(self.out);
         } else if self.form == Form::Literal {
@@ -143,6 +170,9 @@ impl Row<'_> {
     }
 
     fn json(&mut self, text: &str) {
+        if self.form == Form::Json {
+            return self.plain(!text.is_empty(), |out| out.extend_from_slice(text.as_bytes()));
+        }
         let csv = self.form == Form::Csv;
         self.value(!text.is_empty(), |out| {
             if csv {
@@ -213,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_say_the_same() {
+    fn all_forms_say_the_same() {
         let event = Event {
             time: 1_767_225_600_000_001,
             id: 1,
@@ -225,7 +255,14 @@ mod tests {
             properties: r#"{"a": "b"}"#,
             ..Event::default()
         };
-        let (mut csv, mut literal) = (Vec::new(), Vec::new());
+        let (mut csv, mut literal, mut json) = (Vec::new(), Vec::new(), Vec::new());
+        assert_eq!(event.write(Form::Json, &mut json), 15);
+        assert_eq!(
+            String::from_utf8(json).unwrap(),
+            "{\"event_time\":\"2026-01-01 00:00:00.000001+00\",\"event_id\":\"00000000-0000-0000-0000-000000000001\",\
+             \"event_type\":\"purchase\",\"user_id\":\"u7\",\"session_id\":\"s0\",\"store_id\":\"store_123\",\"quantity\":2,\
+             \"revenue\":12.05,\"properties\":{\"a\": \"b\"}}\n"
+        );
         assert_eq!(event.write(Form::Csv, &mut csv), 0);
         assert_eq!(event.write(Form::Literal, &mut literal), 2);
         assert_eq!(

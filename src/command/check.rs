@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::{Catalog, Maintenance, Oid, View};
 use crate::command::{Response, relation};
 use crate::error::{Error, Result};
+use crate::ingest::ledger::REJECTED_EVENTS;
 use crate::query::route::ROUTE;
 use crate::query::{Context, error, provider};
 use crate::session::{Session, engine_error};
@@ -137,6 +138,10 @@ impl Check<'_> {
         if let Some(late) = table.late_oid.and_then(|late| snapshot.catalog.table(late)) {
             let query = format!("SELECT count(*) FROM {}", quote_identifier(&late.name));
             counts.late = self.number(&query, (late.oid, spec.view.from_lsn)).await?;
+        }
+        if let Some(rejected) = snapshot.catalog.table_named(REJECTED_EVENTS) {
+            let query = format!("SELECT count(*) FROM {REJECTED_EVENTS} WHERE table_name = '{}'", table.name.replace('\'', "''"));
+            counts.rejected = self.number(&query, (rejected.oid, spec.view.from_lsn)).await?;
         }
         let (applied, seen) = self.applied(spec, &name, since).await?;
         (counts.applied, counts.filtered) = (applied, seen - applied);

@@ -41,6 +41,10 @@ fn find(catalog: &Catalog, statement: &Drop, name: &Name) -> Result<Option<Relat
             format!("cannot drop table {} because its table requires it", table.name),
         )
         .hint("DROP the table itself instead.")),
+        (Some(Relation::Table(table)), false) if table.is_own() => {
+            Err(Error::new(SqlState::INSUFFICIENT_PRIVILEGE, format!("cannot drop table \"{}\"", table.name))
+                .detail("The server keeps it for itself."))
+        }
         (found @ (Some(Relation::Table(_)) | None), false) | (found @ (Some(Relation::View(_)) | None), true) => match found {
             None if !statement.if_exists => Err(absent(statement, name)),
             found => Ok(found),

@@ -15,6 +15,7 @@ pub mod delete;
 pub mod discard;
 pub mod drop;
 pub mod explain;
+mod ingest_token;
 pub mod insert;
 pub mod listen;
 pub mod modify;
@@ -118,6 +119,7 @@ pub fn prepare(session: &mut Session, parsed: Option<Parsed>, declared: &[Option
             Ok(typed(session, parsed, bound, schema, declared, &context))
         }
         Statement::CheckView(_) => untyped(session, Some(parsed), Some(check::schema()), declared),
+        Statement::CreateIngestToken { .. } => untyped(session, Some(parsed), Some(ingest_token::schema()), declared),
         Statement::Show(name) => {
             let schema = show::schema(session, name)?;
             untyped(session, Some(parsed), Some(schema), declared)
@@ -231,6 +233,8 @@ pub async fn execute(
         Statement::CreateTable(statement) => create_table::execute(session, statement).await,
         Statement::CreateView(statement) => create_view::execute(session, statement).await,
         Statement::Drop(statement) => drop::execute(session, statement).await,
+        Statement::CreateIngestToken { name, store } => ingest_token::create(session, name, store.as_deref()).await,
+        Statement::DropIngestToken { name, if_exists } => ingest_token::drop(session, name, *if_exists).await,
         Statement::Truncate(names) => truncate::execute(session, names).await,
         Statement::AlterTable(statement) => alter::table(session, statement, cancel).await,
         Statement::AlterView { name, options } => alter::view(session, name, options).await,
@@ -287,6 +291,8 @@ fn writes(statement: &Statement) -> Option<&'static str> {
         Statement::CreateView(_) => Some("CREATE MATERIALIZED VIEW"),
         Statement::Drop(drop) if drop.view => Some("DROP MATERIALIZED VIEW"),
         Statement::Drop(_) => Some("DROP TABLE"),
+        Statement::CreateIngestToken { .. } => Some("CREATE INGEST TOKEN"),
+        Statement::DropIngestToken { .. } => Some("DROP INGEST TOKEN"),
         Statement::Truncate(_) => Some("TRUNCATE TABLE"),
         Statement::AlterTable(_) => Some("ALTER TABLE"),
         Statement::AlterView { .. } => Some("ALTER MATERIALIZED VIEW"),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::catalog::{Catalog, Table, TableKind, View};
+use crate::catalog::{Catalog, OWN_PREFIX, Table, TableKind, View};
 use crate::error::{Error, Result, SqlState};
 use crate::sql::statement::Name;
 
@@ -20,6 +20,10 @@ const PUBLIC: &str = "public";
 
 /// A table or a view that can be read, or none.
 pub fn find(catalog: &Catalog, name: &Name) -> Option<Relation> {
+    if let Some("verus") = name.schema.as_deref() {
+        let own = catalog.table_named(&format!("{OWN_PREFIX}{}", name.name));
+        return own.map(|table| Relation::Table(Arc::clone(table)));
+    }
     if !is_public(name) {
         return None;
     }
@@ -45,6 +49,11 @@ pub fn writable(catalog: &Catalog, name: &Name) -> Result<Arc<Table>> {
     if table.kind == TableKind::Late {
         return Err(Error::new(SqlState::INSUFFICIENT_PRIVILEGE, format!("cannot change table \"{}\"", table.name))
             .detail("It records the rows that came too late for its table."));
+    }
+    if table.is_own() {
+        return Err(Error::new(SqlState::INSUFFICIENT_PRIVILEGE, format!("cannot change table \"{}\"", table.name))
+            .detail("The server keeps it for itself.")
+            .hint("Rows can be taken out of it with DELETE."));
     }
     Ok(table)
 }
@@ -87,6 +96,10 @@ pub fn shown(name: &Name) -> String {
 /// Refuses to create an object outside `public`: 3F000 for an unknown schema, 42501 for a system one.
 pub fn creatable(name: &Name) -> Result<()> {
     match name.schema.as_deref() {
+        None | Some(PUBLIC) if name.name.starts_with(OWN_PREFIX) => {
+            Err(Error::new(SqlState::INVALID_NAME, format!("unacceptable name \"{}\"", name.name))
+                .detail(format!("The prefix \"{OWN_PREFIX}\" is reserved for tables of the server.")))
+        }
         None | Some(PUBLIC) => Ok(()),
         Some(schema @ ("pg_catalog" | "information_schema" | "verus")) => {
             Err(Error::new(SqlState::INSUFFICIENT_PRIVILEGE, format!("permission denied to create \"{}\"", shown(name)))

@@ -23,7 +23,7 @@ pub struct ServeFlags {
     /// Address of the PostgreSQL protocol [default: 127.0.0.1:5432]
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
-    /// Address of /health, /metrics and /views [default: 127.0.0.1:8080]
+    /// Address of /health, /metrics, /views and /v1 [default: 127.0.0.1:8080]
     #[arg(long, value_name = "HOST:PORT")]
     pub http: Option<String>,
     /// Leave a fresh data directory empty instead of giving it the commerce schema

@@ -20,6 +20,8 @@ pub struct Limits {
     pub query: QueryLimits,
     /// Connections and statements.
     pub wire: WireLimits,
+    /// Events from the web.
+    pub ingest: IngestLimits,
 }
 
 /// Limits of the log.
@@ -150,6 +152,29 @@ pub struct WireLimits {
     pub http_subscribers_max: usize,
 }
 
+/// Limits of events from the web.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IngestLimits {
+    /// Bytes of a request's body, as it comes and once more when it is decompressed; a longer one is refused with 413.
+    pub body_bytes_max: usize,
+    /// Bytes of all bodies that are not yet committed; the next request is refused with 429.
+    pub in_flight_bytes_max: usize,
+    /// Requests that are not yet answered; the next is refused with 429.
+    pub requests_max: usize,
+    /// Events of one request that may be refused one by one; with more, the request is refused as a whole.
+    pub refused_max: usize,
+    /// Bytes of a refused event that are kept.
+    pub rejected_event_bytes_max: usize,
+    /// Bytes of `verus.rejected_events`, in memory and in files; beyond it the older half goes.
+    pub rejected_bytes_max: usize,
+    /// Days for which refused events are kept.
+    pub rejected_days: usize,
+    /// Seconds for which an Idempotency-Key is known.
+    pub idempotency_seconds: usize,
+    /// Idempotency keys that are known, about 100 bytes each; the oldest go first.
+    pub idempotency_keys_max: usize,
+}
+
 const MIB: usize = 1024 * 1024;
 
 /// The memory budget of a server that is told nothing, bytes.
@@ -160,8 +185,9 @@ pub const MEMORY_BYTES_MIN: usize = 256 * MIB;
 
 impl Limits {
     /// Divides a memory budget. In sixteenths: three for hot rows, one and a half for decoded view blocks, half a one for
-    /// RocksDB, five for running queries, two for the rows of one statement, one for the keys of `dedup_key`; three are left to
-    /// the work on what is in these shares (decoding, encoding files), to connections and to the allocator. What is not
+    /// RocksDB, five for running queries, two for the rows of one statement, one for the keys of `dedup_key`, half a one for bodies of
+    /// HTTP requests; two and a half are left to the work on what is in these shares (decoding, encoding files), to connections and to
+    /// the allocator. What is not
     /// memory keeps its default.
     pub fn divide(memory_bytes: usize) -> Limits {
         let share = memory_bytes / 32;
@@ -175,6 +201,7 @@ impl Limits {
             },
             view: ViewLimits { block_cache_bytes: 3 * share, rocksdb_bytes: share, ..ViewLimits::default() },
             query: QueryLimits { memory_bytes: 10 * share, ..QueryLimits::default() },
+            ingest: IngestLimits { in_flight_bytes_max: share, ..IngestLimits::default() },
             ..Limits::default()
         }
     }
@@ -256,9 +283,25 @@ impl Default for WireLimits {
             prepared_max: 1024,
             login_seconds_max: 60,
             notify_bytes_max: 4 * MIB,
-            http_connections_max: 64,
+            http_connections_max: 256,
             subscribers_max: 256,
             http_subscribers_max: 48,
+        }
+    }
+}
+
+impl Default for IngestLimits {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 16 * MIB,
+            in_flight_bytes_max: 64 * MIB,
+            requests_max: 256,
+            refused_max: 10_000,
+            rejected_event_bytes_max: 16 * 1024,
+            rejected_bytes_max: 256 * MIB,
+            rejected_days: 30,
+            idempotency_seconds: 86_400,
+            idempotency_keys_max: 100_000,
         }
     }
 }

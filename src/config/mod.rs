@@ -23,10 +23,12 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where the PostgreSQL protocol is spoken.
     pub listen: SocketAddr,
-    /// Where `/health`, `/metrics` and `/views` are.
+    /// Where `/health`, `/metrics`, `/views` and `/v1` are.
     pub http: SocketAddr,
     /// The password of user `verus`; none trusts everybody on this machine.
     pub password: Option<Secret>,
+    /// Origins (`https://shop.example`) whose pages may send events; `*` for all.
+    pub http_origins: Vec<String>,
     /// A fresh data directory gets the commerce schema (`sql/commerce.sql`).
     pub template: bool,
     /// Filter of the log on standard error, in tracing's syntax (`info`, `verus=debug`).
@@ -112,6 +114,7 @@ impl Default for Config {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5432),
             http: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080),
             password: None,
+            http_origins: Vec::new(),
             template: true,
             log: "info".to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),

@@ -33,6 +33,8 @@ struct Settings {
     listen: String,
     http: String,
     password: String,
+    /// Separated by commas.
+    http_origins: String,
     template: bool,
     log: String,
     cores: usize,
@@ -191,6 +193,7 @@ fn defaults(memory: usize) -> BTreeMap<String, Value> {
         listen: config.listen.to_string(),
         http: config.http.to_string(),
         password: String::new(),
+        http_origins: String::new(),
         template: config.template,
         log: config.log,
         cores: config.cores,
@@ -241,7 +244,19 @@ pub(super) fn resolve(entries: impl Iterator<Item = Entry>) -> Result<Config, Co
     {
         return Err(entry.invalid("a filter such as info or info,verus::store=debug is expected"));
     }
+    let http_origins: Vec<String> =
+        settings.http_origins.split(',').map(|origin| origin.trim().to_owned()).filter(|origin| !origin.is_empty()).collect();
+    let is_origin = |origin: &String| {
+        origin == "*"
+            || origin.split_once("://").is_some_and(|(scheme, host)| !scheme.is_empty() && !host.is_empty() && !host.contains('/'))
+    };
+    if let Some((_, entry)) = given.get("http_origins")
+        && !http_origins.iter().all(is_origin)
+    {
+        return Err(entry.invalid("origins such as https://shop.example, separated by commas, or * are expected"));
+    }
     Ok(Config {
+        http_origins,
         data_dir: PathBuf::from(&settings.data_dir),
         listen: address("listen", &settings.listen)?,
         http: address("http", &settings.http)?,

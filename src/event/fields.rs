@@ -6,6 +6,9 @@ const IN_SCRATCH: u32 = 1 << 31;
 /// Length of a NULL.
 const NULL: u32 = u32::MAX;
 
+/// Length of a field that was not given: a NULL unless its column has a default.
+const ABSENT: u32 = u32::MAX - 1;
+
 /// Bytes of a chunk, and of its scratch: positions are 31 bits.
 pub(crate) const CHUNK_BYTES_MAX: usize = (IN_SCRATCH - 1) as usize;
 
@@ -62,6 +65,42 @@ impl<'a> Fields<'a> {
         self.spans.truncate(self.spans.len().saturating_sub(self.columns));
     }
 
+    /// Begins a row none of whose fields is given yet.
+    pub(crate) fn open_row(&mut self) {
+        self.spans.extend(std::iter::repeat_n(Span { start: 0, length: ABSENT }, self.columns));
+    }
+
+    /// Gives a field of the last row.
+    #[inline]
+    pub(crate) fn set(&mut self, column: usize, start: usize, end: usize) {
+        self.give(column, Span { start: start as u32, length: (end - start) as u32 });
+    }
+
+    /// Gives a field of the last row, whose text has been appended to the scratch from `start` on.
+    pub(crate) fn set_scratch(&mut self, column: usize, start: usize) {
+        self.give(column, Span { start: start as u32 | IN_SCRATCH, length: (self.scratch.len() - start) as u32 });
+    }
+
+    /// Makes a field of the last row NULL.
+    pub(crate) fn set_null(&mut self, column: usize) {
+        self.give(column, Span { start: 0, length: NULL });
+    }
+
+    fn give(&mut self, column: usize, span: Span) {
+        let first = self.spans.len() - self.columns;
+        self.spans[first + column] = span;
+    }
+
+    /// Takes a field's value away.
+    pub(crate) fn clear_field(&mut self, row: usize, column: usize) {
+        self.spans[row * self.columns + column] = Span { start: 0, length: NULL };
+    }
+
+    /// Whether a field was given, be it as NULL.
+    pub(crate) fn is_given(&self, row: usize, column: usize) -> bool {
+        self.spans[row * self.columns + column].length != ABSENT
+    }
+
     #[inline]
     pub(crate) fn push(&mut self, start: usize, end: usize) {
         self.spans.push(Span { start: start as u32, length: (end - start) as u32 });
@@ -85,7 +124,7 @@ impl<'a> Fields<'a> {
     #[inline]
     pub fn get(&self, row: usize, column: usize) -> Option<&str> {
         let span = self.spans[row * self.columns + column];
-        if span.length == NULL {
+        if span.length >= ABSENT {
             return None;
         }
         let start = (span.start & !IN_SCRATCH) as usize;

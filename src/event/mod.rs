@@ -1,4 +1,4 @@
-//! Bytes to Arrow columns, and back: COPY's text, csv and binary formats, literal VALUES.
+//! Bytes to Arrow columns, and back: COPY's text, csv and binary formats, literal VALUES, JSON.
 //!
 //! *Place*: called by `ingest` (in) and `command::copy` (out). Knows column names and types, not tables.
 //!
@@ -18,6 +18,7 @@ pub mod csv;
 pub mod cut;
 pub mod encode;
 pub mod fields;
+pub mod json;
 mod scan;
 pub mod text;
 pub mod values;
@@ -25,6 +26,7 @@ pub mod values;
 pub use copy::{Decoded, Decoder, Failure};
 pub use cut::{Cutter, LineEnd};
 pub use encode::Encoder;
+pub use json::{JsonDecoder, JsonRows, RefusedEvent};
 
 use crate::types::SqlType;
 

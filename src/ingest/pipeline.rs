@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder, new_null_array};
 use arrow::compute::kernels::aggregate::max;
+use arrow::compute::kernels::zip::zip;
 use arrow::datatypes::{DataType, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -52,6 +53,12 @@ pub struct Pipeline {
 enum Source {
     /// A column of the source batch.
     Given(usize),
+    /// A column of the source batch, and the default in the rows for which another column of it is false.
+    GivenOr {
+        position: usize,
+        told: usize,
+        default: Arc<dyn PhysicalExpr>,
+    },
     Default(Arc<dyn PhysicalExpr>),
     Null,
     /// Computed from the others.
@@ -77,6 +84,17 @@ impl Pipeline {
     /// Binds defaults, generated columns and checks. `columns` are the target columns in the source's order (indexes into
     /// the table). 428C9 when a generated column is named, 42701 when one is named twice.
     pub fn new(binder: &dyn Binder, table: &Arc<Table>, columns: &[usize], now: Micros) -> Result<Pipeline> {
+        Pipeline::bind(binder, table, columns, now, false)
+    }
+
+    /// For rows each of which gives some of the columns: all that are not generated. The source has, behind them, a boolean column for
+    /// each of [`Pipeline::told`] that says in which rows it was given.
+    pub fn of_events(binder: &dyn Binder, table: &Arc<Table>, now: Micros) -> Result<Pipeline> {
+        let columns: Vec<usize> = (0..table.columns.len()).filter(|column| table.columns[*column].generated.is_none()).collect();
+        Pipeline::bind(binder, table, &columns, now, true)
+    }
+
+    fn bind(binder: &dyn Binder, table: &Arc<Table>, columns: &[usize], now: Micros, told: bool) -> Result<Pipeline> {
         let mut given = vec![None; table.columns.len()];
         for (position, index) in columns.iter().enumerate() {
             let column = table.columns.get(*index).ok_or_else(|| Error::internal("a target column is not the table's"))?;
@@ -94,7 +112,7 @@ impl Pipeline {
         let schema = table.schema();
         let open_fields: Vec<_> = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
         let open_schema: SchemaRef = Arc::new(Schema::new(open_fields));
-        let sources = sources(binder, table, &given)?;
+        let sources = sources(binder, table, &given, told.then_some(columns.len()))?;
         let generated = generated(binder, table, &open_schema)?;
         let texts: Vec<_> = table.checks.iter().map(|check| check.expression.clone()).collect();
         let expressions = binder.bind_expressions(&open_schema, &texts, &vec![Some(DataType::Boolean); texts.len()])?;
@@ -121,6 +139,20 @@ impl Pipeline {
     /// The table that the rows are for.
     pub fn table(&self) -> &Arc<Table> {
         &self.table
+    }
+
+    /// Of [`Pipeline::targets`], those with a default that takes the place of what a row does not give.
+    pub fn told(&self) -> Vec<usize> {
+        let mut told: Vec<_> = self
+            .sources
+            .iter()
+            .filter_map(|source| match source {
+                Source::GivenOr { position, told, .. } => Some((*told, *position)),
+                Source::Given(_) | Source::Default(_) | Source::Null | Source::Generated => None,
+            })
+            .collect();
+        told.sort_unstable();
+        told.into_iter().map(|(_, position)| position).collect()
     }
 
     /// The columns of the source, in its order.
@@ -190,6 +222,16 @@ impl Pipeline {
             arrays.push(match column {
                 Source::Given(position) if *position < source.num_columns() => Arc::clone(source.column(*position)),
                 Source::Given(_) => return Err(Error::internal("a source batch has too few columns")),
+                Source::GivenOr { position, told, default } if *told < source.num_columns() => {
+                    let given = source.column(*told).as_boolean_opt().ok_or_else(|| Error::internal("a column of truths is none"))?;
+                    match given.true_count() {
+                        count if count == rows => Arc::clone(source.column(*position)),
+                        0 => evaluate(default.as_ref(), &no_columns)?,
+                        _ => zip(given, source.column(*position), &evaluate(default.as_ref(), &no_columns)?)
+                            .map_err(|error| Error::internal(error.to_string()))?,
+                    }
+                }
+                Source::GivenOr { .. } => return Err(Error::internal("a source batch has too few columns")),
                 Source::Default(expression) => evaluate(expression.as_ref(), &no_columns)?,
                 Source::Null | Source::Generated => new_null_array(self.open_schema.field(index).data_type(), rows),
             });
@@ -313,12 +355,13 @@ impl Pipeline {
     }
 }
 
-/// Where each column of the table comes from.
-fn sources(binder: &dyn Binder, table: &Table, given: &[Option<usize>]) -> Result<Vec<Source>> {
+/// Where each column of the table comes from. With `told`, columns of the source from there on say which rows give a column that
+/// has a default.
+fn sources(binder: &dyn Binder, table: &Table, given: &[Option<usize>], told: Option<usize>) -> Result<Vec<Source>> {
     let mut texts = Vec::new();
     let mut types = Vec::new();
     for (column, position) in table.columns.iter().zip(given) {
-        if let (None, None, Some(default)) = (position, &column.generated, &column.default) {
+        if let (true, None, Some(default)) = (position.is_none() || told.is_some(), &column.generated, &column.default) {
             texts.push(default.clone());
             types.push(Some(column.sql_type.arrow()));
         }
@@ -328,12 +371,18 @@ fn sources(binder: &dyn Binder, table: &Table, given: &[Option<usize>]) -> Resul
     } else {
         binder.bind_expressions(&Arc::new(Schema::empty()), &texts, &types)?.into_iter()
     };
+    let mut next_told = told.unwrap_or(0);
     let source = |(column, position): (&Column, &Option<usize>)| {
+        let unbound = || Error::internal("a default was not bound");
         Ok(match (position, &column.generated, &column.default) {
+            (Some(position), None, Some(_)) if told.is_some() => {
+                next_told += 1;
+                Source::GivenOr { position: *position, told: next_told - 1, default: defaults.next().ok_or_else(unbound)? }
+            }
             (Some(position), ..) => Source::Given(*position),
             (None, Some(_), _) => Source::Generated,
             (None, None, None) => Source::Null,
-            (None, None, Some(_)) => Source::Default(defaults.next().ok_or_else(|| Error::internal("a default was not bound"))?),
+            (None, None, Some(_)) => Source::Default(defaults.next().ok_or_else(unbound)?),
         })
     };
     table.columns.iter().zip(given).map(source).collect()

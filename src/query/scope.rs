@@ -22,7 +22,7 @@ use super::provider::{ROWS_SCHEMA, Relation, Unresolved, series, undefined_table
 use super::sets::Sets;
 use super::system::{SystemTables, is_system_schema};
 use super::{Context, typing};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, OWN_PREFIX};
 use crate::error::{Error, SqlState};
 use crate::store::snapshot::with_lsn;
 
@@ -60,6 +60,7 @@ impl Scope<'_> {
                 let table = self.catalog.table_named(name)?;
                 Some(Unresolved::new(Relation::Rows(table.oid), name, with_lsn(&table.schema())))
             }
+            Some(schema @ super::system::VERUS) => self.own_table(name).or_else(|| self.system_table(schema, name)),
             Some(schema) if is_system_schema(schema) => self.system_table(schema, name),
             Some(_) => None,
         }
@@ -71,6 +72,12 @@ impl Scope<'_> {
         }
         let view = self.catalog.view_named(name).filter(|view| view.ready)?;
         Some(Unresolved::new(Relation::View(view.oid), name, view.schema()))
+    }
+
+    /// A table that the server keeps for itself.
+    fn own_table(&self, name: &str) -> Option<Unresolved> {
+        let table = self.catalog.table_named(&format!("{OWN_PREFIX}{name}"))?;
+        Some(Unresolved::new(Relation::Table(table.oid), &table.name, table.schema()))
     }
 
     fn is_building(&self, schema: Option<&str>, name: &str) -> bool {

@@ -57,6 +57,7 @@ fn start_and_serve(runtimes: &Runtimes, config: Config) -> Result<()> {
         Arc::clone(&health) as Arc<dyn web::Health>,
         Arc::clone(&metrics),
         Arc::clone(&door),
+        config.limits.ingest.clone(),
         shutdown.clone().cancelled_owned(),
     );
     spawner.io(async move {

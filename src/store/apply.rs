@@ -114,7 +114,7 @@ pub fn changes(snapshot: &mut Snapshot, changes: &[Change], lsn: u64, tools: &To
                 let spec = compile(&*tools.binder, &catalog, view)?;
                 snapshot.views.insert(view.oid, Arc::new(view::Version::new(spec, &tools.blocks).replaced_at(lsn)));
             }
-            Change::ViewReady(_) | Change::AlterView(_) => {}
+            Change::ViewReady(_) | Change::AlterView(_) | Change::CreateIngestToken(_) | Change::DropIngestToken(_) => {}
             Change::DropView(oid) => {
                 retired.views.extend(snapshot.views.remove(oid));
                 retired.results.extend(snapshot.recomputed.remove(oid).and_then(|recomputed| recomputed.result.clone()));

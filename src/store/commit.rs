@@ -186,7 +186,7 @@ impl Sequencer {
 
     /// Judges a transaction's rows, assigns LSNs and appends its record. On error nothing has changed.
     fn stage(&mut self, transaction: Transaction, corrections: Option<Corrections>, group: &mut Group) -> Result<Committed> {
-        let Transaction { changes, deletes, writes, staged, unwritten, returning } = transaction;
+        let Transaction { changes, deletes, writes, staged, unwritten, returning, notes } = transaction;
         if let Some(staged) = staged {
             return self.stage_files(staged, group);
         }
@@ -227,6 +227,11 @@ impl Sequencer {
                     lsn = staged.accepted[staged.accepted.len() - 1].next_lsn();
                 }
             }
+        }
+        for note in notes {
+            let rows = note.complete(&catalog, &committed)?;
+            staged.accepted.push(Accepted { table: note.table, first_lsn: lsn, rows, very_late: 0, found: Vec::new() });
+            lsn = staged.accepted[staged.accepted.len() - 1].next_lsn();
         }
         if staged.accepted.is_empty() && staged.gone.is_empty() && changes.is_empty() {
             committed.next_lsn = self.next_lsn;

@@ -21,6 +21,7 @@ mod erase;
 pub mod erased;
 mod flush;
 mod lock;
+pub mod note;
 mod positions;
 mod recent;
 mod record;
@@ -54,6 +55,7 @@ use crate::task::Spawner;
 use crate::telemetry::Metrics;
 pub use backfill::Progress;
 pub use classify::{Lateness, PartitionClosing};
+pub use note::Note;
 pub use refresh::Runner;
 pub use snapshot::{HotBatch, Snapshot, TableState};
 pub use staging::{Staged, Staging};
@@ -73,6 +75,8 @@ pub struct Transaction {
     pub unwritten: Vec<(Oid, u64)>,
     /// Whether the accepted rows are asked for: see [`Committed::rows`].
     pub returning: bool,
+    /// What the server notes about the transaction, in tables of its own.
+    pub notes: Vec<Note>,
 }
 
 /// Rows of one table that are to be deleted.
@@ -340,6 +344,7 @@ impl Store {
                 writes: writes.clone(),
                 unwritten: unwritten.clone(),
                 returning: transaction.returning,
+                notes: transaction.notes.clone(),
                 ..Transaction::default()
             };
             let outcome = self.submit(attempt, Some(corrections)).await;
@@ -360,6 +365,11 @@ impl Store {
         };
         self.queue.send(commit::Message::Commit(commit::Request { transaction, corrections, reply })).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
+    }
+
+    /// Whether a commit would not have to wait for the flush.
+    pub fn has_room(&self) -> bool {
+        self.shared.hot_bytes.load(Ordering::Acquire) < self.shared.parts.limits.store.hot_bytes_max
     }
 
     /// Back-pressure: a commit waits until the flush has made room. 53200 when that takes too long: the disk does not keep up.

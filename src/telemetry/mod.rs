@@ -167,6 +167,12 @@ metrics! {
     copy_received: Counter, Bytes;
     /// Sent by COPY TO STDOUT.
     copy_sent: Counter, Bytes;
+    /// Received in bodies of events over HTTP, as they came.
+    http_received: Counter, Bytes;
+    /// Bodies of requests that are not yet committed.
+    http_bodies_size: Gauge, Bytes;
+    /// Events that broke a rule and were refused one by one.
+    events_refused: Counter;
     /// Running subscriptions to views.
     subscribers: Gauge;
     /// Rows sent to subscribers, snapshots' among them.

@@ -27,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::listener::{Lease, Streaming};
+use super::report;
 use crate::command::subscribe;
 use crate::error::{Error, Result, SqlState};
 use crate::query::Context;
@@ -57,6 +58,11 @@ impl Door {
         Arc::new(Door { services: OnceLock::new(), places: Arc::new(Semaphore::new(streams_max)), stop })
     }
 
+    /// The open server; none before it is ready and when it stops.
+    pub(super) fn services(&self) -> Option<&Arc<Services>> {
+        self.services.get().filter(|_| !self.stop.is_cancelled())
+    }
+
     /// The server is ready.
     pub fn open(&self, services: Arc<Services>) {
         // A second call is a programming error without harm: the first one stays.
@@ -73,7 +79,7 @@ pub(super) async fn stream(
     headers: HeaderMap,
 ) -> Response {
     let door = &shared.door;
-    let Some(services) = door.services.get().filter(|_| !door.stop.is_cancelled()) else {
+    let Some(services) = door.services() else {
         return refused(&Error::new(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up or shutting down"));
     };
     if !admitted(services, &headers) {
@@ -142,7 +148,7 @@ async fn start(
 }
 
 /// Whether the request brings the password, where there is one.
-fn admitted(services: &Services, headers: &HeaderMap) -> bool {
+pub(super) fn admitted(services: &Services, headers: &HeaderMap) -> bool {
     let Some(password) = &services.config.password else { return true };
     let expected = format!("Basic {}", base64(format!("verus:{}", password.expose()).as_bytes()));
     let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -203,29 +209,6 @@ fn refused(error: &Error) -> Response {
     let mut body = report(error);
     body.push(b'\n');
     (code, [(header::CONTENT_TYPE, "application/json")], body).into_response()
-}
-
-/// An error as JSON.
-fn report(error: &Error) -> Vec<u8> {
-    let report = error.report();
-    let fields = [
-        ("code", Some(report.state.0)),
-        ("message", Some(&report.message)),
-        ("detail", report.detail.as_deref()),
-        ("hint", report.hint.as_deref()),
-    ];
-    let mut out = vec![b'{'];
-    for (name, value) in fields {
-        let Some(value) = value else { continue };
-        if out.len() > 1 {
-            out.push(b',');
-        }
-        to_json::string(name.as_bytes(), &mut out);
-        out.push(b':');
-        to_json::string(value.as_bytes(), &mut out);
-    }
-    out.push(b'}');
-    out
 }
 
 /// A stream under way.

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,7 +26,11 @@ pub(super) struct Bounded {
 
 /// What a request may ask of its connection.
 #[derive(Clone, Debug)]
-pub(super) struct Lease(Arc<AtomicUsize>);
+pub(super) struct Lease {
+    streams: Arc<AtomicUsize>,
+    renewed: Arc<AtomicBool>,
+    peer: SocketAddr,
+}
 
 /// While it lives, what is written prolongs the connection.
 #[derive(Debug)]
@@ -35,8 +39,18 @@ pub(super) struct Streaming(Arc<AtomicUsize>);
 impl Lease {
     /// The connection lives as long as its client takes what is written.
     pub(super) fn stream(&self) -> Streaming {
-        self.0.fetch_add(1, Ordering::AcqRel);
-        Streaming(Arc::clone(&self.0))
+        self.streams.fetch_add(1, Ordering::AcqRel);
+        Streaming(Arc::clone(&self.streams))
+    }
+
+    /// The connection's time begins anew.
+    pub(super) fn renew(&self) {
+        self.renewed.store(true, Ordering::Release);
+    }
+
+    /// Who is at the other end.
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.peer
     }
 }
 
@@ -75,7 +89,7 @@ impl axum::serve::Listener for Bounded {
         let permit = Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
         // axum's own implementation retries failed accepts (out of file descriptors) after a pause.
         let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
-        let (lifetime, lease) = (self.lifetime, Lease(Arc::default()));
+        let (lifetime, lease) = (self.lifetime, Lease { streams: Arc::default(), renewed: Arc::default(), peer: address });
         (Connection { stream, deadline: Box::pin(tokio::time::sleep(lifetime)), lifetime, lease, _permit: permit }, address)
     }
 
@@ -86,7 +100,15 @@ impl axum::serve::Listener for Bounded {
 
 impl Connection {
     fn expired(&mut self, context: &mut Context<'_>) -> bool {
+        if self.lease.renewed.swap(false, Ordering::AcqRel) {
+            self.prolong();
+        }
         self.deadline.as_mut().poll(context).is_ready()
+    }
+
+    fn prolong(&mut self) {
+        let deadline = tokio::time::Instant::now() + self.lifetime;
+        self.deadline.as_mut().reset(deadline);
     }
 }
 
@@ -105,9 +127,8 @@ impl AsyncWrite for Connection {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        if matches!(written, Poll::Ready(Ok(count)) if count > 0) && self.lease.0.load(Ordering::Acquire) > 0 {
-            let deadline = tokio::time::Instant::now() + self.lifetime;
-            self.deadline.as_mut().reset(deadline);
+        if matches!(written, Poll::Ready(Ok(count)) if count > 0) && self.lease.streams.load(Ordering::Acquire) > 0 {
+            self.prolong();
         }
         written
     }

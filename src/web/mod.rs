@@ -1,13 +1,14 @@
-//! HTTP: `GET /health`, `GET /metrics`, and `GET /views/{name}/changes`.
+//! HTTP: `GET /health`, `GET /metrics`, `GET /views/{name}/changes`, and `POST /v1/events[/{table}]`.
 //!
 //! *Place*: started by `server` before recovery begins, so that a probe can tell "starting" from "dead". It knows the
 //! store only through [`Health`] and, once it is ready, through [`Door`].
 //!
 //! *Invariants*: (1) at most `limits.wire.http_connections_max` connections, the next ones wait in the kernel's queue;
 //! (2) no connection outlives [`CONNECTION_LIFETIME`], so a silent client holds nothing for ever; one with a stream of changes lives on
-//! with each write that its client takes.
+//! with each write that its client takes, one that brings events with each request that has come whole.
 
 mod changes;
+mod events;
 mod listener;
 
 use std::future::Future;
@@ -18,11 +19,14 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde::Serialize;
 use tokio::net::TcpListener;
 
+use crate::config::limits::IngestLimits;
+use crate::error::Error;
 use crate::telemetry::Metrics;
+use crate::types::text::to_json;
 pub use changes::Door;
 
 /// How long a connection may last. Probes and scrapers reconnect.
@@ -62,6 +66,7 @@ struct Shared {
     health: Arc<dyn Health>,
     metrics: Arc<Metrics>,
     door: Arc<Door>,
+    intake: Arc<events::Intake>,
 }
 
 /// Serves until `shutdown` resolves; then finishes the requests under way.
@@ -71,19 +76,22 @@ pub async fn serve(
     health: Arc<dyn Health>,
     metrics: Arc<Metrics>,
     door: Arc<Door>,
+    limits: IngestLimits,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let router = Router::new()
-        .route("/health", get(report))
+        .route("/health", get(tell))
         .route("/metrics", get(expose))
         .route("/views/{name}/changes", get(changes::stream))
-        .with_state(Shared { health, metrics, door })
+        .route("/v1/events", post(events::post).options(events::preflight))
+        .route("/v1/events/{table}", post(events::post_to).options(events::preflight))
+        .with_state(Shared { health, metrics, door, intake: Arc::new(events::Intake::new(&limits)) })
         .into_make_service_with_connect_info::<listener::Lease>();
     let listener = listener::Bounded::new(listener, connections_max, CONNECTION_LIFETIME);
     axum::serve(listener, router).with_graceful_shutdown(shutdown).await
 }
 
-async fn report(State(shared): State<Shared>) -> Response {
+async fn tell(State(shared): State<Shared>) -> Response {
     #[derive(Serialize)]
     struct Body {
         #[serde(flatten)]
@@ -104,6 +112,30 @@ async fn expose(State(shared): State<Shared>) -> Response {
         Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
+}
+
+/// An error as a JSON object.
+fn report(error: &Error) -> Vec<u8> {
+    let report = error.report();
+    let fields = [
+        ("code", Some(report.state.0)),
+        ("message", Some(&report.message)),
+        ("detail", report.detail.as_deref()),
+        ("hint", report.hint.as_deref()),
+        ("context", report.context.as_deref()),
+    ];
+    let mut out = vec![b'{'];
+    for (name, value) in fields {
+        let Some(value) = value else { continue };
+        if out.len() > 1 {
+            out.push(b',');
+        }
+        to_json::string(name.as_bytes(), &mut out);
+        out.push(b':');
+        to_json::string(value.as_bytes(), &mut out);
+    }
+    out.push(b'}');
+    out
 }
 
 #[cfg(test)]
@@ -131,6 +163,7 @@ mod tests {
             Arc::new(Fixed(status)),
             Arc::new(Metrics::default()),
             Door::new(1, CancellationToken::new()),
+            IngestLimits::default(),
             std::future::pending(),
         );
         let client = async {

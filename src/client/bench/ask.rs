@@ -41,7 +41,8 @@ pub const ROUTED: Question =
     Question { name: "dashboard_routed", text: || of_table("date_trunc('minute', now())"), route: Some("Route: view"), by_minute: true };
 
 /// The last sixty minutes to the microsecond: whole minutes from the view, the edges from rows.
-pub const MERGED: Question = Question { name: "dashboard_merged", text: || of_table("now()"), route: Some("Route: merged"), by_minute: true };
+pub const MERGED: Question =
+    Question { name: "dashboard_merged", text: || of_table("now()"), route: Some("Route: merged"), by_minute: true };
 
 /// Listing 7: a day of a store's mobile traffic by category.
 pub const SIMPLE: Question = Question {
@@ -155,7 +156,11 @@ impl Question {
 
     fn expect_rows(&self, rows: usize, asking: Asking) -> Result<()> {
         let Some(minutes) = asking.minutes.filter(|_| self.by_minute) else { return Ok(()) };
-        if (minutes..=61).contains(&rows) { Ok(()) } else { Err(Error::Wrong(format!("{}: {rows} minutes of the last hour's 60", self.name))) }
+        if (minutes..=61).contains(&rows) {
+            Ok(())
+        } else {
+            Err(Error::Wrong(format!("{}: {rows} minutes of the last hour's 60", self.name)))
+        }
     }
 }
 

@@ -66,7 +66,16 @@ pub async fn follow(target: &Target, args: FreshnessArgs, traffic: Traffic) -> R
     let scan = format!("SELECT count(*) FROM bench_events WHERE store_id = '{store}' AND event_type = 'purchase'");
     let scan = of_table.client.prepare(&scan).await?;
     let now = SystemClock.now();
-    let plan = Plan { seed: target.seed, start: now, form: Form::Csv, total: rate * POOL_SECONDS, chunk, connections: 1, marker: Some(MARKER_STORE), traffic };
+    let plan = Plan {
+        seed: target.seed,
+        start: now,
+        form: Form::Csv,
+        total: rate * POOL_SECONDS,
+        chunk,
+        connections: 1,
+        marker: Some(MARKER_STORE),
+        traffic,
+    };
     let Some(mut pool) = Pool::make(plan).into_iter().next() else { return Err(Error::Setup("no events".to_owned())) };
 
     let mut found = Freshness::default();

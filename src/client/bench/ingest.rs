@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::super::event::{COLUMNS, Form};
 use super::super::wire::Connection;
 use super::super::{Error, Result};
-use super::chunk::{Plan, Pool, Traffic};
+use super::chunk::{Chunk, Plan, Pool, Traffic};
 use super::report::Report;
 use super::{IngestArgs, Mode, Target, expect, schema};
 
@@ -37,7 +37,15 @@ pub struct Acknowledged {
 }
 
 impl Acknowledged {
-    fn and(mut self, mut other: Acknowledged) -> Acknowledged {
+    /// Adds a chunk that was accepted whole.
+    pub fn add(&mut self, chunk: &Chunk) {
+        self.events += chunk.events();
+        self.purchases += chunk.purchases;
+        self.cents += chunk.cents;
+    }
+
+    /// Both together.
+    pub fn and(mut self, mut other: Acknowledged) -> Acknowledged {
         self.times.append(&mut other.times);
         let (events, purchases, cents) = (self.events + other.events, self.purchases + other.purchases, self.cents + other.cents);
         Acknowledged { events, purchases, cents, times: self.times }

@@ -11,6 +11,7 @@ mod ask;
 pub mod chunk;
 mod cohort;
 mod freshness;
+mod http;
 mod ingest;
 mod paper;
 mod query;
@@ -38,6 +39,9 @@ pub struct BenchArgs {
     /// Password of user verus
     #[arg(long, global = true, env = "VERUS_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
     password: Option<String>,
+    /// Token for events over HTTP, where the server has a password
+    #[arg(long, global = true, env = "VERUS_INGEST_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
     /// Start of the random numbers: equal seeds send equal events
     #[arg(long, global = true, default_value_t = 1)]
     seed: u64,
@@ -55,6 +59,8 @@ enum What {
     Ingest(IngestArgs),
     /// Latency of a dashboard's query over a million groups, on the view, routed to it and merged with rows
     Query(QueryArgs),
+    /// Events accepted per second over HTTP: bodies of many events, then single ones
+    Http(HttpArgs),
     /// From sending events to seeing them in a view
     Freshness(FreshnessArgs),
     /// Series taken apart, judged and forecast per second; what is found of what was planted
@@ -98,6 +104,37 @@ struct IngestArgs {
     /// How events are sent
     #[arg(long, value_enum, default_value_t = Mode::Copy)]
     mode: Mode,
+    /// The table drops events whose id it has seen within a quarter of an hour
+    #[arg(long)]
+    dedup: bool,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+struct HttpArgs {
+    /// Port of the server's HTTP
+    #[arg(long, default_value_t = 8080)]
+    http_port: u16,
+    /// Events to send in bodies of many
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    rows: u64,
+    /// Events in a body
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    body: u64,
+    /// Connections that send them
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
+    connections: u64,
+    /// Events to send one by one
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    single_rows: u64,
+    /// Connections that send those
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=200))]
+    single_connections: u64,
+    /// Materialized views over the table; up to 30
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=30))]
+    views: u64,
+    /// Stores that the events come from
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    stores: u32,
     /// The table drops events whose id it has seen within a quarter of an hour
     #[arg(long)]
     dedup: bool,
@@ -188,6 +225,7 @@ enum Merchant {
 /// What every measurement needs.
 struct Target {
     address: Address,
+    token: Option<String>,
     spawner: Spawner,
     seed: u64,
 }
@@ -203,6 +241,7 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     let runtimes = Runtimes::start(2)?;
     let target = Target {
         address: Address { host: args.host.clone(), port: args.port, password: args.password.clone() },
+        token: args.token.clone(),
         spawner: runtimes.spawner(),
         seed: args.seed,
     };
@@ -229,6 +268,7 @@ async fn run(target: &Target, control: &Connection, what: &What) -> Result<Vec<R
     let mut reports = Vec::new();
     match what {
         What::Ingest(args) => reports.push(ingest::run(target, control, *args).await?),
+        What::Http(args) => reports.append(&mut http::run(target, control, *args).await?),
         What::Query(args) => reports.push(query::run(target, control, *args).await?),
         What::Anomalies(args) => reports.push(anomalies::run(target, control, *args).await?),
         What::Freshness(args) => reports.push(freshness::run(target, control, *args).await?),

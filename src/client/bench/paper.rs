@@ -87,7 +87,8 @@ pub async fn run(target: &Target, control: &Connection, args: PaperArgs) -> Resu
 async fn of_merchant(target: &Target, control: &Connection, args: PaperArgs, merchant: Merchant) -> Result<Report> {
     let (per_day, views, stores) = merchant.size();
     let total = (per_day * 28).min(args.rows);
-    let title = format!("{} merchant, {per_day} events a day, {views} views, {stores} stores; {total} events of four weeks", merchant.name());
+    let title =
+        format!("{} merchant, {per_day} events a day, {views} views, {stores} stores; {total} events of four weeks", merchant.name());
     let mut report = Report::new("paper", &title);
     schema::create(control, views).await?;
     let traffic = Traffic { stores, step_us: WEEKS_US / total as i64 };

@@ -156,7 +156,8 @@ impl World {
     pub fn objects(&self) -> impl Iterator<Item = Object<'_>> {
         let catalog = &self.context.snapshot.catalog;
         let indexes = self.uniques().map(|(table, n, unique)| Object::Index(table, unique, n));
-        let tables = catalog.tables().map(|table| Object::Table(table));
+        // The server's own tables are among the relations of schema verus.
+        let tables = catalog.tables().filter(|table| !table.is_own()).map(|table| Object::Table(table));
         let views = catalog.views().map(|view| Object::View(view));
         relation::relations().map(Object::System).chain(tables).chain(views).chain(indexes)
     }

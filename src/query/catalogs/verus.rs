@@ -16,6 +16,7 @@ pub fn fill(name: &str, world: &World, rows: &mut Rows) {
         "watermarks" => watermarks(world, rows),
         "files" => files(world, rows),
         "late_events" => late_events(world, rows),
+        "ingest_tokens" => ingest_tokens(world, rows),
         "sessions" => sessions(world, rows),
         "jobs" => jobs(world, rows),
         "metrics" => metrics(&world.activity.metrics(), rows),
@@ -210,6 +211,17 @@ fn late_events(world: &World, rows: &mut Rows) {
             ("rows", (memory + files).into()),
             ("hot_rows", memory.into()),
             ("file_rows", files.into()),
+        ]);
+    }
+}
+
+/// Without their hashes.
+fn ingest_tokens(world: &World, rows: &mut Rows) {
+    for token in world.context.snapshot.catalog.tokens() {
+        rows.add([
+            ("name", token.name.as_str().into()),
+            ("store", token.store.as_deref().into()),
+            ("created_at", Value::Time(token.created_at)),
         ]);
     }
 }

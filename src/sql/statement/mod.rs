@@ -10,6 +10,7 @@ mod cursor;
 mod delete;
 mod drop;
 mod explain;
+mod ingest_token;
 mod insert;
 mod listen;
 mod prepare;
@@ -54,6 +55,20 @@ pub enum Statement {
     CreateView(CreateView),
     /// DROP TABLE and DROP MATERIALIZED VIEW.
     Drop(Drop),
+    /// `CREATE INGEST TOKEN name [FOR STORE 'store']`.
+    CreateIngestToken {
+        /// The token's name.
+        name: String,
+        /// The only store whose events it may send.
+        store: Option<String>,
+    },
+    /// `DROP INGEST TOKEN [IF EXISTS] name`.
+    DropIngestToken {
+        /// The token's name.
+        name: String,
+        /// IF EXISTS.
+        if_exists: bool,
+    },
     /// `TRUNCATE [TABLE] name [, ...]`.
     Truncate(Vec<Name>),
     /// `ALTER TABLE t ADD [COLUMN] [IF NOT EXISTS] column [, ...]`.
@@ -200,6 +215,7 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
         "COPY" => copy::parse(reader),
         "SUBSCRIBE" => subscribe::parse(reader),
         "CREATE" => create(reader),
+        "DROP" if reader.sees(&["DROP", "INGEST"]) => ingest_token::parse_drop(reader),
         "DROP" | "TRUNCATE" | "ALTER" => drop::parse(reader),
         "REFRESH" => create_view::parse_refresh(reader),
         "CHECK" => create_view::parse_check(reader),
@@ -221,6 +237,9 @@ fn create(reader: &mut Reader<'_>) -> Result<Statement> {
     }
     if reader.sees(&["CREATE", "MATERIALIZED"]) {
         return create_view::parse(reader);
+    }
+    if reader.sees(&["CREATE", "INGEST"]) {
+        return ingest_token::parse_create(reader);
     }
     let known = [
         "ALERT",

@@ -27,6 +27,59 @@ pub fn normalize_jsonb(text: &str, out: &mut String) -> Result<()> {
     Reader { text, at: 0, depth: 0, members: Vec::new(), out: Some(out) }.document()
 }
 
+/// Reads JSON values one after the other from a longer text.
+pub struct Scan<'a>(Reader<'a, 'static>);
+
+impl std::fmt::Debug for Scan<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scan").field("at", &self.0.at).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Scan<'a> {
+    /// From the start of `text`.
+    pub fn new(text: &'a str) -> Scan<'a> {
+        Scan(Reader { text, at: 0, depth: 0, members: Vec::new(), out: None })
+    }
+
+    /// Bytes read, or where an error was found.
+    pub fn position(&self) -> usize {
+        self.0.at
+    }
+
+    /// The next byte that is not blank; none at the end.
+    #[inline]
+    pub fn peek(&mut self) -> Option<u8> {
+        self.0.space();
+        self.0.peek()
+    }
+
+    /// Steps over a byte that [`Scan::peek`] has shown.
+    #[inline]
+    pub fn step(&mut self) {
+        self.0.at += 1;
+    }
+
+    /// Reads a string, whose opening quote [`Scan::peek`] has shown: its characters, borrowed where there was no escape.
+    #[inline]
+    pub fn string(&mut self) -> Result<Cow<'a, str>> {
+        self.0.string()
+    }
+
+    /// Reads a value of any kind: its text. 22P02 when it is not JSON.
+    pub fn value(&mut self) -> Result<&'a str> {
+        self.0.space();
+        let start = self.0.at;
+        self.0.value()?;
+        Ok(&self.0.text[start..self.0.at])
+    }
+
+    /// What is wrong at the present position.
+    pub fn unexpected(&self, expected: &str) -> Error {
+        self.0.found(expected)
+    }
+}
+
 struct Reader<'a, 'o> {
     text: &'a str,
     at: usize,

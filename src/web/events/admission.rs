@@ -1,0 +1,77 @@
+//! Who may send events: bearer tokens, and the origins of browsers' requests.
+//!
+//! *Invariants*: (1) with a password, a request needs a token or user verus's password; without one the address is a loopback address and
+//! ingestion is open; (2) a token that is given must be valid, also where none is needed; (3) a request that a browser makes for a page
+//! of another origin is refused unless that origin is configured: without a token, any page could send events to a server on the
+//! machine of its reader.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::catalog::token::IngestToken;
+use crate::error::{Error, Result, SqlState};
+use crate::session::Services;
+use crate::web::changes;
+
+/// Seconds for which a browser may remember a preflight's answer.
+const PREFLIGHT_SECONDS: HeaderValue = HeaderValue::from_static("86400");
+
+/// The partition that the request is confined to, if it is. 28000 without a valid token where one is needed.
+pub fn partition(services: &Services, headers: &HeaderMap) -> Result<Option<String>> {
+    let given = headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+    let bearer = given.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    if let Some((_, token)) = bearer {
+        let hash = IngestToken::hash_of(token.trim());
+        return match services.store.catalog().tokens().find(|known| known.hash == hash) {
+            Some(known) => Ok(known.store.clone()),
+            None => Err(Error::new(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, "the ingest token is not valid")),
+        };
+    }
+    match changes::admitted(services, headers) {
+        true => Ok(None),
+        false if given.is_some() => Err(Error::new(SqlState::INVALID_PASSWORD, "password authentication failed for user \"verus\"")),
+        false => Err(Error::new(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, "an ingest token is needed")
+            .hint("CREATE INGEST TOKEN makes one; send it as Authorization: Bearer <token>.")),
+    }
+}
+
+/// The origin of a browser's request, where it is another than the server's own. 42501 for one that is not configured.
+pub fn origin(origins: &[String], headers: &HeaderMap) -> Result<Option<HeaderValue>> {
+    let Some(value) = headers.get(header::ORIGIN) else { return Ok(None) };
+    let origin = value.to_str().unwrap_or_default();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if origin.split_once("://").is_some_and(|(_, own)| own.eq_ignore_ascii_case(host)) {
+        return Ok(None);
+    }
+    match origins.iter().any(|known| known == "*" || known.eq_ignore_ascii_case(origin)) {
+        true => Ok(Some(value.clone())),
+        false => Err(Error::new(SqlState::INSUFFICIENT_PRIVILEGE, "pages of this origin may not send events")
+            .hint("Add it to http_origins in the configuration.")),
+    }
+}
+
+/// Lets a browser show the answer to the page.
+pub fn allow(mut response: Response, origin: Option<HeaderValue>) -> Response {
+    if let Some(origin) = origin {
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Idempotency-Replayed, Retry-After"));
+    }
+    response
+}
+
+/// `OPTIONS`: what a browser asks before it sends events.
+pub(in crate::web) async fn preflight(State(shared): State<crate::web::Shared>, headers: HeaderMap) -> Response {
+    let answers: [(HeaderName, HeaderValue); 3] = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST")),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("Authorization, Content-Type, Content-Encoding, Idempotency-Key")),
+        (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_SECONDS),
+    ];
+    let origins = shared.door.services().map(|services| services.config.http_origins.clone()).unwrap_or_default();
+    match origin(&origins, &headers) {
+        Ok(origin) => allow((StatusCode::NO_CONTENT, answers).into_response(), origin),
+        Err(_) => StatusCode::FORBIDDEN.into_response(),
+    }
+}
