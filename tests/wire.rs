@@ -260,6 +260,35 @@ async fn a_cancelled_plan_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn explain_analyze_tells_what_was_pruned() {
+    let limits = ["VERUS_LIMITS_STORE_FLUSH_ROWS", "VERUS_LIMITS_COLUMNAR_PAGE_ROWS", "VERUS_LIMITS_COLUMNAR_DATE_ROWS_MIN"];
+    let env = limits.into_iter().zip(["2000".to_owned(), "100".to_owned(), "10".to_owned()]).collect();
+    let server = Server::start_with(Options { template: false, env }).await;
+    let session = server.connect().await;
+    let table = "CREATE TABLE e (store text, at timestamptz NOT NULL, WATERMARK FOR at AS at - INTERVAL '3 days') WITH (partition_by = 'store')";
+    session.rows(table).await;
+    // Two days, each a file of a thousand rows, ten pages of them; ten stores.
+    session
+        .rows("INSERT INTO e SELECT 's' || i % 10, timestamptz '2024-05-01 00:00+00' + i * INTERVAL '1 minute' FROM generate_series(0, 2879) AS g(i)")
+        .await;
+    let flushed = "SELECT coalesce(sum(rows), 0) = 2880 AND count(*) = 2 FROM verus.files WHERE table_name = 'e'";
+    while session.value(flushed).await != "t" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let plan = session.rows("EXPLAIN ANALYZE SELECT count(at) FROM e WHERE store = 's3' AND at >= '2024-05-02 00:00+00'").await;
+    let plan: Vec<String> = plan.into_iter().flatten().collect();
+    let read = plan.iter().find(|line| line.starts_with("Rows read: ")).unwrap();
+    let told = |what: &str| {
+        let (_, after) = read.split_once(what).unwrap_or_else(|| panic!("{what:?} is missing in {read}"));
+        after.trim().split(',').next().unwrap().parse::<u64>().unwrap()
+    };
+    assert!(read.starts_with("Rows read: 0 hot, 144 from Parquet, 0 from view state"), "{read}");
+    assert_eq!(told("files pruned"), 1, "{read}");
+    // Of some fifteen pages of the other file, the store's rows are in two or three.
+    assert!(told("page index pages pruned") >= 10, "{read}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_means_visible_everywhere() {
     let server = Server::start().await;
     let (writer, reader) = (server.connect().await, server.connect().await);

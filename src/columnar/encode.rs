@@ -143,6 +143,7 @@ fn properties(layout: &Layout, schema: &Schema, partitions: usize, limits: &Colu
         .set_compression(compression)
         .set_max_row_group_row_count(Some(limits.row_group_rows))
         .set_data_page_row_count_limit(limits.page_rows)
+        .set_dictionary_page_size_limit(limits.dictionary_bytes_max)
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_statistics_truncate_length(Some(STRING_MAX))
         .set_column_index_truncate_length(Some(STRING_MAX));

@@ -38,8 +38,11 @@ pub struct ColumnarLimits {
     pub file_bytes_max: usize,
     /// Rows of a row group; one is encoded in memory at a time.
     pub row_group_rows: usize,
-    /// Rows of a data page.
+    /// Rows of a data page: what is read at least for one partition's rows of a file.
     pub page_rows: usize,
+    /// Bytes of a column's dictionary in a row group. A column with more values is written plain, which zstd makes smaller than a large
+    /// dictionary, and which spares the reader of a few rows the whole dictionary.
+    pub dictionary_bytes_max: usize,
     /// A date with fewer rows shares a file with the dates after it.
     pub date_rows_min: usize,
     /// Tasks that encode the columns of one row group.
@@ -218,7 +221,8 @@ impl Default for ColumnarLimits {
         Self {
             file_bytes_max: 64 * MIB,
             row_group_rows: 131_072,
-            page_rows: 20_000,
+            page_rows: 4_096,
+            dictionary_bytes_max: 64 * 1024,
             date_rows_min: 16_384,
             encode_tasks: 2,
             bloom_distinct_max: 65_536,

@@ -11,6 +11,7 @@ use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
 use datafusion::common::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::metrics::MetricValue;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
 use futures::StreamExt;
@@ -122,8 +123,10 @@ impl Totals {
             }
             for metric in metrics.aggregate_by_name().iter() {
                 let name = metric.value().name();
-                if name.contains("pruned") {
-                    self.count(name, metric.value().as_usize());
+                match metric.value() {
+                    MetricValue::PruningMetrics { pruning_metrics, .. } => self.count(name, pruning_metrics.pruned()),
+                    value if name.contains("pruned") => self.count(name, value.as_usize()),
+                    _ => {}
                 }
             }
         }
