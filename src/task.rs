@@ -3,8 +3,8 @@
 //! *Place*: everybody who runs something beside the caller comes here.
 //!
 //! *Invariants*: (1) connections and timers run on the `io` runtime, queries and decoding on the `cpu` runtime, so that
-//! a long plan never delays a ping; (2) background work (flush, compaction, merges of state) runs on threads of lower priority, so that
-//! it takes the time that nobody waits for; (3) a task that panics is reported in the log and in its caller's result, never swallowed.
+//! a long plan never delays a ping; (2) sorting and encoding of Parquet files run on threads of lower priority while memory
+//! is plentiful, so that they take the time that nobody waits for; (3) a task that panics is reported in the log and in its caller's result, never swallowed.
 
 use std::future::Future;
 use std::time::Duration;
@@ -31,8 +31,8 @@ pub struct Spawner {
     background: Handle,
 }
 
-/// Niceness of threads that nobody waits for: a tenth of the usual share of a busy core.
-const BACKGROUND_NICE: libc::c_int = 10;
+/// Niceness of threads that nobody waits for: a third of the usual share of a busy core.
+const BACKGROUND_NICE: libc::c_int = 5;
 
 /// Stack of a worker that plans and runs SQL: deep expression trees recurse.
 const CPU_STACK_BYTES: usize = 16 * 1024 * 1024;
@@ -116,18 +116,8 @@ impl Spawner {
         std::thread::Builder::new().name(format!("verus-{name}")).stack_size(CPU_STACK_BYTES).spawn(body)
     }
 
-    /// The same, of lower priority.
-    pub fn background_thread<F>(&self, name: &str, body: F) -> std::io::Result<std::thread::JoinHandle<()>>
-    where
-        F: FnOnce() + Send + 'static,
-    {
-        self.thread(name, move || {
-            lower_priority();
-            body();
-        })
-    }
-
-    /// The runtime of what nobody waits for; what it blocks on runs on threads of lower priority too.
+    /// The runtime of what nobody waits for: its threads, those of [`Spawner::blocking`] within it too, have a lower priority. They hold
+    /// no lock that others wait for.
     pub fn background_handle(&self) -> &Handle {
         &self.background
     }

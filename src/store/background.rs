@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::catalog::Oid;
 use crate::clock::Micros;
@@ -65,7 +65,7 @@ impl Handle {
             stale_since: HashMap::new(),
         };
         let thread = spawner
-            .background_thread("background", move || work.run(&inbox))
+            .thread("background", move || work.run(&inbox))
             .map_err(|error| Error::new(SqlState::SYSTEM_ERROR, format!("cannot start the background work: {error}")))?;
         Ok(Handle { signals, thread: Mutex::new(Some(thread)) })
     }
@@ -273,7 +273,7 @@ impl Background {
     /// Flushes the tables whose hot rows are many or old, or all when memory is short.
     fn flush_due(&mut self) -> Result<bool> {
         let limits = &self.shared.parts.limits.store;
-        let short = self.shared.hot_bytes.load(std::sync::atomic::Ordering::Acquire) >= limits.hot_bytes_max / 2;
+        let short = self.is_memory_short();
         let old = self.flushed.elapsed() >= Duration::from_millis(limits.flush_age_ms);
         let snapshot = self.shared.published.load();
         let mut flushed = false;
@@ -476,12 +476,15 @@ impl Background {
         self.shared.state.write(batch)?;
         self.shared.state.sync()?;
         self.saved_dead = snapshot.tables.iter().map(|(oid, table)| (*oid, (table.deleted.clone(), table.deleted_lsn))).collect();
-        self.log_cut = needed;
         // A full queue means load: the next round asks again.
-        if self.log.try_send(Message::TruncateLog(needed)).is_err() {
-            self.log_cut = 0;
+        let (reply, answer) = oneshot::channel();
+        if self.log.try_send(Message::CutLog(needed, reply)).is_err() {
+            return Ok(());
         }
-        Ok(())
+        // No answer comes from a log that is being closed.
+        let Ok(cut) = answer.blocking_recv() else { return Ok(()) };
+        self.log_cut = needed;
+        cut.remove()
     }
 
     fn measure(&self) {
@@ -498,7 +501,14 @@ impl Background {
         metrics.view_state_size.set(sizes.iter().map(|size| size.block_bytes as i64).sum());
     }
 
+    /// Waits for work on files, which yields to clients until memory runs short: then they wait for it.
     fn block_on<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        self.shared.parts.spawner.background_handle().block_on(work)
+        let spawner = &self.shared.parts.spawner;
+        if self.is_memory_short() { spawner.cpu_handle().block_on(work) } else { spawner.background_handle().block_on(work) }
+    }
+
+    /// Whether the hot rows take half of what they may.
+    fn is_memory_short(&self) -> bool {
+        self.shared.hot_bytes.load(std::sync::atomic::Ordering::Acquire) >= self.shared.parts.limits.store.hot_bytes_max / 2
     }
 }

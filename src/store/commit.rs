@@ -34,18 +34,19 @@ use crate::store::record::{
 use crate::store::rows::stale;
 use crate::store::snapshot::Snapshot;
 use crate::store::staging::{Files, Staged};
+use crate::store::tidy::tidy;
 use crate::store::unique::Keys;
 use crate::store::{Committed, Delete, Shared, Transaction, Write, dropped};
 use crate::types::UTC;
-use crate::wal::Wal;
+use crate::wal::{Cut, Wal};
 
 /// What the sequencer is asked to do.
 #[derive(Debug)]
 pub enum Message {
     /// Commit a transaction and answer.
     Commit(Request),
-    /// Everything below the LSN is durable elsewhere.
-    TruncateLog(u64),
+    /// Everything below the LSN is durable elsewhere: hand over what the log no longer needs.
+    CutLog(u64, oneshot::Sender<Cut>),
     /// Finish and end.
     Stop,
 }
@@ -124,9 +125,10 @@ impl Sequencer {
                     }
                     return;
                 }
-                Message::TruncateLog(lsn) => {
-                    if let Err(error) = self.wal.truncate_before(lsn) {
-                        tracing::warn!(%error, "old log segments could not be deleted; the next attempt follows");
+                Message::CutLog(lsn, reply) => {
+                    match self.wal.cut_before(lsn) {
+                        Ok(cut) => drop(reply.send(cut)),
+                        Err(error) => tracing::warn!(%error, "the log was not cut; the next attempt follows"),
                     }
                     self.shared.parts.metrics.log_size.set(self.wal.bytes() as i64);
                 }
@@ -135,6 +137,11 @@ impl Sequencer {
                     let (requests, next) = gather(request, &mut queue, rows_max, |request| self.is_alone(request));
                     held = next;
                     self.group(requests);
+                    if held.is_none()
+                        && let Err(error) = tidy(&self.shared, || !queue.is_empty())
+                    {
+                        tracing::warn!(%error, "small batches stay as they are");
+                    }
                 }
             }
         }

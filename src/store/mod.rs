@@ -30,6 +30,7 @@ mod refresh;
 pub mod rows;
 pub mod snapshot;
 pub mod staging;
+mod tidy;
 mod ttl;
 pub mod unique;
 

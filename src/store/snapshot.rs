@@ -88,8 +88,21 @@ pub struct HotBatch {
     pub bytes: usize,
 }
 
-/// Batches larger than this are not coalesced further.
-const COALESCED_ROWS_MAX: usize = 65_536;
+/// Rows of a coalesced batch at most: a commit may have to wait for one to be copied.
+const COALESCED_ROWS_MAX: usize = 16_384;
+
+/// So many small neighbours are coalesced.
+const HOT_FAN_IN: usize = 4;
+
+/// So many are coalesced by the commit that adds to them, because commits follow each other without a pause.
+const HOT_RUN_MAX: usize = 32;
+
+/// Neighbouring hot batches, and all their rows in one.
+#[derive(Debug)]
+pub struct Coalesced {
+    run: Vec<Arc<HotBatch>>,
+    whole: Arc<HotBatch>,
+}
 
 impl HotBatch {
     /// Rows of the table's schema that start at an LSN and follow without gaps.
@@ -184,26 +197,49 @@ impl TableState {
         }
     }
 
-    /// Adds a batch and coalesces small neighbours, so that the list stays logarithmic in the number of commits.
+    /// Adds a batch. Small neighbours are coalesced when nobody waits, by [`TableState::coalesce`]; here only where so many are owed
+    /// that readers would feel them.
     pub fn push(&mut self, batch: HotBatch) -> Result<()> {
         self.hot.push(Arc::new(batch));
-        let mut run = 1;
-        let mut rows = self.hot[self.hot.len() - 1].num_rows();
-        while run < self.hot.len() {
-            let earlier = &self.hot[self.hot.len() - run - 1];
-            let earlier_rows = earlier.num_rows();
-            if earlier.first_lsn < self.flushing_lsn || earlier_rows >= 2 * rows || rows + earlier_rows > COALESCED_ROWS_MAX {
-                break;
-            }
-            rows += earlier_rows;
-            run += 1;
-        }
-        if run > 1 {
-            let tail = self.hot.split_off(self.hot.len() - run);
-            let batches: Vec<&HotBatch> = tail.iter().map(AsRef::as_ref).collect();
-            self.hot.push(Arc::new(HotBatch::concat(&batches)?));
+        if let Some(coalesced) = self.coalesce_tail(HOT_RUN_MAX)? {
+            self.replace_run(&coalesced);
         }
         Ok(())
+    }
+
+    /// Coalesces the newest batches if enough of them are small, so that the list stays logarithmic in the number of commits: for
+    /// [`TableState::replace_run`].
+    pub fn coalesce(&self) -> Result<Option<Coalesced>> {
+        self.coalesce_tail(HOT_FAN_IN)
+    }
+
+    fn coalesce_tail(&self, least: usize) -> Result<Option<Coalesced>> {
+        let mut rows = 0;
+        let small = self.hot.iter().rev().take_while(|batch| {
+            let fits = batch.first_lsn >= self.flushing_lsn && (rows == 0 || batch.num_rows() < 2 * rows);
+            rows += batch.num_rows();
+            fits && rows <= COALESCED_ROWS_MAX
+        });
+        let run = self.hot[self.hot.len() - small.count()..].to_vec();
+        if run.len() < least {
+            return Ok(None);
+        }
+        let batches: Vec<&HotBatch> = run.iter().map(AsRef::as_ref).collect();
+        let whole = Arc::new(HotBatch::concat(&batches)?);
+        Ok(Some(Coalesced { run, whole }))
+    }
+
+    /// Puts a coalesced batch in the place of those it was made of; false where they are not as they were.
+    pub fn replace_run(&mut self, Coalesced { run, whole }: &Coalesced) -> bool {
+        let Some(at) = run.first().and_then(|first| self.hot.iter().position(|batch| Arc::ptr_eq(batch, first))) else { return false };
+        let end = (at + run.len()).min(self.hot.len());
+        let present = &self.hot[at..end];
+        let same = present.len() == run.len() && present.iter().zip(run).all(|(batch, known)| Arc::ptr_eq(batch, known));
+        if !same || whole.first_lsn < self.flushing_lsn {
+            return false;
+        }
+        self.hot.splice(at..end, [Arc::clone(whole)]);
+        true
     }
 
     /// Where the rows changed last: one past the newest row, past the newest deletion, or where the table was emptied.

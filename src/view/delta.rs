@@ -73,8 +73,18 @@ impl Delta {
 /// Neighbours of one size merge when there are this many: a row is copied once per factor of it.
 pub(super) const DELTA_FAN_IN: usize = 8;
 
-/// Deltas of this many rows wait for the checkpoint unmerged: merging them would delay a commit.
-pub(super) const MERGED_ROWS_MAX: usize = 65_536;
+/// So many neighbours are merged by the commit that adds to them, because commits follow each other without a pause.
+pub(super) const DELTA_RUN_MAX: usize = 32;
+
+/// Deltas of this many rows wait for the checkpoint unmerged: merging them would delay a commit that comes meanwhile.
+pub(super) const MERGED_ROWS_MAX: usize = 8_192;
+
+/// Neighbouring deltas and what they come to.
+#[derive(Debug)]
+pub struct MergedDeltas {
+    pub(super) run: Vec<Arc<Delta>>,
+    pub(super) merged: Arc<Delta>,
+}
 
 /// Merges deltas, oldest first, into one.
 pub(super) fn merge(spec: &Spec, deltas: &[Arc<Delta>]) -> Result<Delta> {

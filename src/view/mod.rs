@@ -72,7 +72,7 @@ pub use blocks::Blocks;
 pub use changes::{ChangeKind, Changed, Changes, Selection, Since};
 pub use checkpoint::{Backfill, Checkpoint, Merged};
 pub use compile::describe;
-pub use delta::{Delta, Work};
+pub use delta::{Delta, MergedDeltas, Work};
 pub use evict::Evicted;
 pub use join::{Join, Lookup, Step};
 pub use local::Local;

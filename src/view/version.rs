@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blocks::{Block, Blocks, delete_meta};
 use super::checkpoint::{Checkpoint, Merged};
-use super::delta::{self, DELTA_FAN_IN, Delta, MERGED_ROWS_MAX, Work, mergeable_tail};
+use super::delta::{self, DELTA_FAN_IN, DELTA_RUN_MAX, Delta, MERGED_ROWS_MAX, MergedDeltas, Work, mergeable_tail};
 use super::evict::Evicted;
 use super::failure;
 use super::spec::Spec;
@@ -221,8 +221,8 @@ impl Version {
         self
     }
 
-    /// The version with one more delta, which must follow those it has; merges small neighbours, so the number of deltas
-    /// stays logarithmic.
+    /// The version with one more delta, which must follow those it has. Neighbours are merged when nobody waits, by [`Version::tidy`];
+    /// here only where so many are owed that readers would feel them.
     pub fn with_delta(&self, delta: Delta) -> Result<Version> {
         let mut next = self.clone();
         next.poison = next.poison.or_else(|| delta.poison.clone());
@@ -230,18 +230,47 @@ impl Version {
             return Ok(next);
         }
         next.deltas.push(Arc::new(delta));
-        let sealed = self.sealed_lsn.load(Ordering::Acquire);
-        let open = next.deltas.iter().rposition(|delta| delta.next_lsn <= sealed || delta.rows.num_rows() >= MERGED_ROWS_MAX);
-        let open = open.map_or(0, |last| last + 1);
-        let sizes: Vec<usize> = next.deltas[open..].iter().map(|delta| delta.rows.num_rows()).collect();
-        if let Some(start) = mergeable_tail(&sizes, DELTA_FAN_IN) {
-            // A merge that fails (an accumulator's overflow) must not stop the commit: readers will hear of it.
-            if let Ok(merged) = delta::merge(&self.spec, &next.deltas[open + start..]) {
-                next.deltas.truncate(open + start);
-                next.deltas.push(Arc::new(merged));
-            }
+        if let Some(merged) = next.merge_tail(DELTA_RUN_MAX) {
+            next.replace_run(&merged);
         }
         Ok(next)
+    }
+
+    /// Merges the newest deltas if enough of them are of a size, so that their number stays logarithmic: for [`Version::tidied`].
+    pub fn tidy(&self) -> Option<MergedDeltas> {
+        self.merge_tail(DELTA_FAN_IN)
+    }
+
+    /// The version with merged deltas in the place of those they were made of; none where those are not as they were.
+    pub fn tidied(&self, merged: &MergedDeltas) -> Option<Version> {
+        let mut next = self.clone();
+        next.replace_run(merged).then_some(next)
+    }
+
+    /// Merges the newest deltas of a size if there are `least` of them. None of them may be in a checkpoint that is being written.
+    fn merge_tail(&self, least: usize) -> Option<MergedDeltas> {
+        let sealed = self.sealed_lsn.load(Ordering::Acquire);
+        let open = self.deltas.iter().rposition(|delta| delta.next_lsn <= sealed || delta.rows.num_rows() >= MERGED_ROWS_MAX);
+        let open = open.map_or(0, |last| last + 1);
+        let sizes: Vec<usize> = self.deltas[open..].iter().map(|delta| delta.rows.num_rows()).collect();
+        let start = open + mergeable_tail(&sizes, DELTA_FAN_IN)?;
+        let run = self.deltas[start..].to_vec();
+        // A merge that fails (an accumulator's overflow) leaves them as they are: readers will hear of it.
+        let merged = (run.len() >= least).then(|| delta::merge(&self.spec, &run))?.ok()?;
+        Some(MergedDeltas { run, merged: Arc::new(merged) })
+    }
+
+    fn replace_run(&mut self, MergedDeltas { run, merged }: &MergedDeltas) -> bool {
+        let sealed = self.sealed_lsn.load(Ordering::Acquire);
+        let Some(at) = run.first().and_then(|first| self.deltas.iter().position(|delta| Arc::ptr_eq(delta, first))) else { return false };
+        let end = (at + run.len()).min(self.deltas.len());
+        let present = &self.deltas[at..end];
+        let same = present.len() == run.len() && present.iter().zip(run).all(|(delta, known)| Arc::ptr_eq(delta, known));
+        if !same || present.iter().any(|delta| delta.next_lsn <= sealed) {
+            return false;
+        }
+        self.deltas.splice(at..end, [Arc::clone(merged)]);
+        true
     }
 
     /// The deltas as those of one commit: for a version that was made to take in rows before they had LSNs.

@@ -61,6 +61,25 @@ pub struct Wal {
     gather: Vec<u8>,
 }
 
+/// Segments that are no longer needed. If their files stay, the next start finds them below what it reads, and they are cut again.
+#[derive(Debug)]
+pub struct Cut {
+    dir: PathBuf,
+    /// Oldest first.
+    paths: Vec<PathBuf>,
+}
+
+impl Cut {
+    /// Deletes the files, oldest first, so that what a crash leaves has no gap. Takes long on some file systems. One cut is removed
+    /// before the next one.
+    pub fn remove(self) -> Result<()> {
+        for path in &self.paths {
+            fs::remove_file(path).map_err(WalError::io("remove", path))?;
+        }
+        if self.paths.is_empty() { Ok(()) } else { Ok(sync_dir(&self.dir)?) }
+    }
+}
+
 #[derive(Debug)]
 struct Segment {
     first_lsn: u64,
@@ -172,20 +191,13 @@ impl Wal {
         Ok(())
     }
 
-    /// Deletes whole segments whose records all lie below `lsn`. The segment that is written to always stays.
-    pub fn truncate_before(&mut self, lsn: u64) -> Result<()> {
+    /// Takes whole segments whose records all lie below `lsn` out of the log; [`Cut::remove`] deletes their files. The segment that is
+    /// written to always stays.
+    pub fn cut_before(&mut self, lsn: u64) -> Result<Cut> {
         self.check_open()?;
-        let mut deleted = false;
-        while self.segments.get(1).is_some_and(|following| following.first_lsn <= lsn) {
-            let path = &self.segments[0].path;
-            fs::remove_file(path).map_err(WalError::io("remove", path))?;
-            self.segments.remove(0);
-            deleted = true;
-        }
-        if deleted {
-            sync_dir(&self.dir)?;
-        }
-        Ok(())
+        let count = self.segments.iter().skip(1).take_while(|following| following.first_lsn <= lsn).count();
+        let paths = self.segments.drain(..count).map(|segment| segment.path).collect();
+        Ok(Cut { dir: self.dir.clone(), paths })
     }
 
     /// Bytes of all segments.

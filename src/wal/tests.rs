@@ -64,11 +64,11 @@ fn truncation_deletes_whole_segments_below() {
     let records = fill(dir.path(), &[3000; 12], SEGMENT);
     let mut wal = Wal::open(dir.path(), SEGMENT, 0, &mut |_| Ok(())).unwrap();
     let keep = records[7].0;
-    wal.truncate_before(keep).unwrap();
+    wal.cut_before(keep).unwrap().remove().unwrap();
     assert!(wal.first_lsn().unwrap() <= keep && wal.first_lsn().unwrap() > records[3].0);
     assert_eq!(wal.bytes(), segments(dir.path()).iter().map(|path| fs::metadata(path).unwrap().len()).sum::<u64>());
     assert_eq!(read(dir.path(), keep).unwrap(), records[7..]);
-    wal.truncate_before(u64::MAX).unwrap();
+    wal.cut_before(u64::MAX).unwrap().remove().unwrap();
     assert_eq!(segments(dir.path()).len(), 1);
     assert_eq!(wal.next_lsn(), records.last().map(|record| record.1));
 }
