@@ -6,6 +6,11 @@ acknowledged statement. Verus keeps materialized views; PostgreSQL keeps rollup 
 COUNT(DISTINCT), a table of the users seen). Prints events/s of each and the ratio, and checks that both count the same.
 
     peers.py --verus HOST:PORT --postgres HOST:PORT [--rows 300000] [--views 1 5 15 30]
+
+With --funnel: the paper's Listing 12 over the same events in Verus, ClickHouse (windowFunnel) and DuckDB (a chain of joins), both in
+process; pip install duckdb chdb. Prints the best and median times of each and checks that all count the same.
+
+    peers.py --funnel --verus HOST:PORT [--rows 1000000]
 """
 import argparse
 import datetime
@@ -102,6 +107,87 @@ def ingest(connection, data):
     return time.perf_counter() - begin, sorted(latencies)
 
 
+# The events of `verus bench funnel`: a thousand sessions at a time, each with an event every twenty seconds.
+NUMBERED = """SELECT i, i % 1000 + i {div} 10000 * 1000 AS s, (i % 1000003) * (i % 1000003) % 1000003 % 1000 AS h FROM {source}"""
+EVENTS = """SELECT {uuid} AS event_id, CASE WHEN h < 700 THEN 'page_view' WHEN h < 900 THEN 'product_view' WHEN h < 950 THEN 'add_to_cart'
+    WHEN h < 976 THEN 'checkout_start' ELSE 'purchase' END AS event_type, {time} AS event_time, {text}('sess_', s) AS session_id,
+    {text}('user_', s % 50000) AS user_id, {text}('store_', s % 1000) AS store_id,
+    CASE s % 3 WHEN 0 THEN 'mobile' WHEN 1 THEN 'desktop' ELSE 'tablet' END AS device_type,
+    CASE s % 4 WHEN 0 THEN 'google' WHEN 1 THEN 'email' WHEN 2 THEN 'direct' END AS utm_source,
+    CASE WHEN h % 3 = 0 THEN '/products' ELSE '/' END AS page FROM ({numbered}) AS numbered"""
+CONDITIONS = ["event_type = 'page_view' AND page = '/products'", "event_type = 'product_view'", "event_type = 'add_to_cart'",
+              "event_type = 'checkout_start'", "event_type = 'purchase'"]
+
+
+def verus_funnel(connection, rows):
+    connection.execute("DROP TABLE IF EXISTS bench CASCADE")
+    connection.execute(f"CREATE TABLE bench ({COLUMNS}, WATERMARK FOR event_time AS event_time - INTERVAL '5 minutes') WITH (partition_by = 'store_id')")
+    connection.execute("SET verus.late_rows = 'apply'")
+    names = "event_id, event_type, event_time, session_id, user_id, store_id, device_type, utm_source, page"
+    for start in range(0, rows, 100_000):
+        series = f"generate_series({start}::bigint, {min(start + 100_000, rows) - 1}::bigint) AS g(i)"
+        connection.execute(f"INSERT INTO bench ({names}) " + EVENTS.format(
+            uuid="gen_random_uuid()", text="concat", time="TIMESTAMPTZ '2024-05-01 00:00:00+00' + i * INTERVAL '20 milliseconds'",
+            numbered=NUMBERED.format(div="/", source=series)))
+    query = f"""SELECT device_type, utm_source, step_1, step_2, step_3, step_4, step_5 FROM FUNNEL(bench, steps := [{', '.join(CONDITIONS)}],
+        window := INTERVAL '30' MINUTE, window_from := 'first', group_by := [device_type, utm_source], format := 'wide') ORDER BY 1, 2 NULLS LAST"""
+    return lambda: [tuple(row) for row in connection.execute(query).fetchall()]
+
+
+def clickhouse_funnel(rows):
+    from chdb import session
+    peer = session.Session()
+    peer.query("CREATE DATABASE IF NOT EXISTS b")
+    events = EVENTS.format(uuid="generateUUIDv4()", text="concat", time="toDateTime64('2024-05-01 00:00:00', 6, 'UTC') + toIntervalMillisecond(i * 20)",
+                           numbered="SELECT number AS i, i % 1000 + intDiv(i, 10000) * 1000 AS s, (i % 1000003) * (i % 1000003) % 1000003 % 1000 AS h "
+                                    f"FROM numbers({rows})").replace("'sess_', s)", "'sess_', toString(s))").replace("s % 50000)", "toString(s % 50000))")
+    events = events.replace("'store_', s % 1000)", "'store_', toString(s % 1000))")
+    peer.query(f"CREATE TABLE b.bench ENGINE = MergeTree ORDER BY (store_id, event_time) AS {events}")
+    query = f"""SELECT d, u, {', '.join(f'countIf(level >= {step})' for step in range(1, 6))} FROM (
+        SELECT argMin(device_type, event_time) AS d, argMin(tuple(utm_source), event_time).1 AS u,
+            windowFunnel(1800000000)(toUInt64(toUnixTimestamp64Micro(event_time)), {', '.join(CONDITIONS)}) AS level
+        FROM b.bench GROUP BY session_id) WHERE level > 0 GROUP BY d, u ORDER BY d, u NULLS LAST"""
+
+    def run():
+        lines = peer.query(query, "TabSeparated").bytes().decode().splitlines()
+        return [tuple(None if cell == "\\N" else int(cell) if cell.isdigit() else cell for cell in line.split("\t")) for line in lines]
+    return run
+
+
+def duckdb_funnel(rows):
+    import duckdb
+    peer = duckdb.connect()
+    events = EVENTS.format(uuid="gen_random_uuid()", text="concat", time="TIMESTAMP '2024-05-01 00:00:00' + to_milliseconds(i * 20)",
+                           numbered=NUMBERED.format(div="//", source=f"range({rows}) AS g(i)"))
+    peer.execute(f"CREATE TABLE bench AS {events}")
+    # Of the starts that lead to a step, the latest before it; a chain within half an hour of its start.
+    steps = ["c1 AS (SELECT session_id, event_time AS at, event_time AS start FROM bench WHERE " + CONDITIONS[0] + ")"]
+    for step, condition in enumerate(CONDITIONS[1:], 2):
+        steps.append(f"""c{step} AS (SELECT e.session_id, e.event_time AS at, max(b.start) AS start FROM bench AS e JOIN c{step - 1} AS b
+            ON b.session_id = e.session_id AND b.at <= e.event_time AND e.event_time - b.start <= INTERVAL 30 MINUTE
+            WHERE {condition} GROUP BY 1, 2)""")
+    reached = " UNION ALL ".join(f"SELECT DISTINCT session_id, {step} AS step FROM c{step}" for step in range(1, 6))
+    query = f"""WITH {', '.join(steps)}, levels AS (SELECT session_id, max(step) AS level FROM ({reached}) GROUP BY 1),
+        firsts AS (SELECT session_id, arg_min(device_type, event_time) AS d, arg_min_null(utm_source, event_time) AS u FROM bench GROUP BY 1)
+        SELECT d, u, {', '.join(f'count(*) FILTER (level >= {step})' for step in range(1, 6))} FROM levels JOIN firsts USING (session_id)
+        GROUP BY d, u ORDER BY d, u NULLS LAST"""
+    return lambda: peer.execute(query).fetchall()
+
+
+def funnels(connection, rows):
+    peers = {"verus": verus_funnel(connection, rows), "clickhouse": clickhouse_funnel(rows), "duckdb": duckdb_funnel(rows)}
+    answers, times = {}, {name: [] for name in peers}
+    for _ in range(7):
+        for name, run in peers.items():
+            begin = time.perf_counter()
+            answers[name] = run()
+            times[name].append(time.perf_counter() - begin)
+    for name, taken in times.items():
+        print(f"{name:>10} {min(taken) * 1e3:9.1f} ms best {sorted(taken)[len(taken) // 2] * 1e3:9.1f} ms median")
+    if answers["verus"] != answers["clickhouse"] or answers["verus"] != answers["duckdb"]:
+        raise SystemExit(f"the funnels differ: {answers}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--verus", default="127.0.0.1:5432")
@@ -109,12 +195,16 @@ def main():
     parser.add_argument("--postgres-user", default="postgres")
     parser.add_argument("--rows", type=int, default=300_000)
     parser.add_argument("--views", type=int, nargs="+", default=[1, 5, 15, 30])
+    parser.add_argument("--funnel", action="store_true")
     args = parser.parse_args()
 
     def connect(address, user, database):
         host, port = address.rsplit(":", 1)
         return psycopg.connect(host=host, port=port, user=user, dbname=database, autocommit=True)
 
+    if args.funnel:
+        funnels(connect(args.verus, "verus", "verus"), args.rows)
+        return
     peers = {"verus": (connect(args.verus, "verus", "verus"), verus), "postgres": (connect(args.postgres, args.postgres_user, "postgres"), postgres)}
     data = chunks(args.rows, 10_000)
     print(f"{'views':>5} {'verus/s':>10} {'postgres/s':>10} {'ratio':>6}   verus p50/p99 ms   postgres p50/p99 ms")

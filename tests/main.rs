@@ -12,6 +12,7 @@ mod changes_http;
 mod cohort;
 mod crash;
 mod erasure;
+mod funnel;
 mod harness;
 mod ingest_http;
 mod listen;

@@ -46,6 +46,14 @@ const ECOM: &[Case] = &[
         "1, 2",
         false,
     ),
+    (
+        "ecom_funnel",
+        "SELECT platform, acquisition_channel, step, entities, median_seconds FROM FUNNEL(ecom, steps := [event = 'product_view', \
+         event = 'add_to_cart', event = 'cart', event = 'shipping_details', event = 'payment_details', event = 'purchase'], \
+         window := INTERVAL '30' MINUTE, group_by := [platform, acquisition_channel])",
+        "1, 2, 3",
+        false,
+    ),
 ];
 
 const CDNOW: &[Case] = &[

@@ -8,6 +8,7 @@ Made with Python 3.11 and DuckDB 2.0.1. The data: ecom.csv.gz (PyPI package rete
 cdnow_sample.txt (PyPI package Lifetimes 0.11.3, MIT; Fader and Hardie 2001). Each query here stands, in Verus's SQL, under
 the same name in tests/real_data.rs. NULL is written NULL; booleans, doubles and timestamps as PostgreSQL prints them.
 """
+import collections
 import csv
 import gzip
 import pathlib
@@ -70,6 +71,75 @@ QUERIES = {
 }
 
 
+STEPS = ["product_view", "add_to_cart", "cart", "shipping_details", "payment_details", "purchase"]
+WINDOW_S = 30 * 60
+
+
+def funnel_levels():
+    """The events that end a chain of 1, 2, ... steps, each within the window of the step before; by DuckDB."""
+    db.execute("""CREATE TABLE numbered AS SELECT rowid AS n, session_id, event, epoch("timestamp")::bigint AS t, platform,
+                  acquisition_channel FROM ecom""")
+    db.execute("CREATE TABLE level_1 AS SELECT * FROM numbered WHERE event = ?", [STEPS[0]])
+    for index, step in enumerate(STEPS[1:], 2):
+        db.execute(f"""CREATE TABLE level_{index} AS SELECT * FROM numbered AS e WHERE event = '{step}' AND EXISTS (
+            SELECT 1 FROM level_{index - 1} AS b WHERE b.session_id = e.session_id AND (b.t, b.n) < (e.t, e.n)
+            AND e.t - b.t <= {WINDOW_S})""")
+    return [db.execute(f"SELECT session_id, t, n FROM level_{index} ORDER BY t, n").fetchall() for index in range(1, len(STEPS) + 1)]
+
+
+def funnel_listing_13():
+    """Listing 13 of the paper: how many sessions reach each step, by platform and channel of their first event."""
+    sessions = collections.defaultdict(list)
+    for n, session, event, at, platform, channel in db.execute("SELECT * FROM numbered").fetchall():
+        sessions[session].append((at, n, event, platform, channel))
+    results = collections.defaultdict(lambda: [0] * len(STEPS))
+    for events in sessions.values():
+        step_times = [None] * len(STEPS)
+        events.sort()
+        for at, _, event, _, _ in events:
+            for i, step in enumerate(STEPS):
+                if event == step:
+                    if i == 0 or (step_times[i - 1] and at - step_times[i - 1] <= WINDOW_S):
+                        step_times[i] = at
+        for i, t in enumerate(step_times):
+            if t is not None:
+                results[events[0][3:]][i] += 1
+    return results
+
+
+def funnel():
+    """By platform and channel: step, sessions, median seconds from the step before, along the chain that ends first and is the latest
+    of those (so each event is the last that the next one can follow)."""
+    levels = funnel_levels()
+    groups = dict((session, group) for session, *group in db.execute(
+        "SELECT session_id, arg_min(platform, (t, n)), arg_min(acquisition_channel, (t, n)) FROM numbered GROUP BY 1").fetchall())
+    by_session = [collections.defaultdict(list) for _ in STEPS]
+    for level, events in enumerate(levels):
+        for session, at, n in events:
+            by_session[level][session].append((at, n))
+    counts = collections.defaultdict(lambda: [0] * len(STEPS))
+    gaps = collections.defaultdict(lambda: [[] for _ in STEPS])
+    for session in by_session[0]:
+        furthest = max(level for level in range(len(STEPS)) if session in by_session[level])
+        chain = [by_session[furthest][session][0]]
+        for level in range(furthest - 1, -1, -1):
+            at, n = chain[0]
+            chain.insert(0, max(e for e in by_session[level][session] if e < (at, n) and at - e[0] <= WINDOW_S))
+        group = tuple(groups[session])
+        for level, event in enumerate(chain):
+            counts[group][level] += 1
+            if level > 0:
+                gaps[group][level].append(event[0] - chain[level - 1][0])
+    listing = funnel_listing_13()
+    assert all(listing[group] == counts[group] for group in counts) and sum(map(sum, listing.values())) == sum(map(sum, counts.values()))
+    rows = []
+    for group in sorted(counts):
+        for level, count in enumerate(counts[group]):
+            median = db.execute("SELECT median(unnest::double) FROM unnest(?::bigint[])", [gaps[group][level]]).fetchone()[0]
+            rows.append([*group, level + 1, count, "NULL" if median is None else f"{median:g}"])
+    return rows
+
+
 def show(value):
     if value is None:
         return "NULL"
@@ -84,3 +154,7 @@ for name, query in QUERIES.items():
     with open(here / f"{name}.csv", "w", newline="") as out:
         csv.writer(out, lineterminator="\n").writerows([show(value) for value in row] for row in db.execute(query).fetchall())
     print(name, sum(1 for _ in open(here / f"{name}.csv")), "rows")
+
+with open(here / "ecom_funnel.csv", "w", newline="") as out:
+    csv.writer(out, lineterminator="\n").writerows(funnel())
+print("ecom_funnel", sum(1 for _ in open(here / "ecom_funnel.csv")), "rows")

@@ -11,6 +11,7 @@ mod ask;
 pub mod chunk;
 mod cohort;
 mod freshness;
+mod funnel;
 mod http;
 mod ingest;
 mod paper;
@@ -67,9 +68,12 @@ enum What {
     Anomalies(AnomaliesArgs),
     /// Weekly cohorts over half a year, by COHORT_ANALYSIS and by Listing 10's SQL, and ATTRIBUTION
     Cohort(CohortArgs),
+    /// Latency of the paper's conversion funnel
+    Funnel(FunnelArgs),
     /// The paper's tables 1, 2 and 3 for its small, medium and large merchant, beside the paper's figures
     Paper(PaperArgs),
-    /// All of them: ingest with 1, 5, 15 and 30 views, query at rest and under ingestion, freshness, anomalies; not cohorts and the paper's tables
+    /// All of them: ingest with 1, 5, 15 and 30 views, query at rest and under ingestion, freshness, anomalies; not cohorts, funnels and the
+    /// paper's tables
     All,
 }
 
@@ -199,6 +203,16 @@ struct CohortArgs {
 }
 
 #[derive(Clone, Copy, Debug, Args)]
+struct FunnelArgs {
+    /// Events, ten a session
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(10..=1_000_000_000))]
+    rows: u64,
+    /// Queries of each kind
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    queries: u64,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
 struct PaperArgs {
     /// Events of the large merchant; the others have what their four weeks bring, and no more than that
     #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(10_000..=1_000_000_000))]
@@ -273,6 +287,7 @@ async fn run(target: &Target, control: &Connection, what: &What) -> Result<Vec<R
         What::Anomalies(args) => reports.push(anomalies::run(target, control, *args).await?),
         What::Freshness(args) => reports.push(freshness::run(target, control, *args).await?),
         What::Cohort(args) => reports.push(cohort::run(target, control, *args).await?),
+        What::Funnel(args) => reports.push(funnel::run(control, *args).await?),
         What::Paper(args) => reports.append(&mut paper::run(target, control, *args).await?),
         What::All => {
             for views in [1, 5, 15, 30] {

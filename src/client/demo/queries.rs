@@ -32,10 +32,12 @@ GROUP BY minute ORDER BY minute;",
     ),
     (
         "how far sessions get, by device",
-        "SELECT device_type, COUNT(DISTINCT session_id) AS sessions,
-       COUNT(DISTINCT session_id) FILTER (WHERE event_type = 'add_to_cart') AS with_cart,
-       COUNT(DISTINCT session_id) FILTER (WHERE event_type = 'checkout_start') AS at_checkout,
-       COUNT(DISTINCT session_id) FILTER (WHERE event_type = 'purchase') AS bought
-FROM events GROUP BY device_type ORDER BY sessions DESC;",
+        "SELECT * FROM FUNNEL(
+    events,
+    steps := [event_type = 'page_view', event_type = 'product_view', event_type = 'add_to_cart',
+              event_type = 'checkout_start', event_type = 'purchase'],
+    window := INTERVAL '30' MINUTE,
+    group_by := [device_type])
+ORDER BY device_type, step;",
     ),
 ];

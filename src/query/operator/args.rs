@@ -255,7 +255,8 @@ impl<'a> Call<'a> {
     pub fn interval_us(&mut self, name: &'static str) -> Result<Option<Expr>> {
         let Some(value) = self.interval(name)? else { return Ok(None) };
         Ok(Some(match literal(&value).and_then(|interval| i64::try_from(interval::microseconds(interval)).ok()) {
-            Some(us) => Expr::Literal(ScalarValue::Int64(Some(us)), None),
+            // A literal alone would be taken for one that was written, and so for an integer where it fits.
+            Some(us) => casts::to(Expr::Literal(ScalarValue::Int64(Some(us)), None), DataType::Int64),
             None => positive_us().call(vec![value, text(name), text(self.operator.name())]),
         }))
     }

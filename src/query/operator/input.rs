@@ -16,6 +16,7 @@ use sqlparser::ast::{self, FunctionArguments, ObjectName, TableFactor, TableFunc
 use crate::error::Error;
 use crate::query::provider::{Relation, Unresolved};
 use crate::query::rewrite;
+use crate::query::typing::casts;
 use crate::types::LSN_COLUMN;
 
 /// The event time of inputs that do not come from one event table, by name.
@@ -55,7 +56,7 @@ impl Input {
     pub fn order(&self) -> Expr {
         match &self.arrival {
             Some(column) => Expr::Column(column.clone()),
-            None => Expr::Literal(ScalarValue::Int64(Some(0)), None),
+            None => casts::to(Expr::Literal(ScalarValue::Int64(Some(0)), None), DataType::Int64),
         }
     }
 }

@@ -27,6 +27,7 @@ pub mod args;
 mod attribution;
 mod cohort;
 mod forecast;
+mod funnel;
 mod gather;
 pub mod input;
 mod order;
@@ -43,8 +44,14 @@ use sqlparser::ast::{FunctionArg, ObjectName, TableAlias, TableFactor, TableFunc
 pub use args::{Argument, Call};
 
 /// What there is.
-const OPERATORS: [&dyn Operator; 5] =
-    [&anomalies::Anomalies, &attribution::Attribution, &cohort::CohortAnalysis, &forecast::Forecast, &sessionize::Sessionize];
+const OPERATORS: [&dyn Operator; 6] = [
+    &anomalies::Anomalies,
+    &attribution::Attribution,
+    &cohort::CohortAnalysis,
+    &forecast::Forecast,
+    &funnel::Funnel,
+    &sessionize::Sessionize,
+];
 
 /// One operator.
 pub trait Operator: Debug + Sync {
