@@ -22,6 +22,20 @@ pub fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed
         return Ok(Transformed::yes(zoned));
     }
     let name = function.func.name();
+    match name {
+        "date_trunc" | "date_bin" | "tumble" | "hop" | "session" | "session_end" | "window_end" | "extract" | "extract_seconds"
+        | "date_part" | "age" | "make_timestamptz" | "to_timestamp" | "timezone" => of_time(function, schema),
+        "ceil" | "floor" | "trunc" | "round" | "to_hex" | "mod" => of_numbers(function, schema),
+        "coalesce" | "nvl" | "greatest" | "least" | "make_array" | "nullif" | functions::chain::NAME | assign::NAME => {
+            of_choices(function, schema)
+        }
+        _ => of_others(function, schema),
+    }
+}
+
+/// Calls about times and windows: lengths are intervals, instants are read in the session's zone.
+fn of_time(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let name = function.func.name();
     match (name, function.args.as_slice()) {
         ("date_trunc", [unit, _]) => {
             valid_unit(unit)?;
@@ -59,6 +73,31 @@ pub fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed
             let call = ScalarFunction::new_udf(func, vec![today, argument]);
             scalar(call, schema).map(|typed| Transformed::yes(typed.data))
         }
+        ("make_timestamptz", [_, _, _, _, _, _, ..]) => {
+            let mut parts = function.args;
+            let zone = if parts.len() > 6 { parts.pop() } else { None };
+            let local = functions::make::timestamp("make_local_timestamp").call(parts);
+            Ok(Transformed::yes(zone::to_instant(zone.unwrap_or_else(session::time_zone), local)))
+        }
+        ("to_timestamp", [text, template]) => {
+            let local = functions::templates::timestamp().call(vec![text.clone(), template.clone()]);
+            Ok(Transformed::yes(zone::to_instant(session::time_zone(), local)))
+        }
+        ("timezone", [_, argument]) => {
+            let instant = matches!(argument.get_type(schema)?, DataType::Timestamp(_, Some(_)));
+            let Ok([zone, argument]) = <[Expr; 2]>::try_from(function.args) else {
+                return Err(Error::internal("timezone() takes two arguments").into());
+            };
+            Ok(Transformed::yes(if instant { zone::to_local(zone, argument) } else { zone::to_instant(zone, argument) }))
+        }
+        _ => of_others(function, schema),
+    }
+}
+
+/// Calls about numbers, of which some types have functions of their own.
+fn of_numbers(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let name = function.func.name();
+    match (name, function.args.as_slice()) {
         ("ceil" | "floor" | "trunc" | "round", [value]) if matches!(value.get_type(schema)?, DataType::Decimal128(_, _)) => {
             Ok(Transformed::yes(functions::math::whole(name).call(vec![value.clone()])))
         }
@@ -72,51 +111,15 @@ pub fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed
             let value = Expr::BinaryExpr(BinaryExpr::new(Box::new(value), Operator::BitwiseAnd, Box::new(bits)));
             Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&function.func), vec![value]))))
         }
-        (name, [document, ..]) if functions::json::reads(name) && operators::unknown(document).is_some() => {
-            let target = if name.starts_with("jsonb") { SqlType::Jsonb } else { SqlType::Json };
-            let ScalarFunction { func, mut args } = function;
-            let document = args.remove(0);
-            args.insert(0, operators::literal_as(document, &target)?);
-            Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(func, args))))
-        }
-        ("to_char", [value, template]) if value.get_type(schema)?.is_numeric() => {
-            let text = text::format(value.clone(), sql_type(value, schema)?, session::time_zone());
-            Ok(Transformed::yes(functions::templates::number_to_char().call(vec![text, template.clone()])))
-        }
-        ("make_timestamptz", [_, _, _, _, _, _, ..]) => {
-            let mut parts = function.args;
-            let zone = if parts.len() > 6 { parts.pop() } else { None };
-            let local = functions::make::timestamp("make_local_timestamp").call(parts);
-            Ok(Transformed::yes(zone::to_instant(zone.unwrap_or_else(session::time_zone), local)))
-        }
-        ("regexp_count" | "regexp_instr", _) => Ok(Transformed::yes(casts::to(Expr::ScalarFunction(function), DataType::Int32))),
-        ("to_timestamp", [text, template]) => {
-            let local = functions::templates::timestamp().call(vec![text.clone(), template.clone()]);
-            Ok(Transformed::yes(zone::to_instant(session::time_zone(), local)))
-        }
-        (name, _) if functions::strings::TAKES_TEXT.contains(&name) => {
-            let ScalarFunction { func, args } = function;
-            let args = args.into_iter().map(|argument| as_text(argument, schema)).collect::<Result<Vec<_>>>()?;
-            Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(func, args))))
-        }
-        ("date_diff" | "datediff" | "age" | "to_char", _) => {
-            let ScalarFunction { func, args } = function;
-            let args = args
-                .into_iter()
-                .map(|argument| match argument.get_type(schema)? {
-                    DataType::Timestamp(_, Some(_)) => Ok(local(argument)),
-                    _ => Ok(argument),
-                })
-                .collect::<Result<Vec<_>>>()?;
-            Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(func, args))))
-        }
-        ("timezone", [_, argument]) => {
-            let instant = matches!(argument.get_type(schema)?, DataType::Timestamp(_, Some(_)));
-            let Ok([zone, argument]) = <[Expr; 2]>::try_from(function.args) else {
-                return Err(Error::internal("timezone() takes two arguments").into());
-            };
-            Ok(Transformed::yes(if instant { zone::to_local(zone, argument) } else { zone::to_instant(zone, argument) }))
-        }
+        ("mod", [left, right]) => operators::arithmetic(left.clone(), Operator::Modulo, right.clone(), schema),
+        _ => of_others(function, schema),
+    }
+}
+
+/// Calls that give one of their arguments: these have one type.
+fn of_choices(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let name = function.func.name();
+    match (name, function.args.as_slice()) {
         ("coalesce" | "nvl" | "greatest" | "least" | "make_array", [_, ..]) => {
             let what = match name {
                 "greatest" => "GREATEST",
@@ -136,7 +139,42 @@ pub fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed
         }
         (functions::chain::NAME, [_, _, ..]) => chains::typed(function.args, schema).map(Transformed::yes),
         (assign::NAME, [_, _, _]) => assign::typed(function.args, schema).map(Transformed::yes),
-        ("mod", [left, right]) => operators::arithmetic(left.clone(), Operator::Modulo, right.clone(), schema),
+        _ => of_others(function, schema),
+    }
+}
+
+/// Calls about texts and documents, and all others.
+fn of_others(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let name = function.func.name();
+    match (name, function.args.as_slice()) {
+        (name, [document, ..]) if functions::json::reads(name) && operators::unknown(document).is_some() => {
+            let target = if name.starts_with("jsonb") { SqlType::Jsonb } else { SqlType::Json };
+            let ScalarFunction { func, mut args } = function;
+            let document = args.remove(0);
+            args.insert(0, operators::literal_as(document, &target)?);
+            Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(func, args))))
+        }
+        ("to_char", [value, template]) if value.get_type(schema)?.is_numeric() => {
+            let text = text::format(value.clone(), sql_type(value, schema)?, session::time_zone());
+            Ok(Transformed::yes(functions::templates::number_to_char().call(vec![text, template.clone()])))
+        }
+        ("regexp_count" | "regexp_instr", _) => Ok(Transformed::yes(casts::to(Expr::ScalarFunction(function), DataType::Int32))),
+        (name, _) if functions::strings::TAKES_TEXT.contains(&name) => {
+            let ScalarFunction { func, args } = function;
+            let args = args.into_iter().map(|argument| as_text(argument, schema)).collect::<Result<Vec<_>>>()?;
+            Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(func, args))))
+        }
+        ("date_diff" | "datediff" | "age" | "to_char", _) => {
+            let ScalarFunction { func, args } = function;
+            let args = args
+                .into_iter()
+                .map(|argument| match argument.get_type(schema)? {
+                    DataType::Timestamp(_, Some(_)) => Ok(local(argument)),
+                    _ => Ok(argument),
+                })
+                .collect::<Result<Vec<_>>>()?;
+            Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(func, args))))
+        }
         ("pg_typeof", [argument]) => {
             let name = match argument.get_type(schema)? {
                 _ if operators::unknown(argument).is_some() => "unknown".to_owned(),
@@ -145,21 +183,25 @@ pub fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed
             };
             Ok(Transformed::yes(Expr::Literal(ScalarValue::Utf8View(Some(name)), None)))
         }
-        _ => {
-            let is_length = name == "array_length";
-            let expression = Expr::ScalarFunction(function);
-            match expression.get_type(schema) {
-                // An array without elements has no length.
-                Ok(DataType::UInt64) if is_length => {
-                    let length = casts::to(expression, DataType::Int32);
-                    let zero = Expr::Literal(ScalarValue::Int32(Some(0)), None);
-                    Ok(Transformed::yes(datafusion::functions::core::nullif().call(vec![length, zero])))
-                }
-                // Lengths and positions of arrays are integer in PostgreSQL.
-                Ok(DataType::UInt64) => Ok(Transformed::yes(casts::to(expression, DataType::Int32))),
-                _ => Ok(Transformed::no(expression)),
-            }
+        _ => untyped(function, schema),
+    }
+}
+
+/// A call as it is, but for what PostgreSQL counts in integers.
+fn untyped(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let name = function.func.name();
+    let is_length = name == "array_length";
+    let expression = Expr::ScalarFunction(function);
+    match expression.get_type(schema) {
+        // An array without elements has no length.
+        Ok(DataType::UInt64) if is_length => {
+            let length = casts::to(expression, DataType::Int32);
+            let zero = Expr::Literal(ScalarValue::Int32(Some(0)), None);
+            Ok(Transformed::yes(datafusion::functions::core::nullif().call(vec![length, zero])))
         }
+        // Lengths and positions of arrays are integer in PostgreSQL.
+        Ok(DataType::UInt64) => Ok(Transformed::yes(casts::to(expression, DataType::Int32))),
+        _ => Ok(Transformed::no(expression)),
     }
 }
 
