@@ -130,10 +130,97 @@ async fn a_staged_statement_that_fails_leaves_nothing() {
     assert_eq!(session.copy(COPY, &lines(0..40_000)).await.unwrap_err().state, "22008");
     assert_eq!(session.value("SELECT count(*) FROM events").await, "1");
     check_views(&session, "after failures").await;
-    // Inside a block rows are kept in memory, and that has an end.
-    session.rows("BEGIN").await;
+    // After another change of its block rows are kept in memory, and that has an end.
+    session.rows("SET verus.late_rows = 'divert'; BEGIN; CREATE TABLE other (a integer)").await;
     assert_eq!(session.copy(COPY, &lines(0..40_000)).await.unwrap_err().state, "54000");
     session.rows("ROLLBACK").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_more_than_memory_in_a_block() {
+    let mut server = Server::start_with(options()).await;
+    let (session, other) = (server.connect().await, server.connect().await);
+    tables(&session).await;
+    session.rows("CREATE TABLE small (a integer)").await;
+    let seen = "SELECT count(*), sum(revenue), count(DISTINCT store) FROM events";
+    for end in ["ROLLBACK", "ROLLBACK TO s", "COMMIT"] {
+        session.rows("BEGIN; SAVEPOINT s").await;
+        assert_eq!(session.copy(COPY, &lines(0..40_000)).await, Ok(40_000), "{end}");
+        assert_eq!(session.rows(seen).await[0][0], "40000", "its own rows");
+        assert_eq!(session.value("SELECT sum(n) FROM by_minute").await, "40000");
+        session.rows("SET LOCAL verus.route = 'scan'").await;
+        assert_eq!(session.value("SELECT count(*) FROM events WHERE store = 'store 3'").await, "4000");
+        assert_eq!(other.value("SELECT count(*) FROM events").await, "0", "nobody else's yet");
+        match end {
+            "ROLLBACK" => {
+                assert_eq!(session.failure("INSERT INTO small VALUES (1)").await.state, "0A000");
+                assert_eq!(session.failure("SELECT 1").await.state, "25P02");
+                session.rows("ROLLBACK").await;
+            }
+            "ROLLBACK TO s" => {
+                session.rows("ROLLBACK TO s; INSERT INTO small VALUES (2)").await;
+                assert_eq!(session.value("SELECT count(*) FROM events").await, "0");
+                session.rows("COMMIT").await;
+            }
+            _ => {
+                // Another one brings a key meanwhile: which row is the duplicate COMMIT decides.
+                other.rows("INSERT INTO events VALUES (123, '2024-04-30 18:02:03+00', 'store 3', 'theirs', 5)").await;
+                session.rows("COMMIT").await;
+                assert_eq!(session.value("SELECT kind FROM events WHERE id = 123").await, "theirs");
+            }
+        }
+        assert_eq!(session.value("SELECT count(*) FROM events").await, if end == "COMMIT" { "40000" } else { "0" });
+        if end != "COMMIT" {
+            nothing_is_left(&server).await;
+        }
+        check_views(&session, end).await;
+    }
+    server.kill();
+    server.restart().await;
+    let session = server.connect().await;
+    assert_eq!(session.value("SELECT count(*) FROM events").await, "40000");
+    assert_eq!(session.value("SELECT sum(a) FROM small").await, "2");
+    check_views(&session, "after a kill").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_a_copy_of_more_than_memory() {
+    const KEYED: &str = "COPY keyed FROM STDIN WITH (FORMAT csv)";
+    let mut server = Server::start_with(options()).await;
+    let (session, other) = (server.connect().await, server.connect().await);
+    session
+        .rows(
+            "CREATE TABLE keyed (id bigint PRIMARY KEY, at timestamptz, store text, kind text, revenue numeric(12,2), UNIQUE (at, store))",
+        )
+        .await;
+    session.rows("INSERT INTO keyed VALUES (39000, '2020-01-01 00:00:00+00', 'x', 'y', 1)").await;
+    let error = session.copy(KEYED, &lines(0..40_000)).await.unwrap_err();
+    assert_eq!((error.state.as_str(), error.detail.as_str()), ("23505", "Key (id)=(39000) already exists."));
+    session.rows("DELETE FROM keyed").await;
+    let error = session.copy(KEYED, &(lines(0..40_000) + &lines(5..6))).await.unwrap_err();
+    assert_eq!((error.state.as_str(), error.detail.as_str()), ("23505", "Key (id)=(5) already exists."));
+    let error = session.copy(KEYED, &(lines(0..40_000) + &lines(5..6).replacen('5', "50000", 1))).await.unwrap_err();
+    assert!(error.state == "23505" && error.message.contains("keyed_at_store_key"), "{error}");
+    assert_eq!(session.value("SELECT count(*) FROM keyed").await, "0");
+    // Somebody else takes a key before the rows are committed.
+    session.rows("BEGIN").await;
+    assert_eq!(session.copy(KEYED, &lines(0..40_000)).await, Ok(40_000));
+    other.rows("INSERT INTO keyed VALUES (20000, '2020-01-01 00:00:00+00', 'x', 'y', 1)").await;
+    let error = session.failure("COMMIT").await;
+    assert_eq!((error.state.as_str(), error.detail.as_str()), ("23505", "Key (id)=(20000) already exists."));
+    assert_eq!(session.value("SELECT count(*) FROM keyed").await, "1");
+    session.rows("TRUNCATE keyed").await;
+    assert_eq!(session.copy(KEYED, &lines(0..40_000)).await, Ok(40_000));
+    for _ in 0..2 {
+        let session = server.connect().await;
+        assert_eq!(session.rows("SELECT count(*), sum(id) FROM keyed").await, [["40000", "799980000"]]);
+        assert_eq!(session.failure("INSERT INTO keyed VALUES (39999)").await.state, "23505");
+        session.rows("INSERT INTO keyed VALUES (7) ON CONFLICT (id) DO UPDATE SET kind = 'again'").await;
+        assert_eq!(session.value("SELECT kind FROM keyed WHERE id = 7").await, "again");
+        session.rows("DELETE FROM keyed WHERE id = 8; INSERT INTO keyed VALUES (8)").await;
+        server.kill();
+        server.restart().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

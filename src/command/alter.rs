@@ -142,7 +142,7 @@ async fn prove_check(
     cancel: CancellationToken,
 ) -> Result<bool> {
     let context = session.context()?;
-    let snapshot = session.services.store.overlay(&context.snapshot, changes, &[], &[])?;
+    let snapshot = session.services.store.overlay(&context.snapshot, changes, &[], &[], None)?;
     // Over the new columns alone it holds for all rows or for none.
     let added = &widened.columns[table.columns.len()..];
     let schema = Arc::new(Schema::new(added.iter().map(|column| column.sql_type.field(&column.name, true)).collect::<Vec<_>>()));

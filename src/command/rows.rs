@@ -2,8 +2,9 @@
 //!
 //! *Place*: `command::copy` and `command::insert` collect completed rows here and commit them.
 //!
-//! *Invariants*: (1) however many rows there are, they are committed by one record, whole or not at all; (2) inside a
-//! transaction block rows stay in memory until COMMIT, and there is an end to that (54000).
+//! *Invariants*: (1) however many rows there are, they are committed by one record, whole or not at all; (2) in a
+//! transaction that has changed something else rows stay in memory until COMMIT, and there is an end to that (54000); rows in files are
+//! then all that it changes.
 
 use std::sync::Arc;
 
@@ -35,13 +36,14 @@ pub struct Rows {
 impl Rows {
     /// No rows yet.
     pub fn new(session: &Session, table: &Arc<Table>) -> Rows {
+        // In a block what is staged has to be alone.
         let in_one = matches!(session.transaction.status(), Status::Idle | Status::Implicit { deferred: false });
+        let alone = in_one || !session.transaction.is_dirty();
         Rows {
             store: Arc::clone(&session.services.store),
             table: Arc::clone(table),
             late_rows: session.vars.late_rows().unwrap_or(table.options.late_rows),
-            // Keys are checked row by row, in memory.
-            may_stage: in_one && !session.vars.read_only() && table.unique.is_empty(),
+            may_stage: alone && !session.vars.read_only(),
             bytes_max: session.services.config.limits.store.statement_bytes_max,
             kept: Vec::new(),
             kept_bytes: 0,
@@ -85,7 +87,10 @@ impl Rows {
     async fn stage(&mut self) -> Result<()> {
         if !self.may_stage {
             return Err(Error::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "the statement's rows are too large")
-                .detail(format!("In a transaction block, and with RETURNING, a statement can insert {} bytes of rows.", self.bytes_max))
+                .detail(format!(
+                    "After other changes in its transaction, and with RETURNING, a statement can insert {} bytes of rows.",
+                    self.bytes_max
+                ))
                 .hint("Run it on its own, or split it into several statements."));
         }
         let mut staging = Box::new(self.store.stage(&self.table, self.late_rows).await?);

@@ -126,7 +126,7 @@ impl CopyLoad {
                 format!("COPY of more than {} bytes in one statement", self.bytes_max.unwrap_or(usize::MAX)),
             )
             .detail("Its rows have to be kept in memory until the transaction ends.")
-            .hint("Run the COPY outside of a transaction block, or split the data over several."));
+            .hint("Run the COPY as the first change of a transaction, or split the data over several."));
         }
         self.buffer.extend_from_slice(&bytes);
         while self.buffer.len() >= self.cut_at {

@@ -22,7 +22,7 @@ use crate::session::Session;
 use crate::session::vars::Saved;
 use crate::store::rows::Held;
 use crate::store::unique;
-use crate::store::{self, Committed, Delete, Snapshot, Write};
+use crate::store::{self, Committed, Delete, Snapshot, Staged, Write};
 
 /// Savepoints of one transaction.
 const SAVEPOINTS_MAX: usize = 1024;
@@ -63,6 +63,8 @@ pub struct State {
     changes: Vec<Change>,
     deletes: Vec<Delete>,
     writes: Vec<Write>,
+    /// Rows of a statement that do not fit memory; then there is nothing else.
+    staged: Option<Box<Staged>>,
     unwritten: Vec<(Oid, u64)>,
     write_bytes: usize,
     /// The committed rows that it has changed.
@@ -71,7 +73,7 @@ pub struct State {
     listening: Vec<Listening>,
     base: Option<Arc<Snapshot>>,
     overlay: Option<Overlay>,
-    /// Counts the changes of `changes`, `deletes` and `writes`.
+    /// Counts the changes of `changes`, `deletes`, `writes` and `staged`.
     version: u64,
     /// A statement has read or written: the isolation level stands.
     used: bool,
@@ -84,6 +86,7 @@ struct Savepoint {
     deletes: Vec<Delete>,
     writes: Vec<Write>,
     write_bytes: usize,
+    staged: bool,
     listening: usize,
     notifications: usize,
     vars: Saved,
@@ -110,7 +113,7 @@ impl State {
 
     /// True when its end will send something to the store.
     pub fn is_dirty(&self) -> bool {
-        !self.changes.is_empty() || !self.deletes.is_empty() || !self.writes.is_empty()
+        !self.changes.is_empty() || !self.deletes.is_empty() || !self.writes.is_empty() || self.staged.is_some()
     }
 
     /// True once a statement has read or written.
@@ -186,7 +189,8 @@ impl Session {
         let state = &mut self.transaction;
         let (changes, deletes) = (std::mem::take(&mut state.changes), std::mem::take(&mut state.deletes));
         let (writes, unwritten) = (std::mem::take(&mut state.writes), std::mem::take(&mut state.unwritten));
-        let outcome = self.send(store::Transaction { changes, deletes, writes, unwritten, ..store::Transaction::default() }).await;
+        let staged = state.staged.take();
+        let outcome = self.send(store::Transaction { changes, deletes, writes, staged, unwritten, ..store::Transaction::default() }).await;
         self.end(outcome.is_ok());
         let committed = outcome?;
         self.listen(listening);
@@ -264,6 +268,7 @@ impl Session {
             deletes: state.deletes.clone(),
             writes: state.writes.clone(),
             write_bytes: state.write_bytes,
+            staged: state.staged.is_some(),
             listening: state.listening.len(),
             notifications,
             vars: self.vars.save(),
@@ -291,6 +296,7 @@ impl Session {
             state.deletes = savepoint.deletes.clone();
             state.writes = savepoint.writes.clone();
             state.write_bytes = savepoint.write_bytes;
+            state.staged = state.staged.take().filter(|_| savepoint.staged);
             state.listening.truncate(savepoint.listening);
             entry.notifications.lock().truncate(savepoint.notifications);
             self.vars.restore(&savepoint.vars);
@@ -339,7 +345,7 @@ impl Session {
         {
             return Ok(Arc::clone(&overlay.snapshot));
         }
-        let snapshot = self.services.store.overlay(&base, &state.changes, &state.deletes, &state.writes)?;
+        let snapshot = self.services.store.overlay(&base, &state.changes, &state.deletes, &state.writes, state.staged.as_deref())?;
         state.overlay = Some(Overlay { base, version: state.version, snapshot: Arc::clone(&snapshot) });
         Ok(snapshot)
     }
@@ -373,8 +379,18 @@ impl Session {
 
     /// Keeps changes until COMMIT. On an error the transaction is as before.
     fn buffer(&mut self, transaction: store::Transaction) -> Result<Committed> {
-        if transaction.staged.is_some() {
-            return Err(Error::internal("staged rows are committed by their own statement"));
+        if self.transaction.staged.is_some() {
+            return Err(Error::unsupported("cannot change anything more in a transaction that has written more rows than memory")
+                .hint("COMMIT first."));
+        }
+        if let Some(staged) = transaction.staged {
+            if self.transaction.is_dirty() {
+                return Err(Error::internal("staged rows are the first change of their transaction"));
+            }
+            let accepted = staged.numbers();
+            self.transaction.staged = Some(staged);
+            self.transaction.version += 1;
+            return Ok(Committed { accepted, ..Committed::default() });
         }
         let bytes_max = self.services.config.limits.store.statement_bytes_max;
         let rows_of = |writes: &[Write]| writes.iter().flat_map(|write| &write.rows).map(|rows| rows.num_rows() as u64).sum::<u64>();

@@ -315,7 +315,7 @@ impl Sequencer {
         }
         let deltas = staged.deltas(first_lsn, next_lsn);
         let mut positions = self.shared.positions.lock();
-        staged.advance(&mut positions, now)?;
+        staged.advance(&mut positions, first_lsn, now)?;
         positions.next_lsn = next_lsn;
         group.staged = Some((files, deltas));
         self.next_lsn = next_lsn;
@@ -394,13 +394,7 @@ impl Sequencer {
                 sorted.push((Arc::clone(table), judged));
             }
         }
-        let keys_max = self.shared.parts.limits.store.unique_keys_max;
-        if keys > 0 && positions.unique_keys() + keys > keys_max {
-            self.shared.parts.metrics.limit_hit("limits.store.unique_keys_max");
-            return Err(Error::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, "too many keys of PRIMARY KEY and UNIQUE constraints")
-                .detail(format!("All tables together can hold {keys_max} of them."))
-                .hint("Raise limits.store.unique_keys_max or the memory of the server."));
-        }
+        positions.admit_keys(&self.shared.parts, keys)?;
         Ok(sorted)
     }
 

@@ -400,7 +400,15 @@ impl Store {
 
     /// `base` with what an open transaction does on top, for its own reads. Rows are classified as at commit, and have LSNs from
     /// [`Snapshot::own_from`] on, one for each that was submitted. 23505 where a key is taken twice.
-    pub fn overlay(&self, base: &Arc<Snapshot>, changes: &[Change], deletes: &[Delete], writes: &[Write]) -> Result<Arc<Snapshot>> {
+    /// `staged` are the rows of a statement that is alone in the transaction.
+    pub fn overlay(
+        &self,
+        base: &Arc<Snapshot>,
+        changes: &[Change],
+        deletes: &[Delete],
+        writes: &[Write],
+        staged: Option<&Staged>,
+    ) -> Result<Arc<Snapshot>> {
         let mut next = (**base).clone();
         next.own_from = Some(base.next_lsn);
         apply::changes(&mut next, changes, base.next_lsn, &self.shared.tools)?;
@@ -424,6 +432,9 @@ impl Store {
                     accepted.push(apply::Accepted { table: write.table, rows: judged.accepted, first_lsn, very_late, found: Vec::new() });
                 }
             }
+        }
+        if let Some(staged) = staged {
+            lsn = staged.show(&mut next, lsn)?;
         }
         next.next_lsn = lsn;
         apply::rows(&mut next, apply::hot(&accepted)?, apply::Deltas::new())?;

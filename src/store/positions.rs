@@ -14,7 +14,6 @@ use crate::clock::Micros;
 use crate::columnar::{Deleted, LsnSet};
 use crate::error::{Error, Result, SqlState};
 use crate::state::{Batch, Family, State};
-use crate::store::Delete;
 use crate::store::apply::Accepted;
 use crate::store::classify::{Lateness, Watermarks, event_times};
 use crate::store::dedupe::{Bounds, Dedupe, Staged};
@@ -22,6 +21,7 @@ use crate::store::erased::{Erased, Keys};
 use crate::store::rows::Recent;
 use crate::store::snapshot::{Snapshot, compact_strings};
 use crate::store::unique::{self, Taken};
+use crate::store::{Delete, Parts};
 
 /// Watermarks and recent keys of every event table, after the commit that ends at `next_lsn`.
 #[derive(Debug, Default)]
@@ -231,6 +231,18 @@ impl Positions {
     /// Keys of all PRIMARY KEY and UNIQUE constraints.
     pub fn unique_keys(&self) -> usize {
         self.unique.values().map(Taken::len).sum()
+    }
+
+    /// 53400 when so many keys more are too many.
+    pub fn admit_keys(&self, parts: &Parts, keys: usize) -> Result<()> {
+        let keys_max = parts.limits.store.unique_keys_max;
+        if keys == 0 || self.unique_keys() + keys <= keys_max {
+            return Ok(());
+        }
+        parts.metrics.limit_hit("limits.store.unique_keys_max");
+        Err(Error::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, "too many keys of PRIMARY KEY and UNIQUE constraints")
+            .detail(format!("All tables together can hold {keys_max} of them."))
+            .hint("Raise limits.store.unique_keys_max or the memory of the server."))
     }
 }
 

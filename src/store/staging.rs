@@ -35,6 +35,7 @@ use crate::store::positions::{Judged, Positions, dedupe_columns};
 use crate::store::record::StagedHeader;
 use crate::store::recover::key_bounds;
 use crate::store::snapshot::{Snapshot, with_lsn};
+use crate::store::unique::{self, Taken};
 use crate::store::{Shared, dropped, enrich};
 use crate::view;
 
@@ -73,6 +74,8 @@ pub struct Staged {
     keys: Keys,
     recent: Option<Dedupe>,
     bounds: Bounds,
+    /// Of a table with PRIMARY KEY or UNIQUE: the keys so far, by the rows' numbers.
+    unique: Taken,
     /// Of each partition the accepted rows of least and greatest event time.
     oldest: Option<RecordBatch>,
     newest: Option<RecordBatch>,
@@ -230,6 +233,7 @@ impl Staged {
             keys: Keys::bounded(bounds.clone()),
             recent: None,
             bounds,
+            unique: Taken::default(),
             oldest: None,
             newest: None,
             seen: shared.positions.lock().watermarks.get(&table.oid).map(Watermarks::in_order).unwrap_or_default(),
@@ -271,7 +275,14 @@ impl Staged {
         let (mut accepted, mut late) = (Vec::new(), Vec::new());
         let mut changed = false;
         for rows in numbered {
-            let judged = shared.positions.lock().sort_out(&self.table, &rows, self.policy, &mut self.keys)?;
+            let judged = {
+                let positions = shared.positions.lock();
+                if !self.table.unique.is_empty() {
+                    self.unique.claim(&self.table, positions.unique.get(&self.table.oid), &rows, numbers(&rows)?)?;
+                    positions.admit_keys(&shared.parts, self.unique.len())?;
+                }
+                positions.sort_out(&self.table, &rows, self.policy, &mut self.keys)?
+            };
             let Judged { accepted: kept, late: behind, applied, duplicates, .. } = judged;
             self.applied += applied;
             changed |= kept.num_rows() != rows.num_rows();
@@ -355,6 +366,7 @@ impl Staged {
                 .hint("Run the statement again."));
         }
         enrich::refuse_staging(&snapshot, self.table.oid)?;
+        self.refuse_taken(shared).await?;
         if !self.overtaken(shared, &snapshot).await? && self.same_views(&snapshot) {
             return Ok(self);
         }
@@ -391,6 +403,23 @@ impl Staged {
             }
         }
         Ok(again)
+    }
+
+    /// 23505 when other commits have taken a key meanwhile.
+    async fn refuse_taken(&self, shared: &Shared) -> Result<()> {
+        let taken = {
+            let positions = shared.positions.lock();
+            positions.admit_keys(&shared.parts, self.unique.len())?;
+            positions.unique.get(&self.table.oid).and_then(|taken| self.unique.first_in(taken))
+        };
+        let Some((constraint, number)) = taken else { return Ok(()) };
+        for files in self.parts.iter().take(1).flat_map(|part| &part.chunks) {
+            let rows = read(&self.parts[0].columns, files).await?;
+            if let Ok(row) = numbers(&rows)?.binary_search(&(number as i64)) {
+                return Err(unique::violation(&self.table, &self.table.unique[constraint], &rows, row));
+            }
+        }
+        Err(Error::internal("a staged row is missing"))
     }
 
     fn same_views(&self, snapshot: &Snapshot) -> bool {
@@ -439,7 +468,7 @@ impl Staged {
     }
 
     /// Rows numbered so far: the LSNs that the commit takes.
-    pub(super) fn numbers(&self) -> u64 {
+    pub fn numbers(&self) -> u64 {
         self.next
     }
 
@@ -466,6 +495,37 @@ impl Staged {
             .collect()
     }
 
+    /// The files as an open transaction sees them, with LSNs from `first_lsn` on.
+    fn shown(&self, first_lsn: u64) -> Vec<Files> {
+        let rebased = |files: &Vec<DataFile>| files.iter().map(|file| file.clone().rebased(first_lsn as i64)).collect();
+        let parts = self.parts.iter().filter(|part| !part.chunks.is_empty());
+        parts
+            .map(|part| Files {
+                table: part.table.oid,
+                columns: Arc::clone(&part.columns),
+                chunks: part.chunks.iter().map(rebased).collect(),
+            })
+            .collect()
+    }
+
+    /// Shows an open transaction the rows as they were judged, with LSNs from `first_lsn` on. Gives one past the last of these.
+    pub fn show(&self, snapshot: &mut Snapshot, first_lsn: u64) -> Result<u64> {
+        let next_lsn = first_lsn + self.next;
+        apply::files(snapshot, self.shown(first_lsn));
+        // A view that came since the rows were staged has not been shown them.
+        let views = self.views.views.iter().map(|(oid, version)| (*oid, &version.spec)).collect::<HashMap<_, _>>();
+        let strange = |(oid, version): &(&Oid, &mut Arc<view::Version>)| {
+            version.spec.view.table == self.table.oid && !views.get(*oid).is_some_and(|spec| Arc::ptr_eq(spec, &version.spec))
+        };
+        for (_, version) in snapshot.views.iter_mut().filter(strange) {
+            let message =
+                format!("cannot read materialized view \"{}\", which is newer than rows of the transaction", version.spec.view.name);
+            *version = Arc::new(version.failing(Error::unsupported(message).hint("COMMIT first.")));
+        }
+        apply::rows(snapshot, Vec::new(), self.deltas(first_lsn, next_lsn))?;
+        Ok(next_lsn)
+    }
+
     /// Puts files back that [`Staged::files`] took out, when the commit did not come about.
     pub(super) fn give_back(&mut self, files: Vec<Files>) {
         for files in files {
@@ -486,7 +546,10 @@ impl Staged {
     }
 
     /// Takes the rows into what decides about later ones, at a time of the server's clock.
-    pub(super) fn advance(&mut self, positions: &mut Positions, now: Micros) -> Result<()> {
+    pub(super) fn advance(&mut self, positions: &mut Positions, first_lsn: u64, now: Micros) -> Result<()> {
+        if !self.unique.is_empty() {
+            positions.unique.entry(self.table.oid).or_default().absorb(std::mem::take(&mut self.unique), first_lsn);
+        }
         positions.advance_staged(&self.table, self.newest.as_ref(), self.lateness(), now)?;
         if let Some(recent) = self.recent.take() {
             positions.absorb(&self.table, recent);
@@ -506,6 +569,11 @@ pub fn deltas(views: &Snapshot, table: Oid, rows: Vec<RecordBatch>, first_lsn: u
         (delta.first_lsn, delta.next_lsn) = (first_lsn, next_lsn);
     }
     Ok(deltas)
+}
+
+fn numbers(numbered: &RecordBatch) -> Result<&[i64]> {
+    let last = numbered.columns().last().and_then(|column| column.as_primitive_opt::<Int64Type>());
+    last.map(|numbers| numbers.values().as_ref()).ok_or_else(|| Error::internal("rows without numbers"))
 }
 
 fn declared(numbered: &RecordBatch) -> Result<RecordBatch> {

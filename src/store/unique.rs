@@ -52,6 +52,39 @@ impl Taken {
         self.constraints.get(constraint)?.get(key).copied()
     }
 
+    /// Takes the keys of a statement's rows that `committed` rows have not taken, by their numbers; 23505 for the first row at fault.
+    pub fn claim(&mut self, table: &Table, committed: Option<&Taken>, rows: &RecordBatch, numbers: &[i64]) -> Result<()> {
+        let keys = keys(table, rows)?;
+        self.constraints.resize_with(table.unique.len(), HashMap::new);
+        for (row, number) in numbers.iter().enumerate() {
+            for (constraint, keys) in keys.iter().enumerate() {
+                let Some(key) = keys[row] else { continue };
+                let present = committed.is_some_and(|taken| taken.row(constraint, &key).is_some());
+                if present || self.constraints[constraint].insert(key, number.unsigned_abs()).is_some() {
+                    return Err(violation(table, &table.unique[constraint], rows, row));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first of these rows whose key `other` has too: constraint and row.
+    pub fn first_in(&self, other: &Taken) -> Option<(usize, u64)> {
+        let own =
+            self.constraints.iter().enumerate().flat_map(|(constraint, keys)| keys.iter().map(move |(key, row)| (constraint, key, *row)));
+        let taken = own.filter(|(constraint, key, _)| other.row(*constraint, key).is_some());
+        taken.map(|(constraint, _, row)| (constraint, row)).min_by_key(|(_, row)| *row)
+    }
+
+    /// Takes in the keys of a statement, whose numbers count from `first_lsn`.
+    pub fn absorb(&mut self, statement: Taken, first_lsn: u64) {
+        self.constraints.resize_with(statement.constraints.len().max(self.constraints.len()), HashMap::new);
+        for (taken, keys) in self.constraints.iter_mut().zip(statement.constraints) {
+            taken.reserve(keys.len());
+            taken.extend(keys.into_iter().map(|(key, number)| (key, first_lsn + number)));
+        }
+    }
+
     /// Takes the keys of rows, whose LSNs begin at `first_lsn` and follow.
     pub fn insert(&mut self, keys: &Keys, first_lsn: u64) {
         self.insert_rows(keys, (first_lsn..).take(keys.first().map_or(0, Vec::len)));
