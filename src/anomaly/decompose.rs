@@ -8,7 +8,7 @@ use super::judge::{self, Sigma};
 use super::mstl::Mstl;
 use super::period::{self, NotFound};
 use super::replace::Replaced;
-use super::stl::Stl;
+use super::stl::{Season, Stl};
 use super::{Decomposition, classical};
 
 /// How often a robust decomposition is repeated at most.
@@ -32,8 +32,8 @@ pub struct Settings {
     pub method: Method,
     /// Lengths of the seasons, rising, at least 2; empty when they are to be found.
     pub periods: Vec<usize>,
-    /// Cycles that a seasonal value is smoothed over, odd, at least 7 (not for `Classical`).
-    pub seasonal: usize,
+    /// How the season is smoothed (not for `Classical`).
+    pub season: Season,
     /// Whether anomalies are kept out of trend and season (not for `Classical`).
     pub robust: bool,
     /// What spread is measured by.
@@ -123,7 +123,7 @@ impl Kept {
                 let kept = self.stl.take().filter(|stl| stl.shape() == (values.len(), longest));
                 let stl = match kept {
                     Some(stl) => stl,
-                    None => Stl::new(values.len(), longest, settings.seasonal)?,
+                    None => Stl::new(values.len(), longest, settings.season)?,
                 };
                 Some(self.stl.insert(stl).decompose(values))
             }
@@ -131,7 +131,7 @@ impl Kept {
                 let kept = self.mstl.take().filter(|(points, known, _)| *points == values.len() && known == periods);
                 let kept = match kept {
                     Some(kept) => kept,
-                    None => (values.len(), periods.to_vec(), Mstl::new(values.len(), periods, settings.seasonal)?),
+                    None => (values.len(), periods.to_vec(), Mstl::new(values.len(), periods, settings.season)?),
                 };
                 Some(self.mstl.insert(kept).2.decompose(values))
             }

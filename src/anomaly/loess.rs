@@ -1,4 +1,4 @@
-//! Local linear regression over equally spaced points (loess), the smoother of STL.
+//! Local regression over equally spaced points (loess), the smoother of STL: lines, or means.
 //!
 //! *Place*: [`super::stl`] alone. The same numbers as `est` and `ess` of the authors' Fortran with jumps of 1.
 //!
@@ -88,30 +88,31 @@ impl Loess {
     }
 
     /// Values of the points whose windows touch no end.
+    // On its own, so that what surrounds it does not decide whether it is vectorized.
+    #[inline(never)]
     fn convolve(&self, values: &[f64], smoothed: &mut [f64]) {
         // The farthest neighbours have no weight.
-        let half = self.half;
-        let mut blocks = smoothed.chunks_exact_mut(LANES);
-        let mut start = half;
-        for block in &mut blocks {
-            let mut sums = [0.0; LANES];
-            let (before, after) = (&values[start - half..start + LANES], &values[start..start + half + LANES]);
-            for (lane, sum) in sums.iter_mut().enumerate() {
-                *sum = self.centre[0] * after[lane];
-            }
-            for (distance, weight) in self.centre.iter().enumerate().take(half).skip(1) {
-                let (left, right) = (&before[half - distance..half - distance + LANES], &after[distance..distance + LANES]);
-                for lane in 0..LANES {
-                    sums[lane] += weight * (left[lane] + right[lane]);
+        let (first, weights) = match self.centre.get(..self.half) {
+            Some([first, weights @ ..]) => (*first, weights),
+            _ => return,
+        };
+        let (blocks, rest) = smoothed.as_chunks_mut::<LANES>();
+        let mut start = self.half;
+        for block in blocks {
+            let mut sums = lanes(values, start).map(|value| first * value);
+            for (before, weight) in weights.iter().enumerate() {
+                let (left, right) = (lanes(values, start - before - 1), lanes(values, start + before + 1));
+                for ((sum, left), right) in sums.iter_mut().zip(left).zip(right) {
+                    *sum += weight * (left + right);
                 }
             }
-            block.copy_from_slice(&sums);
+            *block = sums;
             start += LANES;
         }
-        for (lane, slot) in blocks.into_remainder().iter_mut().enumerate() {
+        for (lane, slot) in rest.iter_mut().enumerate() {
             let at = start + lane;
-            let pairs = (1..half).map(|distance| self.centre[distance] * (values[at - distance] + values[at + distance]));
-            *slot = self.centre[0] * values[at] + pairs.sum::<f64>();
+            let pairs = weights.iter().enumerate().map(|(before, weight)| weight * (values[at - before - 1] + values[at + before + 1]));
+            *slot = first * values[at] + pairs.sum::<f64>();
         }
     }
 
@@ -122,7 +123,7 @@ impl Loess {
     /// The row of a point near the beginning.
     fn kernel(&self, at: usize, row: &mut Vec<f64>) {
         row.clear();
-        row.extend(coefficients(at as f64, &self.window(at as f64, 0), self.points));
+        row.extend(coefficients(at as f64, &self.window(at as f64, 0), self.points, true));
     }
 }
 
@@ -135,8 +136,8 @@ pub struct Cycles {
 }
 
 impl Cycles {
-    /// A smoother for series of `points` values with windows of `span` points, an odd number.
-    pub fn new(points: usize, span: usize) -> Self {
+    /// A smoother for series of `points` values with windows of `span` points, an odd number, by local lines or local means.
+    pub fn new(points: usize, span: usize, lines: bool) -> Self {
         let width = span.min(points);
         let rows = (0..points + 2).map(|row| {
             let at = row as f64 - 1.0;
@@ -144,7 +145,7 @@ impl Cycles {
             match points {
                 // One value is its own fit everywhere.
                 0 | 1 => (0, vec![1.0; points]),
-                _ => (left, coefficients(at, &window(at, left, width, span, points), points)),
+                _ => (left, coefficients(at, &window(at, left, width, span, points), points, lines)),
             }
         });
         Self { points, rows: rows.collect() }
@@ -193,13 +194,13 @@ fn window(at: f64, left: usize, width: usize, span: usize, points: usize) -> Win
 }
 
 /// What each neighbour contributes to the fitted value when no robustness weights are given.
-fn coefficients(at: f64, window: &Window, points: usize) -> Vec<f64> {
+fn coefficients(at: f64, window: &Window, points: usize, lines: bool) -> Vec<f64> {
     let total: f64 = window.tricube.iter().sum();
     let distance = |offset: usize| (window.left + offset) as f64 - at;
     let mut weights: Vec<f64> = window.tricube.iter().map(|weight| weight / total).collect();
     let mean: f64 = weights.iter().enumerate().map(|(offset, weight)| weight * distance(offset)).sum();
     let variance: f64 = weights.iter().enumerate().map(|(offset, weight)| weight * (distance(offset) - mean).powi(2)).sum();
-    if variance.sqrt() > 0.001 * (points as f64 - 1.0) {
+    if lines && variance.sqrt() > 0.001 * (points as f64 - 1.0) {
         for (offset, weight) in weights.iter_mut().enumerate() {
             *weight *= 1.0 - mean / variance * (distance(offset) - mean);
         }
@@ -207,6 +208,12 @@ fn coefficients(at: f64, window: &Window, points: usize) -> Vec<f64> {
     weights
 }
 
+/// So many values from one on; zeros where there are fewer.
+fn lanes(values: &[f64], from: usize) -> &[f64; LANES] {
+    values.get(from..).and_then(<[f64]>::first_chunk).unwrap_or(&[0.0; LANES])
+}
+
+#[inline(never)]
 fn dot(left: &[f64], right: &[f64]) -> f64 {
     let (left, left_rest) = left.as_chunks::<LANES>();
     let (right, right_rest) = right.as_chunks::<LANES>();

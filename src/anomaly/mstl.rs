@@ -5,7 +5,7 @@
 //! smoother of four more cycles, two rounds.
 
 use super::Decomposition;
-use super::stl::Stl;
+use super::stl::{Season, Stl};
 
 /// Rounds over the periods, when there are several.
 const ROUNDS: usize = 2;
@@ -17,10 +17,13 @@ pub struct Mstl {
 }
 
 impl Mstl {
-    /// For series of at least two of the longest period; `periods` rise; `seasonal` is as for [`Stl`], for the shortest. `None` when the series are shorter or there is no period.
-    pub fn new(points: usize, periods: &[usize], seasonal: usize) -> Option<Self> {
-        let periods: Vec<Stl> =
-            periods.iter().enumerate().map(|(index, period)| Stl::new(points, *period, seasonal + 4 * index)).collect::<Option<_>>()?;
+    /// For series of at least two of the longest period; `periods` rise; `season` is for the shortest. `None` when the series are shorter or there is no period.
+    pub fn new(points: usize, periods: &[usize], season: Season) -> Option<Self> {
+        let periods: Vec<Stl> = periods
+            .iter()
+            .enumerate()
+            .map(|(index, period)| Stl::new(points, *period, Season { cycles: season.cycles + 4 * index, ..season }))
+            .collect::<Option<_>>()?;
         if periods.is_empty() { None } else { Some(Self { periods }) }
     }
 

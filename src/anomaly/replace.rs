@@ -20,10 +20,12 @@ use super::{Decomposition, judge};
 const ROUNDS_MAX: usize = 5;
 /// It stands still when nothing that was put in place of an anomaly moves by more than this part of the threshold.
 const STILL: f64 = 0.02;
-/// At the ends, where a fit follows its points closely, a point is put to the test from this part of the threshold on.
+/// At the ends, where a fit follows its points closely and what it leaves is little, a point is put to the test from this part of the
+/// threshold on, and of the largest anomaly.
 const SUSPECT: f64 = 0.4;
-/// What an anomaly makes of its neighbours is smaller than this part of it.
-const SHADOW: f64 = 0.5;
+const SUSPECT_SHADOW: f64 = 0.3;
+/// What an anomaly makes of its neighbours is smaller than this part of it: a half of it where there are three cycles.
+const SHADOW: f64 = 0.6;
 /// Added to the diagonal of a system of equations, as a part of its greatest entry, so that equal rounds do no harm.
 const RIDGE: f64 = 1e-10;
 
@@ -72,8 +74,8 @@ impl Replaced {
         for (index, size) in severities.iter().enumerate() {
             let out = self.left_out[index];
             let is_end = index.min(severities.len() - 1 - index) < self.margin;
-            let least = if is_end && !self.acquitted[index] { SUSPECT } else { 1.0 };
-            let is_anomaly = *size > if out { 1.0 } else { (largest * SHADOW).max(least) };
+            let (shadow, least) = if is_end && !self.acquitted[index] { (SUSPECT_SHADOW, SUSPECT) } else { (SHADOW, 1.0) };
+            let is_anomaly = *size > if out { 1.0 } else { (largest * shadow).max(least) };
             self.acquitted[index] |= out && !is_anomaly;
             if is_anomaly != out {
                 self.values[index] = if is_anomaly { expected(index) } else { expected(index) + parts.residual[index] };

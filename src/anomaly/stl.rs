@@ -1,8 +1,8 @@
 //! STL: seasonal-trend decomposition by loess.
 //!
 //! Cleveland, Cleveland, McRae and Terpenning, *STL: A Seasonal-Trend Decomposition Procedure Based on Loess*, Journal of Official
-//! Statistics 6 (1990). The same numbers as statsmodels' `STL(x, period, seasonal=s).fit()`: local lines, every point
-//! fitted (jumps of 1), five passes.
+//! Statistics 6 (1990). The same numbers as statsmodels' `STL(x, period, seasonal=s, seasonal_deg=d).fit()`: every
+//! point fitted (jumps of 1), five passes.
 //!
 //! A [`Stl`] holds what depends on the length alone and serves all series of that length.
 
@@ -12,9 +12,25 @@ use super::moving;
 
 /// Passes over season and trend.
 const PASSES: usize = 5;
-/// Cycles that a seasonal value is smoothed over unless something else is asked for. With 7, statsmodels' default, a season follows its
-/// last cycle so closely that two thirds of an anomaly at the newest point are taken for season.
-pub const SEASONAL: usize = 35;
+/// How the season is smoothed from cycle to cycle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Season {
+    /// Cycles of a window, odd, at least 7.
+    pub cycles: usize,
+    /// By local lines, as in statsmodels by default, or by local means (`seasonal_deg=0`).
+    pub lines: bool,
+}
+
+impl Season {
+    /// Unless something else is asked for. A line through few cycles follows its first and last ones so closely that an anomaly there is
+    /// taken for season, and that another week looks wrong in its place.
+    pub const DEFAULT: Season = Season { cycles: 35, lines: false };
+
+    /// Local lines over so many cycles.
+    pub const fn lines(cycles: usize) -> Season {
+        Season { cycles, lines: true }
+    }
+}
 
 /// STL for series of one length and period.
 #[derive(Clone, Debug)]
@@ -28,9 +44,8 @@ pub struct Stl {
 }
 
 impl Stl {
-    /// For series of at least two periods; `seasonal` is the (odd) number of cycles that a seasonal value is smoothed over. `None`
-    /// when the series are shorter or `period` is below 2.
-    pub fn new(points: usize, period: usize, seasonal: usize) -> Option<Self> {
+    /// For series of at least two periods. `None` when the series are shorter or `period` is below 2.
+    pub fn new(points: usize, period: usize, season: Season) -> Option<Self> {
         if period < 2 || points < period.checked_mul(2)? {
             return None;
         }
@@ -38,9 +53,9 @@ impl Stl {
         Some(Self {
             points,
             period,
-            trend: Loess::new(points, trend_span(period, seasonal)),
+            trend: Loess::new(points, trend_span(period, season.cycles)),
             low_pass: Loess::new(points, odd(period + 1)),
-            cycles: [Cycles::new(whole + 1, seasonal), Cycles::new(whole, seasonal)],
+            cycles: [Cycles::new(whole + 1, season.cycles, season.lines), Cycles::new(whole, season.cycles, season.lines)],
         })
     }
 

@@ -7,14 +7,15 @@ use super::grid::{Fill, Grid, Spacing, Step, Unfilled};
 use super::judge::{Sigma, median, severity, spread};
 use super::mstl::Mstl;
 use super::period::{NotFound, detect, detect_all};
-use super::stl::{SEASONAL, Stl};
+use super::stl::{Season, Stl};
 use super::{classical, moving};
 use crate::types::zone::Zone;
 
 /// Largest difference from statsmodels, as a part of the largest value.
 const TOLERANCE: f64 = 1e-9;
-/// Cycles of the seasonal smoother by statsmodels' default.
-const STATSMODELS: usize = 7;
+/// The season by statsmodels' defaults.
+const STATSMODELS: Season = Season::lines(7);
+const STATSMODELS_MSTL: Season = Season::lines(11);
 
 /// The values of a series, and what is expected of a method: rows of trend, seasonal and residual.
 struct Expected {
@@ -55,10 +56,10 @@ fn check(series: &str, text: &str, period: usize, periods: &[usize]) {
     expected.check(series, "classical", &classical::decompose(&values, period).expect("two periods"));
     let stl = Stl::new(values.len(), period, STATSMODELS).expect("two periods");
     expected.check(series, "stl", &stl.decompose(&values));
-    let stl = Stl::new(values.len(), period, SEASONAL).expect("two periods");
-    expected.check(series, "stl35", &stl.decompose(&values));
+    let stl = Stl::new(values.len(), period, Season::DEFAULT).expect("two periods");
+    expected.check(series, "means", &stl.decompose(&values));
     if !periods.is_empty() {
-        expected.check(series, "mstl", &Mstl::new(values.len(), periods, 11).expect("two periods").decompose(&values));
+        expected.check(series, "mstl", &Mstl::new(values.len(), periods, STATSMODELS_MSTL).expect("two periods").decompose(&values));
     }
 }
 
@@ -95,11 +96,11 @@ fn moving_sums_of_any_width() {
 #[test]
 fn short_series_have_no_decomposition() {
     for (points, period) in [(0, 2), (3, 2), (10, 1), (10, 0), (13, 7), (usize::MAX, usize::MAX)] {
-        assert!(Stl::new(points, period, SEASONAL).is_none(), "{points} {period}");
+        assert!(Stl::new(points, period, Season::DEFAULT).is_none(), "{points} {period}");
     }
     assert!(classical::decompose(&[1.0; 13], 7).is_none());
-    assert!(Mstl::new(10, &[2, 6], 11).is_none());
-    assert!(Mstl::new(10, &[], 11).is_none());
+    assert!(Mstl::new(10, &[2, 6], STATSMODELS_MSTL).is_none());
+    assert!(Mstl::new(10, &[], STATSMODELS_MSTL).is_none());
 }
 
 #[test]
@@ -134,7 +135,7 @@ fn season(points: usize, period: usize) -> Vec<f64> {
 }
 
 fn settings(method: Method) -> Settings {
-    Settings { method, periods: vec![24], seasonal: SEASONAL, robust: true, sigma: Sigma::Mad, sensitivity: 3.0 }
+    Settings { method, periods: vec![24], season: Season::DEFAULT, robust: true, sigma: Sigma::Mad, sensitivity: 3.0 }
 }
 
 #[test]
@@ -291,7 +292,7 @@ fn gaps_are_filled() {
 fn forecasts_go_on_with_season_and_trend() {
     let values = season(24 * 28 + 24, 24);
     let (history, future) = values.split_at(24 * 28);
-    let mstl = Mstl::new(history.len(), &[24], 11).expect("two periods");
+    let mstl = Mstl::new(history.len(), &[24], STATSMODELS_MSTL).expect("two periods");
     let forecast = forecast(history, Some(&mstl), 24, 0.95);
     let error: f64 = forecast.mean.iter().zip(future).map(|(mean, value)| (mean - value).abs()).sum::<f64>() / 24.0;
     assert!(error < 3.5, "{error}");

@@ -44,7 +44,7 @@ for name, (values, period, periods) in SERIES.items():
     found = {
         "classical": seasonal_decompose(values, model="additive", period=period),
         "stl": STL(values, period=period).fit(),
-        "stl35": STL(values, period=period, seasonal=35).fit(),
+        "means": STL(values, period=period, seasonal=35, seasonal_deg=0).fit(),
     }
     if periods:
         found["mstl"] = MSTL(values, periods=periods).fit()

@@ -9,7 +9,7 @@ use super::series::{Analysis, lower};
 use super::{Argument, Call, Operator};
 use crate::anomaly::decompose::{Method, Settings};
 use crate::anomaly::judge::Sigma;
-use crate::anomaly::stl::SEASONAL;
+use crate::anomaly::stl::Season;
 
 /// Fewest and most cycles that a season is smoothed over.
 const SEASONAL_RANGE: std::ops::RangeInclusive<i64> = 7..=9_999;
@@ -68,8 +68,8 @@ impl Operator for Anomalies {
             }
         }
         let robust = call.flag("robust", method != Method::Classical)?;
-        let seasonal = seasonal.and_then(|cycles| usize::try_from(cycles).ok()).unwrap_or(SEASONAL);
-        let settings = Settings { method, periods, seasonal, robust, sigma, sensitivity };
+        let season = seasonal.and_then(|cycles| usize::try_from(cycles).ok()).map_or(Season::DEFAULT, Season::lines);
+        let settings = Settings { method, periods, season, robust, sigma, sensitivity };
         lower::lower(call, self.name(), Analysis::Anomalies(settings))
     }
 }

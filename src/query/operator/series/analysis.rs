@@ -10,10 +10,12 @@ use crate::anomaly::grid::{Filled, Step};
 use crate::anomaly::judge::{Sigma, severity};
 use crate::anomaly::mstl::Mstl;
 use crate::anomaly::period::{self, NotFound};
-use crate::anomaly::stl::SEASONAL;
+use crate::anomaly::stl::Season;
 use crate::error::{Error, SqlState};
 use crate::types::zone::Zone;
 
+/// How a season that is to go on is smoothed: what it has grown by lately, it goes on growing by.
+const SEASON: Season = Season::lines(35);
 /// Fewest points that are forecast from.
 const FORECAST_POINTS_MIN: usize = 3;
 
@@ -78,7 +80,8 @@ impl fmt::Display for Analysis {
                     Sigma::Stddev => "stddev",
                 };
                 write!(f, "method={method}, period={}, sensitivity={}", periods(&settings.periods), settings.sensitivity)?;
-                write!(f, ", sigma={sigma}, seasonal={}, robust={}", settings.seasonal, settings.robust)
+                let by = if settings.season.lines { "lines" } else { "means" };
+                write!(f, ", sigma={sigma}, seasonal={} {by}, robust={}", settings.season.cycles, settings.robust)
             }
             Analysis::Forecast(horizon) => {
                 write!(f, "period={}, horizon={}, level={}", periods(&horizon.periods), horizon.steps, horizon.level)
@@ -141,7 +144,7 @@ impl Worker {
                     && !kept.as_ref().is_some_and(same)
                 {
                     let short = Unjudged::TooShort { needed: longest.saturating_mul(2), period: *longest };
-                    *kept = Some((values.len(), periods.clone(), Mstl::new(values.len(), &periods, SEASONAL).ok_or(short)?));
+                    *kept = Some((values.len(), periods.clone(), Mstl::new(values.len(), &periods, SEASON).ok_or(short)?));
                 }
                 let seasons = kept.as_ref().filter(|_| !periods.is_empty()).map(|(_, _, mstl)| mstl);
                 let forecast = forecast::forecast(values, seasons, horizon.steps, horizon.level);
