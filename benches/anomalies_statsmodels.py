@@ -50,7 +50,7 @@ def classical(values):
 
 
 def stl(values):
-    residual = STL(values, period=options.period, seasonal=35).fit().resid
+    residual = STL(values, period=options.period, seasonal=35, seasonal_deg=0).fit().resid
     return judge(residual, 1.4826 * np.median(np.abs(residual - np.median(residual))))
 
 
