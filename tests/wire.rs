@@ -265,7 +265,8 @@ async fn explain_analyze_tells_what_was_pruned() {
     let env = limits.into_iter().zip(["2000".to_owned(), "100".to_owned(), "10".to_owned()]).collect();
     let server = Server::start_with(Options { template: false, env }).await;
     let session = server.connect().await;
-    let table = "CREATE TABLE e (store text, at timestamptz NOT NULL, WATERMARK FOR at AS at - INTERVAL '3 days') WITH (partition_by = 'store')";
+    let table =
+        "CREATE TABLE e (store text, at timestamptz NOT NULL, WATERMARK FOR at AS at - INTERVAL '3 days') WITH (partition_by = 'store')";
     session.rows(table).await;
     // Two days, each a file of a thousand rows, ten pages of them; ten stores.
     session
