@@ -28,6 +28,7 @@ use crate::session::{Session, engine_error};
 use crate::sql::Statement;
 use crate::sql::statement::quote_identifier;
 use crate::store::rows::stale;
+use crate::store::snapshot::compact_strings;
 use crate::store::{HotBatch, TableState};
 use crate::types::LSN_COLUMN;
 
@@ -137,6 +138,8 @@ pub async fn found(
             all if all == first.len() => batch,
             _ => filter_record_batch(&batch, &first).map_err(|error| Error::internal(error.to_string()))?,
         };
+        // A few rows of a batch would keep, and count, the texts of all.
+        let batch = compact_strings(&batch)?;
         bytes += batch.get_array_memory_size();
         if bytes > bytes_max {
             session.services.metrics.limit_hit("limits.store.statement_bytes_max");

@@ -20,6 +20,7 @@ use sqlparser::ast::{
     TableWithJoins, VisitMut, VisitorMut,
 };
 
+use super::functions::repeated::rows_of_lists;
 use super::functions::{Function, undefined};
 use super::using;
 use crate::error::{Error, SqlState};
@@ -450,11 +451,11 @@ fn unnested(input: LogicalPlan, call: Call, nulls: NullHandling, context: &mut d
         let value = typed(output.value, &output.sql_type);
         value.alias_qualified(Some(table.clone()), output.name)
     }));
-    LogicalPlanBuilder::from(input)
+    let rows = LogicalPlanBuilder::from(input)
         .project(columns)?
         .unnest_columns_with_options(names, UnnestOptions::new().with_null_handling(nulls))?
-        .project(shown.collect::<Vec<_>>())?
-        .build()
+        .build()?;
+    LogicalPlanBuilder::from(rows_of_lists(rows)?).project(shown.collect::<Vec<_>>())?.build()
 }
 
 /// The lists of a call, with what is in them.

@@ -23,6 +23,7 @@ use datafusion::logical_expr::{
     when,
 };
 
+use super::functions::repeated::rows_of_lists;
 use super::functions::window::{HOP, SESSION, SESSION_END, end_of, hop_starts, session_break};
 use super::rewrite::SUFFIX;
 use crate::error::{Error, SqlState};
@@ -197,7 +198,7 @@ fn hops(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let window = Column::new_unqualified(format!("{SUFFIX}window"));
     let mut columns: Vec<Expr> = needed.into_iter().map(Expr::Column).collect();
     columns.push(hop_starts().call(args).alias(&window.name));
-    let expanded = LogicalPlanBuilder::from(input.clone()).project(columns)?.unnest_column(window.clone())?.build()?;
+    let expanded = rows_of_lists(LogicalPlanBuilder::from(input.clone()).project(columns)?.unnest_column(window.clone())?.build()?)?;
     let names = NamePreserver::new(&plan);
     let exprs = exprs
         .into_iter()

@@ -17,6 +17,7 @@ pub mod math;
 pub mod ordered;
 pub mod padding;
 pub mod regex;
+pub mod repeated;
 pub mod session;
 pub mod strings;
 pub mod sum;

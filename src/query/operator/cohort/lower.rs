@@ -29,6 +29,7 @@ use datafusion::logical_expr::{
 
 use super::rows::{self, CohortRows};
 use super::{Cohort, Retention, fill, is_date};
+use crate::query::functions::repeated::rows_of_lists;
 use crate::query::operator::gather::gather;
 use crate::query::operator::order::ordered;
 use crate::query::rewrite::SUFFIX;
@@ -303,7 +304,8 @@ fn filled(
     kept.extend([PERIOD, ACTIVE, CLOSED, SIZE, METRIC].map(|name| column(&hidden(name))));
     kept.push(fill::periods().call(vec![from, end]).alias(hidden(CELL)));
     let options = UnnestOptions::new().with_null_handling(NullHandling::Drop);
-    let plan = plan.project(kept)?.unnest_columns_with_options(vec![Column::new_unqualified(hidden(CELL))], options)?;
+    let plan = plan.project(kept)?.unnest_columns_with_options(vec![Column::new_unqualified(hidden(CELL))], options)?.build()?;
+    let plan = LogicalPlanBuilder::from(rows_of_lists(plan)?);
     let real = || Expr::BinaryExpr(BinaryExpr::new(Box::new(column(&hidden(CELL))), Operator::Eq, Box::new(period())));
     let mut columns = cohort_keys(cohort);
     columns.push(column(&hidden(CELL)).alias(hidden(PERIOD)));

@@ -31,6 +31,7 @@ use sqlparser::ast;
 
 use super::{Argument, Call, Operator};
 use crate::error::{Error, SqlState};
+use crate::query::functions::repeated::rows_of_lists;
 use crate::query::names;
 use crate::query::rewrite::SUFFIX;
 use crate::query::typing::casts;
@@ -178,11 +179,11 @@ impl Parts {
         let summary = AggregateFunction::new_udf(summary::function(self.names.clone()), arguments, false, None, Vec::new(), None);
         let mut columns = self.groups();
         columns.extend(summary::COLUMNS.iter().map(|name| get_field(column(&list), *name).alias(*name)));
-        LogicalPlanBuilder::from(paths)
+        let steps = LogicalPlanBuilder::from(paths)
             .aggregate(self.groups(), vec![Expr::AggregateFunction(summary).alias(&list)])?
             .unnest_column(Column::new_unqualified(&list))?
-            .project(columns)?
-            .build()
+            .build()?;
+        LogicalPlanBuilder::from(rows_of_lists(steps)?).project(columns)?.build()
     }
 
     fn wide(&self, paths: LogicalPlan) -> Result<LogicalPlan> {
