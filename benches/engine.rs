@@ -72,7 +72,20 @@ impl House {
         let plans = verus::session::shared::SharedPlans::new(config.limits.query.shared_plans_max);
         let subscribers = Arc::new(tokio::sync::Semaphore::new(config.limits.wire.subscribers_max));
         let bus = verus::bus::Bus::new(config.limits.wire.notify_bytes_max);
-        let services = Arc::new(Services { store, engine, binder, config, metrics, clock, spawner, registry, plans, subscribers, bus });
+        let alerts = verus::alert::Alerts::open(verus::alert::Parts {
+            store: Arc::clone(&store),
+            engine: Arc::clone(&engine),
+            clock: Arc::clone(&clock),
+            spawner: spawner.clone(),
+            metrics: Arc::clone(&metrics),
+            bus: Arc::clone(&bus),
+            data_dir: config.data_dir.clone(),
+            guard: Arc::default(),
+            limits: config.limits.alert.clone(),
+        })
+        .expect("alerts");
+        let services =
+            Arc::new(Services { store, engine, binder, config, metrics, clock, spawner, registry, plans, subscribers, bus, alerts });
         let session = Session::new(Arc::clone(&services), registration);
         let mut house = House { runtimes, services, session, dir };
         house.run(schema::TABLE);

@@ -17,11 +17,12 @@
 //! | 8 | [`view`] | incremental view state: compile, apply, merge, read |
 //! | 9 | [`store`] | commit, snapshot, flush, recovery: what a table is |
 //! | 10 | [`query`], [`ingest`] | planning and running SQL; checks and defaults on the way in |
-//! | 11 | [`session`] | one connection's variables, transaction, prepared statements |
-//! | 12 | [`command`] | one file a statement: execute(session, statement) -> response |
-//! | 13 | [`pg`], [`web`] | the PostgreSQL wire; HTTP |
-//! | 14 | [`server`] | the only place that builds and joins components |
-//! | 15 | [`client`] | `verus bench` and `verus demo`: they drive a server over the wire |
+//! | 11 | [`alert`] | what is watched: evaluate, lifecycle, outbox, channels |
+//! | 12 | [`session`] | one connection's variables, transaction, prepared statements |
+//! | 13 | [`command`] | one file a statement: execute(session, statement) -> response |
+//! | 14 | [`pg`], [`web`] | the PostgreSQL wire; HTTP |
+//! | 15 | [`server`] | the only place that builds and joins components |
+//! | 16 | [`client`] | `verus bench` and `verus demo`: they drive a server over the wire |
 //!
 //! # The two ways through the house
 //!
@@ -37,6 +38,7 @@
 //! partial aggregates of one commit. *Block*: merged deltas in RocksDB. *Slot*: hash of the partition key, 0..256.
 //! *Watermark*: a partition's greatest event time less the allowed lateness.
 
+pub mod alert;
 pub mod anomaly;
 pub mod bus;
 pub mod catalog;

@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod alerts;
 mod attribution;
 mod changes_http;
 mod cohort;

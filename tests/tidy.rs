@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["view"],
     &["store"],
     &["query", "ingest"],
+    &["alert"],
     &["session"],
     &["command"],
     &["pg", "web"],

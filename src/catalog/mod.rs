@@ -6,6 +6,7 @@
 //! *Invariants*: (1) OIDs are never reused; (2) tables and views share one namespace (schema `public`); (3) applying the
 //! same [`Change`]s in order gives the same catalog, so recovery replays them.
 
+pub mod alert;
 pub mod bind;
 pub mod token;
 
@@ -25,6 +26,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
 use crate::types::text::parse_scalar;
 use crate::types::zone::Zone;
+pub use alert::{Alert, Channel, ChannelKind, NoData};
 
 /// Identifies a table or view for ever.
 pub type Oid = u32;
@@ -39,6 +41,10 @@ pub struct Catalog {
     views: BTreeMap<Oid, Arc<View>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     tokens: BTreeMap<String, Arc<IngestToken>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    channels: BTreeMap<Oid, Arc<Channel>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    alerts: BTreeMap<Oid, Arc<Alert>>,
     next_oid: Oid,
 }
 
@@ -65,6 +71,16 @@ pub enum Change {
     CreateIngestToken(Arc<IngestToken>),
     /// Removes the token of a name.
     DropIngestToken(String),
+    /// Adds a notification channel.
+    CreateChannel(Arc<Channel>),
+    /// Removes a notification channel.
+    DropChannel(Oid),
+    /// Adds an alert.
+    CreateAlert(Arc<Alert>),
+    /// Replaces an alert's definition (same OID).
+    AlterAlert(Arc<Alert>),
+    /// Removes an alert.
+    DropAlert(Oid),
 }
 
 /// What kind of table it is.
@@ -275,7 +291,14 @@ pub struct View {
 
 impl Default for Catalog {
     fn default() -> Self {
-        Self { tables: BTreeMap::new(), views: BTreeMap::new(), tokens: BTreeMap::new(), next_oid: FIRST_USER_OID }
+        Self {
+            tables: BTreeMap::new(),
+            views: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            alerts: BTreeMap::new(),
+            next_oid: FIRST_USER_OID,
+        }
     }
 }
 
@@ -444,6 +467,41 @@ impl Catalog {
         self.views.values().find(|view| view.name == name)
     }
 
+    /// All notification channels, in OID order.
+    pub fn channels(&self) -> impl Iterator<Item = &Arc<Channel>> {
+        self.channels.values()
+    }
+
+    /// All alerts, in OID order.
+    pub fn alerts(&self) -> impl Iterator<Item = &Arc<Alert>> {
+        self.alerts.values()
+    }
+
+    /// A channel by OID.
+    pub fn channel(&self, oid: Oid) -> Option<&Arc<Channel>> {
+        self.channels.get(&oid)
+    }
+
+    /// A channel by name.
+    pub fn channel_named(&self, name: &str) -> Option<&Arc<Channel>> {
+        self.channels.values().find(|channel| channel.name == name)
+    }
+
+    /// An alert by OID.
+    pub fn alert(&self, oid: Oid) -> Option<&Arc<Alert>> {
+        self.alerts.get(&oid)
+    }
+
+    /// An alert by name.
+    pub fn alert_named(&self, name: &str) -> Option<&Arc<Alert>> {
+        self.alerts.values().find(|alert| alert.name == name)
+    }
+
+    /// The alerts that read a table or view.
+    pub fn alerts_reading(&self, oid: Oid) -> impl Iterator<Item = &Arc<Alert>> {
+        self.alerts.values().filter(move |alert| alert.sources.iter().any(|source| source.oid == oid))
+    }
+
     /// The same with one more relation, for one statement: rows that have a name only there. It hides what else has that name.
     #[must_use]
     pub fn with_relation(&self, table: Arc<Table>) -> Catalog {
@@ -515,17 +573,45 @@ impl Catalog {
                 let missing = || Error::new(SqlState::UNDEFINED_OBJECT, format!("ingest token \"{name}\" does not exist"));
                 next.tokens.remove(name).ok_or_else(missing)?;
             }
+            Change::CreateChannel(channel) => {
+                if next.channel_named(&channel.name).is_some() {
+                    return Err(taken("notification channel", &channel.name));
+                }
+                next.next_oid = next.next_oid.max(channel.oid + 1);
+                next.channels.insert(channel.oid, Arc::clone(channel));
+            }
+            Change::DropChannel(oid) => {
+                let channel = next.channels.remove(oid).ok_or_else(|| missing(*oid))?;
+                if let Some(alert) = self.alerts.values().find(|alert| alert.channels.contains(oid)) {
+                    return Err(needed("notification channel", &channel.name, "Alert", &alert.name));
+                }
+            }
+            Change::CreateAlert(alert) => {
+                if next.alert_named(&alert.name).is_some() {
+                    return Err(taken("alert", &alert.name));
+                }
+                next.next_oid = next.next_oid.max(alert.oid + 1);
+                next.alerts.insert(alert.oid, Arc::clone(alert));
+            }
+            Change::AlterAlert(alert) => {
+                next.alerts.insert(alert.oid, Arc::clone(alert)).ok_or_else(|| missing(alert.oid))?;
+            }
+            Change::DropAlert(oid) => {
+                next.alerts.remove(oid).ok_or_else(|| missing(*oid))?;
+            }
         }
         Ok(next)
     }
 
-    /// 2BP01 while views depend on an object.
+    /// 2BP01 while views or alerts depend on an object.
     fn droppable(&self, oid: Oid, what: &str, name: &str) -> Result<()> {
-        let Some(view) = self.views.values().find(|view| view.oid != oid && view.reads(oid)) else { return Ok(()) };
-        let message = format!("cannot drop {what} {name} because other objects depend on it");
-        Err(Error::new(SqlState::DEPENDENT_OBJECTS_STILL_EXIST, message)
-            .detail(format!("Materialized view {} depends on {what} {name}.", view.name))
-            .hint("Use DROP ... CASCADE to drop the dependent objects too."))
+        if let Some(view) = self.views.values().find(|view| view.oid != oid && view.reads(oid)) {
+            return Err(needed(what, name, "Materialized view", &view.name));
+        }
+        match self.alerts_reading(oid).next() {
+            Some(alert) => Err(needed(what, name, "Alert", &alert.name)),
+            None => Ok(()),
+        }
     }
 
     fn claim(&mut self, oid: Oid, name: &str) -> Result<()> {
@@ -535,6 +621,17 @@ impl Catalog {
         self.next_oid = self.next_oid.max(oid + 1);
         Ok(())
     }
+}
+
+fn needed(what: &str, name: &str, by_what: &str, by: &str) -> Error {
+    let message = format!("cannot drop {what} {name} because other objects depend on it");
+    Error::new(SqlState::DEPENDENT_OBJECTS_STILL_EXIST, message)
+        .detail(format!("{by_what} {by} depends on {what} {name}."))
+        .hint("Use DROP ... CASCADE to drop the dependent objects too.")
+}
+
+fn taken(what: &str, name: &str) -> Error {
+    Error::new(SqlState::DUPLICATE_OBJECT, format!("{what} \"{name}\" already exists"))
 }
 
 fn missing(oid: Oid) -> Error {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::catalog::{Catalog, Change, Oid, TableKind};
+use crate::catalog::{Alert, Catalog, Change, Oid, TableKind};
 use crate::command::Response;
 use crate::command::relation::{self, Relation};
 use crate::error::{Error, Result, SqlState};
@@ -64,13 +64,26 @@ fn absent(statement: &Drop, name: &Name) -> Error {
 }
 
 fn steps(catalog: &Catalog, relation: &Relation, cascade: bool) -> Result<Vec<Change>> {
-    Ok(match relation {
+    let head = match relation {
+        Relation::View(view) => view.oid,
+        Relation::Table(table) => table.oid,
+    };
+    let alerts = if cascade { alerts(catalog, head) } else { Vec::new() };
+    let relations = match relation {
         Relation::View(view) => {
             let own = catalog.parts(view.oid).map(|part| Change::DropView(part.oid));
             [dependents(catalog, view.oid, cascade), vec![Change::DropView(view.oid)], own.collect()].concat()
         }
         Relation::Table(table) => [dependents(catalog, table.oid, cascade), vec![Change::DropTable(table.oid)]].concat(),
-    })
+    };
+    Ok([alerts, relations].concat())
+}
+
+/// The alerts over a relation and over the views that depend on it.
+fn alerts(catalog: &Catalog, oid: Oid) -> Vec<Change> {
+    let needed: Vec<Oid> = catalog.dependents(oid).iter().map(|view| view.oid).chain([oid]).collect();
+    let reads = |alert: &&Arc<Alert>| alert.sources.iter().any(|source| needed.contains(&source.oid));
+    catalog.alerts().filter(reads).map(|alert| Change::DropAlert(alert.oid)).collect()
 }
 
 fn dependents(catalog: &Catalog, oid: Oid, cascade: bool) -> Vec<Change> {

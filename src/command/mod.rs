@@ -4,7 +4,9 @@
 //!
 //! *Invariants*: (1) in a failed transaction only its end runs (25P02); (2) in a read-only one nothing that writes (25006).
 
+pub mod alert;
 pub mod alter;
+pub mod channel;
 pub mod check;
 pub mod conflict;
 pub mod copy;
@@ -49,7 +51,7 @@ pub use crate::session::Prepared;
 use crate::session::Session;
 use crate::session::transaction::{Status, aborted};
 use crate::sql::Parsed;
-use crate::sql::statement::{CopyDirection, Statement};
+use crate::sql::statement::{AlertStatement, CopyDirection, Statement};
 use crate::types::SqlType;
 
 /// What a statement answers.
@@ -128,7 +130,10 @@ pub fn prepare(session: &mut Session, parsed: Option<Parsed>, declared: &[Option
             let query = prepare(session, Some(prepare::only(text)?), declared)?;
             Ok(Prepared { parameters: query.parameters, ..untyped(session, Some(parsed), None, declared)? })
         }
-        Statement::ShowCreate(_) => untyped(session, Some(parsed), Some(show_create::schema()), declared),
+        Statement::ShowCreate(_) | Statement::Alert(AlertStatement::ShowAlert(_) | AlertStatement::ShowChannel(_)) => {
+            untyped(session, Some(parsed), Some(show_create::schema()), declared)
+        }
+        Statement::Alert(AlertStatement::Backtest { .. }) => untyped(session, Some(parsed), Some(alert::backtest_schema()), declared),
         Statement::Fetch { name, .. } => {
             let schema = cursor::schema(session, name)?;
             untyped(session, Some(parsed), schema, declared)
@@ -240,6 +245,7 @@ pub async fn execute(
         Statement::AlterView { name, options } => alter::view(session, name, options).await,
         Statement::RefreshView(name) => refresh::execute(session, name).await,
         Statement::CheckView(name) => check::execute(session, name, cancel).await,
+        Statement::Alert(statement) => alerting(session, statement, cancel).await,
         Statement::Begin { isolation, read_only } => transaction::begin(session, isolation.as_deref(), *read_only),
         Statement::Commit => transaction::commit(session).await,
         Statement::Rollback => transaction::rollback(session),
@@ -263,6 +269,23 @@ pub async fn execute(
         Statement::Unlisten(channel) => listen::unlisten(session, channel.as_deref()),
         Statement::Notify { channel, payload } => listen::notify(session, channel, payload),
         Statement::NoOperation(tag) => Ok(Response::Done((*tag).to_owned())),
+    }
+}
+
+async fn alerting(session: &mut Session, statement: &AlertStatement, cancel: CancellationToken) -> Result<Response> {
+    match statement {
+        AlertStatement::CreateChannel { name, if_not_exists, kind, options } => {
+            channel::create(session, name, *if_not_exists, kind, options).await
+        }
+        AlertStatement::DropChannels { names, if_exists, cascade } => channel::drop(session, names, *if_exists, *cascade).await,
+        AlertStatement::TestChannel(name) => channel::test(session, name).await,
+        AlertStatement::Create(statement) => alert::create(session, statement).await,
+        AlertStatement::Drop { names, if_exists } => alert::drop(session, names, *if_exists).await,
+        AlertStatement::Enable { name, enabled } => alert::enable(session, name, *enabled).await,
+        AlertStatement::Silence { name, interval } => alert::silence(session, name, interval).await,
+        AlertStatement::Backtest { name, from, to } => alert::backtest(session, name, from, to, cancel).await,
+        AlertStatement::ShowAlert(name) => alert::show(session, name),
+        AlertStatement::ShowChannel(name) => channel::show(session, name),
     }
 }
 
@@ -297,6 +320,18 @@ fn writes(statement: &Statement) -> Option<&'static str> {
         Statement::AlterTable(_) => Some("ALTER TABLE"),
         Statement::AlterView { .. } => Some("ALTER MATERIALIZED VIEW"),
         Statement::RefreshView(_) => Some("REFRESH MATERIALIZED VIEW"),
+        Statement::Alert(statement) => match statement {
+            AlertStatement::CreateChannel { .. } => Some("CREATE NOTIFICATION CHANNEL"),
+            AlertStatement::DropChannels { .. } => Some("DROP NOTIFICATION CHANNEL"),
+            AlertStatement::Create(_) => Some("CREATE ALERT"),
+            AlertStatement::Drop { .. } => Some("DROP ALERT"),
+            AlertStatement::Enable { .. } => Some("ALTER ALERT"),
+            AlertStatement::Silence { .. } => Some("SILENCE ALERT"),
+            AlertStatement::TestChannel(_)
+            | AlertStatement::Backtest { .. }
+            | AlertStatement::ShowAlert(_)
+            | AlertStatement::ShowChannel(_) => None,
+        },
         _ => None,
     }
 }

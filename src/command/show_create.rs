@@ -28,8 +28,13 @@ pub fn execute(session: &mut Session, name: &Name) -> Result<Response> {
         (None, Some(view)) => of_view(view),
         (None, None) => return Err(missing(name)),
     };
+    answer(&name.name, &text)
+}
+
+/// An object's name and its statement.
+pub fn answer(name: &str, text: &str) -> Result<Response> {
     let columns: [Arc<dyn arrow::array::Array>; 2] =
-        [Arc::new(StringViewArray::from_iter_values([&name.name])), Arc::new(StringViewArray::from_iter_values([text]))];
+        [Arc::new(StringViewArray::from_iter_values([name])), Arc::new(StringViewArray::from_iter_values([text]))];
     let batch = RecordBatch::try_new(schema(), columns.to_vec()).map_err(|error| Error::internal(error.to_string()))?;
     Ok(Response::of_batch(batch, "SHOW"))
 }
@@ -111,7 +116,7 @@ fn of_view(view: &View) -> String {
 }
 
 /// Microseconds in the greatest unit that divides them.
-fn duration(micros: i64) -> String {
+pub fn duration(micros: i64) -> String {
     const UNITS: [(&str, i64); 5] =
         [("days", 86_400_000_000), ("hours", 3_600_000_000), ("minutes", 60_000_000), ("seconds", 1_000_000), ("milliseconds", 1_000)];
     match UNITS.iter().find(|(_, size)| micros != 0 && micros % size == 0) {

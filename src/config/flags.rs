@@ -33,6 +33,9 @@ pub struct ServeFlags {
     /// are listened on and everybody on this machine is trusted
     #[arg(long, value_name = "PASSWORD")]
     pub password: Option<String>,
+    /// Let notification channels call addresses of this machine and of private networks
+    #[arg(long)]
+    pub allow_private_channels: bool,
     /// Memory budget, such as 2GiB, divided between hot rows, view state and queries [default: 2GiB]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
@@ -55,6 +58,7 @@ impl ServeFlags {
             ("memory", self.memory.clone()),
             ("cores", self.cores.map(|cores| cores.to_string())),
             ("log", self.log.clone()),
+            ("allow_private_channels", self.allow_private_channels.then(|| "true".to_owned())),
             ("template", self.no_template.then(|| "false".to_owned())),
         ];
         texts.into_iter().filter_map(|(key, value)| Some(Entry::flag(key, value?))).collect()

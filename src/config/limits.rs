@@ -22,6 +22,8 @@ pub struct Limits {
     pub wire: WireLimits,
     /// Events from the web.
     pub ingest: IngestLimits,
+    /// Alerts and their messages.
+    pub alert: AlertLimits,
 }
 
 /// Limits of the log.
@@ -124,6 +126,33 @@ pub struct QueryLimits {
     pub verify_groups_max: usize,
     /// Points of one series of ANOMALIES and FORECAST, its gaps among them.
     pub series_points_max: usize,
+}
+
+/// Limits of alerts and their messages.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AlertLimits {
+    /// Alerts.
+    pub alerts_max: usize,
+    /// Notification channels.
+    pub channels_max: usize,
+    /// Instances of one alert.
+    pub instances_max: usize,
+    /// Rows of new windows that one evaluation looks at.
+    pub rows_max: usize,
+    /// Time of one evaluation, milliseconds.
+    pub evaluate_ms_max: u64,
+    /// Changes of state that are kept of one alert.
+    pub history_max: usize,
+    /// Messages that wait for one channel.
+    pub outbox_max: usize,
+    /// Messages that are kept after they were delivered or given up.
+    pub delivered_max: usize,
+    /// Time before a message is sent again after a first failure, milliseconds; doubled with each.
+    pub retry_ms_min: u64,
+    /// The most that it is doubled to.
+    pub retry_ms_max: u64,
+    /// Age at which a message is given up, milliseconds.
+    pub give_up_ms: u64,
 }
 
 /// Limits of connections and statements.
@@ -271,6 +300,24 @@ impl Default for QueryLimits {
             verify_percent: 1,
             verify_groups_max: 1_000_000,
             series_points_max: 200_000,
+        }
+    }
+}
+
+impl Default for AlertLimits {
+    fn default() -> Self {
+        Self {
+            alerts_max: 1_024,
+            channels_max: 256,
+            instances_max: 10_000,
+            rows_max: 1_000_000,
+            evaluate_ms_max: 60_000,
+            history_max: 10_000,
+            outbox_max: 10_000,
+            delivered_max: 1_000,
+            retry_ms_min: 1_000,
+            retry_ms_max: 300_000,
+            give_up_ms: 86_400_000,
         }
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod flags;
 pub mod limits;
+pub mod network;
 mod sources;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 pub use flags::ServeFlags;
 pub use limits::Limits;
+pub use network::Network;
 
 /// All settings of a server, resolved and checked.
 #[derive(Clone, Debug)]
@@ -37,6 +39,10 @@ pub struct Config {
     pub cores: usize,
     /// The memory budget that [`Limits::divide`] was given, bytes.
     pub memory_bytes: usize,
+    /// Notification channels may call addresses of this machine and of private networks.
+    pub allow_private_channels: bool,
+    /// Networks that they may call although they are not public.
+    pub channel_networks: Vec<Network>,
     /// Named maxima of every queue, batch and buffer.
     pub limits: Limits,
 }
@@ -119,6 +125,8 @@ impl Default for Config {
             log: "info".to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: limits::MEMORY_BYTES_DEFAULT,
+            allow_private_channels: false,
+            channel_networks: Vec::new(),
             limits: Limits::divide(limits::MEMORY_BYTES_DEFAULT),
         }
     }

@@ -39,6 +39,9 @@ struct Settings {
     log: String,
     cores: usize,
     memory: usize,
+    allow_private_channels: bool,
+    /// Networks, separated by commas.
+    channel_networks: String,
     limits: Limits,
 }
 
@@ -198,6 +201,8 @@ fn defaults(memory: usize) -> BTreeMap<String, Value> {
         log: config.log,
         cores: config.cores,
         memory,
+        allow_private_channels: false,
+        channel_networks: String::new(),
         limits: Limits::divide(memory),
     };
     let table = toml::Table::try_from(&settings).expect("the default settings are plain TOML values");
@@ -255,6 +260,12 @@ pub(super) fn resolve(entries: impl Iterator<Item = Entry>) -> Result<Config, Co
     {
         return Err(entry.invalid("origins such as https://shop.example, separated by commas, or * are expected"));
     }
+    let networks = settings.channel_networks.split(',').filter(|text| !text.trim().is_empty()).map(str::parse).collect();
+    let channel_networks = match (networks, given.get("channel_networks")) {
+        (Ok(networks), _) => networks,
+        (Err(()), Some((_, entry))) => return Err(entry.invalid("networks such as 10.1.0.0/16, 192.168.1.7 are expected")),
+        (Err(()), None) => Vec::new(),
+    };
     Ok(Config {
         http_origins,
         data_dir: PathBuf::from(&settings.data_dir),
@@ -265,6 +276,8 @@ pub(super) fn resolve(entries: impl Iterator<Item = Entry>) -> Result<Config, Co
         log: settings.log,
         cores: settings.cores,
         memory_bytes: memory,
+        allow_private_channels: settings.allow_private_channels,
+        channel_networks,
         limits: settings.limits,
     })
 }

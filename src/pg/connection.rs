@@ -155,7 +155,7 @@ impl Connection {
         let started = if self.session.transaction.status() == Status::Idle { now } else { self.session.transaction.now() };
         let entry = self.session.entry();
         Running {
-            cancel: entry.statement_starts(Arc::clone(text), now, started),
+            cancel: entry.statement_starts(crate::sql::secret::masked(text), now, started),
             deadline: self.session.vars.statement_timeout().map(|timeout| Instant::now() + timeout),
             terminate: entry.terminate.clone(),
             committing: Arc::clone(&self.committing),

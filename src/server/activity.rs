@@ -2,12 +2,14 @@
 //!
 //! *Place*: given to `query::catalogs` by [`super::build`].
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
+use crate::alert::Alerts;
 use crate::bus::{Bus, Message};
 use crate::catalog::Oid;
 use crate::clock::{Clock, Micros};
 use crate::error::Result;
+use crate::query::catalogs::alerts::{AlertRow, HistoryRow, NotificationRow};
 use crate::query::catalogs::{Activity, SessionRow};
 use crate::session::Registry;
 use crate::store::{PartitionClosing, Progress, Store, WatermarkRange};
@@ -24,10 +26,18 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     /// LISTEN and NOTIFY.
     pub bus: Arc<Bus>,
+    /// Alerts, joined after this; weak, because they hold the store.
+    pub alerts: Arc<OnceLock<Weak<Alerts>>>,
     /// The default `refresh_interval`.
     pub refresh_interval_ms: u64,
     /// Time.
     pub clock: Arc<dyn Clock>,
+}
+
+impl Running {
+    fn alerts(&self) -> Option<Arc<Alerts>> {
+        self.alerts.get()?.upgrade()
+    }
 }
 
 impl Activity for Running {
@@ -51,6 +61,18 @@ impl Activity for Running {
         let message = Message::new(channel, payload)?;
         // A session that has just gone has nothing to say.
         self.registry.entry(backend).map_or(Ok(()), |entry| entry.notifications.lock().add(message, self.bus.bytes_max()))
+    }
+
+    fn alert(&self, alert: &crate::catalog::Alert) -> AlertRow {
+        self.alerts().map(|alerts| super::alerts::alert(&alerts, alert)).unwrap_or_default()
+    }
+
+    fn alert_history(&self) -> Result<Vec<HistoryRow>> {
+        self.alerts().map_or(Ok(Vec::new()), |alerts| super::alerts::history(&alerts))
+    }
+
+    fn notifications(&self) -> Vec<NotificationRow> {
+        self.alerts().map(|alerts| super::alerts::notifications(&alerts)).unwrap_or_default()
     }
 
     fn now(&self) -> Micros {

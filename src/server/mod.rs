@@ -7,6 +7,7 @@
 //! store closes.
 
 mod activity;
+mod alerts;
 mod template;
 
 use std::net::SocketAddr;
@@ -17,6 +18,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::alert::notify::guard::Guard;
+use crate::alert::{self, Alerts};
 use crate::bus::Bus;
 use crate::catalog::bind::Binder;
 use crate::clock::{Clock, SystemClock};
@@ -71,6 +74,7 @@ fn start_and_serve(runtimes: &Runtimes, config: Config) -> Result<()> {
     door.open(Arc::clone(&services));
     tracing::info!(listen = %services.config.listen, http = %services.config.http, "ready");
     let outcome = runtimes.block_on(serve(listener, &services, &health, (&stop, &shutdown)));
+    runtimes.block_on(services.alerts.stop());
     runtimes.block_on(services.store.close());
     tracing::info!("stopped");
     match services.store.fatal() {
@@ -104,20 +108,50 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
     })?;
     let registry = Arc::new(Registry::default());
     let bus = Bus::new(config.limits.wire.notify_bytes_max);
+    let alerts_of_activity = Arc::new(std::sync::OnceLock::new());
     let running = activity::Running {
         registry: Arc::clone(&registry),
         store: Arc::downgrade(&store),
         metrics: Arc::clone(&metrics),
         bus: Arc::clone(&bus),
+        alerts: Arc::clone(&alerts_of_activity),
         refresh_interval_ms: config.limits.store.refresh_interval_ms,
         clock: Arc::clone(&clock),
     };
     engine.set_system(Arc::new(SystemCatalogs::new(Arc::new(running))));
     store.keep_fresh(Arc::clone(&engine) as Arc<dyn Runner>);
+    let guard = Guard { private: config.allow_private_channels, allowed: config.channel_networks.clone() };
+    let alerts = Alerts::open(alert::Parts {
+        store: Arc::clone(&store),
+        engine: Arc::clone(&engine),
+        clock: Arc::clone(&clock),
+        spawner: spawner.clone(),
+        metrics: Arc::clone(&metrics),
+        bus: Arc::clone(&bus),
+        data_dir: config.data_dir.clone(),
+        guard: Arc::new(guard),
+        limits: config.limits.alert.clone(),
+    })?;
+    // Set once, just made.
+    let _ = alerts_of_activity.set(Arc::downgrade(&alerts));
+    alerts.start();
     let config = Arc::new(config);
     let plans = SharedPlans::new(config.limits.query.shared_plans_max);
     let subscribers = Arc::new(Semaphore::new(config.limits.wire.subscribers_max));
-    Ok(Arc::new(Services { store, engine, binder, config, metrics, clock, spawner: spawner.clone(), registry, plans, subscribers, bus }))
+    Ok(Arc::new(Services {
+        store,
+        engine,
+        binder,
+        config,
+        metrics,
+        clock,
+        spawner: spawner.clone(),
+        registry,
+        plans,
+        subscribers,
+        bus,
+        alerts,
+    }))
 }
 
 /// `stop` ends connections and streams, `shutdown` HTTP once they have ended.

@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::alert::Alerts;
 use crate::bus::{Bus, Listener, Message};
 use crate::catalog::bind::Binder;
 use crate::clock::Clock;
@@ -56,6 +57,8 @@ pub struct Services {
     pub subscribers: Arc<tokio::sync::Semaphore>,
     /// LISTEN and NOTIFY.
     pub bus: Arc<Bus>,
+    /// Alerts and their channels.
+    pub alerts: Arc<Alerts>,
 }
 
 /// One connection.

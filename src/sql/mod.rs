@@ -15,6 +15,7 @@ mod literals;
 pub mod position;
 mod query;
 mod reader;
+pub mod secret;
 mod split;
 pub mod statement;
 mod type_name;

@@ -41,16 +41,19 @@ pub enum Family {
     Index,
     /// The blocks' bytes.
     Blocks,
+    /// What has become of alerts, and what is to be sent: small.
+    Alerts,
 }
 
 impl Family {
-    const ALL: [Family; 3] = [Family::Meta, Family::Index, Family::Blocks];
+    const ALL: [Family; 4] = [Family::Meta, Family::Index, Family::Blocks, Family::Alerts];
 
     fn name(self) -> &'static str {
         match self {
             Family::Meta => "meta",
             Family::Index => "index",
             Family::Blocks => "blocks",
+            Family::Alerts => "alerts",
         }
     }
 }

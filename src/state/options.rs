@@ -59,7 +59,7 @@ pub(super) fn family(family: Family, memory_bytes: usize, cache: &Cache) -> Opti
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::Lz4);
     match family {
-        Family::Meta | Family::Index => options.set_write_buffer_size((memory_bytes / 16).max(64 * 1024)),
+        Family::Meta | Family::Index | Family::Alerts => options.set_write_buffer_size((memory_bytes / 16).max(64 * 1024)),
         Family::Blocks => {
             options.set_write_buffer_size((memory_bytes / 4).max(64 * 1024));
             // Blocks are a hundred kilobytes to a megabyte, written once and deleted by the next merge: in the tree every

@@ -115,6 +115,9 @@ pub fn changes(snapshot: &mut Snapshot, changes: &[Change], lsn: u64, tools: &To
                 snapshot.views.insert(view.oid, Arc::new(view::Version::new(spec, &tools.blocks).replaced_at(lsn)));
             }
             Change::ViewReady(_) | Change::AlterView(_) | Change::CreateIngestToken(_) | Change::DropIngestToken(_) => {}
+            // They have no rows: `alert` looks at the catalog.
+            Change::CreateChannel(_) | Change::DropChannel(_) => {}
+            Change::CreateAlert(_) | Change::AlterAlert(_) | Change::DropAlert(_) => {}
             Change::DropView(oid) => {
                 retired.views.extend(snapshot.views.remove(oid));
                 retired.results.extend(snapshot.recomputed.remove(oid).and_then(|recomputed| recomputed.result.clone()));

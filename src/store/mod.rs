@@ -225,6 +225,19 @@ pub struct WatermarkRange {
     pub lateness: Lateness,
 }
 
+/// Until when an event table's windows are closed.
+#[derive(Clone, Debug)]
+pub struct Closed {
+    /// Windows of every partition that end at or before this, microseconds.
+    pub all: Micros,
+    /// Of each partition.
+    pub partitions: Vec<PartitionClosing>,
+    /// Rows that came into closed windows since the table was made.
+    pub very_late: u64,
+    /// Commits below this LSN have moved the watermarks: a snapshot has all rows of closed windows once it has reached it.
+    pub next_lsn: u64,
+}
+
 impl Store {
     /// Opens or creates the database in `parts.dir` and recovers it. Must not be called on a runtime's worker thread. A directory
     /// that another server holds is refused (55006) with its process id.
@@ -485,6 +498,26 @@ impl Store {
             closed_until: closing.closed_until,
             lateness: watermarks.lateness,
         })
+    }
+
+    /// Until when the windows of an event table are closed; none before its first row. See [`Closed`].
+    pub fn closed(&self, table: Oid) -> Option<Closed> {
+        let snapshot = self.snapshot();
+        let table = snapshot.catalog.table(table)?;
+        let now = self.shared.parts.clock.now();
+        let positions = self.shared.positions.lock();
+        let watermarks = positions.watermarks.get(&table.oid)?;
+        Some(Closed {
+            all: watermarks.closing(table, now, self.shared.opened_at)?.closed_until,
+            partitions: watermarks.partitions_closing(table, now, self.shared.opened_at).collect(),
+            very_late: watermarks.lateness.applied,
+            next_lsn: positions.next_lsn,
+        })
+    }
+
+    /// RocksDB, for what is kept beside tables and views.
+    pub fn state(&self) -> &Arc<State> {
+        &self.shared.state
     }
 
     /// The watermark of each partition of an event table, and until when its windows are closed; in no order.

@@ -179,6 +179,12 @@ metrics! {
     changes_sent: Counter;
     /// Snapshots that a subscriber was too slow for: it was shown a later one instead.
     snapshots_skipped: Counter;
+    /// Notifications that wait for their channels.
+    notifications_waiting: Gauge;
+    /// Notifications that their receivers have taken.
+    notifications_delivered: Counter;
+    /// Attempts to deliver a notification that failed.
+    notifications_failed: Counter;
     /// Resident memory of the process.
     resident_memory: Gauge, Bytes;
     /// Greatest resident memory of the process since its start.

@@ -7,6 +7,7 @@
 //! the same in every statement: built-in objects have PostgreSQL's, tables and views their own, what hangs on them one
 //! derived from it ([`objects`]); (3) a relation that Verus has no objects for is there with its columns, and empty.
 
+pub mod alerts;
 pub mod functions;
 mod information_schema;
 mod notify;
@@ -64,6 +65,15 @@ pub trait Activity: Send + Sync + Debug {
 
     /// Least time between two refreshes of a view that does not say its own, microseconds.
     fn refresh_interval_us(&self) -> i64;
+
+    /// What is known of an alert.
+    fn alert(&self, alert: &crate::catalog::Alert) -> alerts::AlertRow;
+
+    /// The history of alerts.
+    fn alert_history(&self) -> Result<Vec<alerts::HistoryRow>>;
+
+    /// Messages to notification channels.
+    fn notifications(&self) -> Vec<alerts::NotificationRow>;
 
     /// How far the backfill of a view is, if one is running.
     fn backfill(&self, view: Oid) -> Option<Progress>;
@@ -158,6 +168,7 @@ fn batch(relation: &'static Relation, world: &World) -> Result<RecordBatch> {
     match relation.schema {
         PG_CATALOG => pg_catalog::fill(relation.name, world, &mut rows),
         INFORMATION_SCHEMA => information_schema::fill(relation.name, world, &mut rows),
+        VERUS if alerts::fill(relation.name, world, &mut rows)? => {}
         VERUS => verus::fill(relation.name, world, &mut rows),
         _ => {}
     }

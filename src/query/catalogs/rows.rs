@@ -175,7 +175,9 @@ pub fn array(sql_type: &SqlType, values: &[Value]) -> Result<ArrayRef> {
             });
             Arc::new(times.collect::<Result<TimestampMicrosecondArray>>()?.with_timezone(UTC))
         }
-        SqlType::Text | SqlType::Name | SqlType::Varchar(_) => collect!(StringViewArray, Text, |value: &String| value.clone()),
+        SqlType::Text | SqlType::Name | SqlType::Jsonb | SqlType::Varchar(_) => {
+            collect!(StringViewArray, Text, |value: &String| value.clone())
+        }
         SqlType::Bytea => collect!(BinaryArray, Text, |value: &String| value.clone().into_bytes()),
         SqlType::Array(element) => list(sql_type, element, values)?,
         other => return Err(Error::internal(format!("system relations have no columns of type {other}"))),

@@ -23,6 +23,18 @@ use crate::types::SqlType;
 struct Quiet;
 
 impl Activity for Quiet {
+    fn alert(&self, _: &crate::catalog::Alert) -> super::alerts::AlertRow {
+        super::alerts::AlertRow::default()
+    }
+
+    fn alert_history(&self) -> crate::error::Result<Vec<super::alerts::HistoryRow>> {
+        Ok(Vec::new())
+    }
+
+    fn notifications(&self) -> Vec<super::alerts::NotificationRow> {
+        Vec::new()
+    }
+
     fn notify(&self, _: i32, _: &str, _: &str) -> crate::error::Result<()> {
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! `DROP {TABLE | MATERIALIZED VIEW} [IF EXISTS] name, ... [CASCADE | RESTRICT]`, `TRUNCATE [TABLE] [ONLY] name, ...`,
 //! `ALTER TABLE t ADD [COLUMN] [IF NOT EXISTS] column [, ADD ...]`, `ALTER MATERIALIZED VIEW v SET (option = value, ...)`.
 
-use super::{AddColumn, AlterTable, Drop, Statement, create_table, refuse_known};
+use super::{AddColumn, AlterTable, Drop, Statement, alert, create_table, refuse_known};
 use crate::error::{Error, Result};
 use crate::sql::reader::Reader;
 
@@ -15,6 +15,12 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
     if reader.accept(&["ALTER", "MATERIALIZED", "VIEW"]) {
         return alter_view(reader);
     }
+    if reader.sees(&["DROP", "ALERT"]) || reader.sees(&["DROP", "NOTIFICATION", "CHANNEL"]) {
+        return alert::drop(reader);
+    }
+    if reader.sees(&["ALTER", "ALERT"]) {
+        return alert::alter(reader);
+    }
     if reader.accept(&["DROP", "TABLE"]) {
         return drop(reader, false);
     }
@@ -23,7 +29,6 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
     }
     let known = [
         "AGGREGATE",
-        "ALERT",
         "CAST",
         "COLLATION",
         "DATABASE",

@@ -3,6 +3,7 @@
 //! *Place*: made by `sql::parse`, executed by `command`, one file each there. Each submodule reads one statement or a few
 //! that belong together; this file has what they say, and the first keyword's choice.
 
+mod alert;
 mod copy;
 mod create_table;
 mod create_view;
@@ -29,6 +30,7 @@ use super::reader::{RESERVED, Reader};
 use crate::error::{Error, Result};
 use crate::types::SqlType;
 pub use crate::types::copy::{CopyFormat, CopyOptions, Header};
+pub use alert::{AlertStatement, CreateAlert};
 
 /// A statement. Names are already folded to lower case unless quoted. What is not here is refused.
 #[derive(Clone, Debug)]
@@ -84,6 +86,8 @@ pub enum Statement {
     RefreshView(Name),
     /// `CHECK MATERIALIZED VIEW v`.
     CheckView(Name),
+    /// Alerts and their channels.
+    Alert(AlertStatement),
     /// BEGIN, START TRANSACTION.
     Begin {
         /// The isolation level that was asked for, in lower case.
@@ -196,9 +200,9 @@ pub fn quote_identifier(name: &str) -> String {
 }
 
 /// Statements of PostgreSQL, or to come, that are refused by name.
-const REFUSED: [&str; 19] = [
-    "BACKTEST", "CALL", "CLUSTER", "COMMENT", "DO", "GRANT", "IMPORT", "LOAD", "LOCK", "MERGE", "MOVE", "REASSIGN", "REINDEX", "REPLACE",
-    "REVOKE", "SECURITY", "SILENCE", "TEST", "USE",
+const REFUSED: [&str; 16] = [
+    "CALL", "CLUSTER", "COMMENT", "DO", "GRANT", "IMPORT", "LOAD", "LOCK", "MERGE", "MOVE", "REASSIGN", "REINDEX", "REPLACE", "REVOKE",
+    "SECURITY", "USE",
 ];
 
 /// Reads one statement. The caller checks that nothing follows.
@@ -221,6 +225,7 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
         "CHECK" => create_view::parse_check(reader),
         "BEGIN" | "START" | "COMMIT" | "END" | "ROLLBACK" | "ABORT" | "SAVEPOINT" | "RELEASE" => transaction::parse(reader),
         "SET" | "SHOW" | "RESET" | "DISCARD" => set::parse(reader),
+        "TEST" | "SILENCE" | "BACKTEST" => alert::parse(reader),
         "PREPARE" | "EXECUTE" | "DEALLOCATE" => prepare::parse(reader),
         "DECLARE" | "FETCH" | "CLOSE" => cursor::parse(reader),
         "LISTEN" | "UNLISTEN" | "NOTIFY" => listen::parse(reader),
@@ -241,8 +246,10 @@ fn create(reader: &mut Reader<'_>) -> Result<Statement> {
     if reader.sees(&["CREATE", "INGEST"]) {
         return ingest_token::parse_create(reader);
     }
+    if reader.sees(&["CREATE", "ALERT"]) || reader.sees(&["CREATE", "NOTIFICATION", "CHANNEL"]) {
+        return alert::create(reader);
+    }
     let known = [
-        "ALERT",
         "AGGREGATE",
         "CAST",
         "COLLATION",
@@ -255,7 +262,6 @@ fn create(reader: &mut Reader<'_>) -> Result<Statement> {
         "GLOBAL",
         "INDEX",
         "LOCAL",
-        "NOTIFICATION",
         "OR",
         "POLICY",
         "PROCEDURE",

@@ -150,5 +150,8 @@ fn show(reader: &mut Reader<'_>) -> Result<Statement> {
     if reader.accept(&["CREATE", "TABLE"]) || reader.accept(&["CREATE", "MATERIALIZED", "VIEW"]) {
         return Ok(Statement::ShowCreate(reader.name()?));
     }
+    if let Some(statement) = super::alert::show(reader)? {
+        return Ok(statement);
+    }
     Ok(Statement::Show(parameter(reader)?))
 }

@@ -1,0 +1,460 @@
+//! Evaluations: what an alert's query gives becomes observations of its instances, and these become transitions and messages.
+//!
+//! *Place*: [`super::Alerts`] runs one when a window has closed, when EVERY says so, and after late rows.
+//!
+//! *Invariants*: (1) a window is looked at once, after it is closed, in the order of windows; windows that closed while the server was
+//! down are looked at after its start; (2) the snapshot has every row of the windows that are looked at; (3) a first evaluation looks at
+//! the newest closed window of each partition alone: history does not fire; (4) memory is bounded by the rows of new windows, and those
+//! by `limits.alert.rows_max`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::Array;
+use arrow::record_batch::RecordBatch;
+use datafusion::common::ScalarValue;
+use futures::StreamExt;
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+use super::gate::Until;
+use super::ledger::{Book, Changes, Entry, Progress};
+use super::lifecycle::{Instance, Kind, Observation, Transition, is_silenced};
+use super::notify::Message;
+use super::plan::{Compiled, Role, fires, starts};
+use super::{Parts, span::Span};
+use crate::catalog::{Alert, Oid};
+use crate::clock::Micros;
+use crate::error::{Error, Result, SqlState};
+use crate::query::{Bound, Context};
+use crate::store::{Closed, Snapshot};
+use crate::types::text::to_json::JsonWriter;
+use crate::types::text::{Style, Writer};
+use crate::types::{SqlType, UTC};
+
+/// Windows of one series that are looked for rows at once: beyond, after a jump of the clock, the oldest are not.
+const MISSING_MAX: usize = 1_000;
+
+/// A row of an alert's query.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Its keys.
+    pub key: Map<String, Value>,
+    /// The partition of the event table.
+    pub partition: Option<String>,
+    /// The start of its window.
+    pub window: Option<Micros>,
+    /// Whether the condition holds.
+    pub fires: bool,
+    /// The other columns.
+    pub values: Map<String, Value>,
+}
+
+/// Rows by instance and window.
+pub type Series = BTreeMap<String, (Map<String, Value>, Option<String>, BTreeMap<Option<Micros>, Row>)>;
+
+/// Runs an alert's query: the rows of windows that `wanted` takes.
+pub async fn rows(
+    parts: &Parts,
+    compiled: &Compiled,
+    snapshot: &Arc<Snapshot>,
+    (until, oldest): (Until, Micros),
+    wanted: &(dyn Fn(Option<&String>, Option<Micros>) -> bool + Sync),
+    cancel: CancellationToken,
+) -> Result<Series> {
+    compiled.gate.set(until);
+    let context = Context {
+        snapshot: Arc::clone(snapshot),
+        now: parts.clock.now(),
+        time_zone: UTC.to_owned(),
+        user: "verus".to_owned(),
+        backend: 0,
+        settings: Arc::default(),
+    };
+    let (parameters, values) = match compiled.bounded {
+        true => (vec![SqlType::Timestamptz], vec![ScalarValue::TimestampMicrosecond(Some(oldest), Some(UTC.into()))]),
+        false => (Vec::new(), Vec::new()),
+    };
+    let bound = Bound { plan: compiled.plan.clone(), schema: Arc::clone(&compiled.schema), parameters, explain: None };
+    let mut stream = parts.engine.run(&context, &bound, &values, cancel).await?;
+    let mut series = Series::new();
+    let mut count = 0;
+    while let Some(batch) = stream.next().await {
+        let batch = batch.map_err(crate::query::error::from_datafusion)?;
+        for row in read(compiled, &batch, wanted)? {
+            count += 1;
+            if count > parts.limits.rows_max {
+                parts.metrics.limit_hit("limits.alert.rows_max");
+                return Err(Error::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, "the alert's query gives too many rows")
+                    .detail(format!("An evaluation looks at {} rows.", parts.limits.rows_max)));
+            }
+            let key = Value::Object(row.key.clone()).to_string();
+            let (_, _, windows) = series.entry(key).or_insert_with(|| (row.key.clone(), row.partition.clone(), BTreeMap::new()));
+            // Of several rows of one instance, one that fires stands for all.
+            match windows.get(&row.window) {
+                Some(other) if other.fires || !row.fires => {}
+                _ => drop(windows.insert(row.window, row)),
+            }
+        }
+    }
+    Ok(series)
+}
+
+fn read(compiled: &Compiled, batch: &RecordBatch, wanted: &(dyn Fn(Option<&String>, Option<Micros>) -> bool + Sync)) -> Result<Vec<Row>> {
+    let style = Style::default();
+    let windows = compiled.window.map(|(index, _)| starts(batch.column(index)));
+    let schema = batch.schema();
+    let partition = match compiled.partition {
+        Some(index) => {
+            Some((batch.column(index), Writer::new(batch.column(index).as_ref(), &SqlType::of_field(schema.field(index)), &style)?))
+        }
+        None => None,
+    };
+    let writers = (0..compiled.names.len())
+        .map(|index| JsonWriter::new(batch.column(index).as_ref(), &SqlType::of_field(schema.field(index)), &style))
+        .collect::<Result<Vec<_>>>()?;
+    let fires = fires(batch, compiled.flagged);
+    let mut rows = Vec::new();
+    let mut text = Vec::new();
+    for row in 0..batch.num_rows() {
+        let window = windows.as_ref().and_then(|windows| windows[row]);
+        let partition = partition.as_ref().filter(|(values, _)| !values.is_null(row)).map(|(_, writer)| {
+            text.clear();
+            writer.write(row, &mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        if !wanted(partition.as_ref(), window) {
+            continue;
+        }
+        let (mut key, mut values) = (Map::new(), Map::new());
+        for ((name, role), writer) in compiled.names.iter().zip(&compiled.roles).zip(&writers) {
+            let columns = match role {
+                Role::Window => continue,
+                Role::Key => &mut key,
+                Role::Measure => &mut values,
+            };
+            text.clear();
+            writer.write(row, &mut text);
+            columns.insert(name.clone(), serde_json::from_slice(&text).unwrap_or(Value::Null));
+        }
+        rows.push(Row { key, partition, window, fires: fires.is_valid(row) && fires.value(row), values });
+    }
+    Ok(rows)
+}
+
+/// Until when the windows of an alert are closed.
+pub fn until(compiled: &Compiled, closed: &Closed) -> Until {
+    let partitions = closed.partitions.iter().map(|partition| (partition.key.as_deref().map(str::to_owned), partition.closed_until));
+    let partitions = if compiled.partition.is_some() { partitions.collect() } else { Default::default() };
+    Until { partitions, all: closed.all }
+}
+
+/// How far each partition was looked at, and how far it can be.
+#[derive(Debug, Default)]
+pub struct Reach(BTreeMap<Option<String>, (Micros, Micros)>);
+
+impl Reach {
+    /// From where an alert has come to what is closed.
+    pub fn new(compiled: &Compiled, progress: &Progress, until: &Until, span: Span) -> Reach {
+        let first = |closed: Micros| span.ended(i64::MIN, closed, 1).last().map_or(closed, |start| span.end(*start) - 1);
+        let mut reach = BTreeMap::new();
+        match compiled.partition {
+            None => {
+                let from = if progress.begun { progress.all.unwrap_or(progress.floor) } else { first(until.all) };
+                reach.insert(None, (from, until.all));
+            }
+            Some(_) => {
+                for (partition, closed) in &until.partitions {
+                    let known = partition.as_ref().map_or(progress.all, |name| progress.partitions.get(name).copied());
+                    let from = if progress.begun { known.unwrap_or(progress.floor) } else { first(*closed) };
+                    reach.insert(partition.clone(), (from, *closed));
+                }
+            }
+        }
+        Reach(reach)
+    }
+
+    /// Every partition from one time to another, as far as it is closed.
+    pub fn between(compiled: &Compiled, until: &Until, from: Micros, to: Micros) -> Reach {
+        match compiled.partition {
+            None => Reach([(None, (from, until.all.min(to)))].into()),
+            Some(_) => Reach(until.partitions.iter().map(|(partition, closed)| (partition.clone(), (from, (*closed).min(to)))).collect()),
+        }
+    }
+
+    /// The range of a partition: windows that end after the first and at or before the second time.
+    pub fn of(&self, partition: Option<&String>) -> Option<(Micros, Micros)> {
+        self.0.get(&partition.cloned()).copied()
+    }
+
+    /// The partitions in which a window has closed.
+    pub fn oldest(&self, span: Span) -> Option<Micros> {
+        let fresh = self.0.values().filter(|(from, to)| !span.ended(*from, *to, 1).is_empty());
+        fresh.map(|(from, _)| span.earliest(*from)).min()
+    }
+
+    /// What is remembered of it.
+    pub fn progress(&self, before: &Progress) -> Progress {
+        let mut after = before.clone();
+        for (partition, (_, to)) in &self.0 {
+            match partition {
+                Some(name) => drop(after.partitions.insert(name.clone(), *to)),
+                None => after.all = Some(*to),
+            }
+        }
+        if !before.begun {
+            after.floor = self.0.values().map(|(_, to)| *to).max().unwrap_or(i64::MIN);
+        }
+        after.begun = true;
+        after
+    }
+}
+
+/// The observations of one series in its range, in the order of windows.
+pub fn observations(
+    compiled: &Compiled,
+    span: Span,
+    range: (Micros, Micros),
+    rows: &BTreeMap<Option<Micros>, Row>,
+    known: bool,
+) -> Vec<Observation> {
+    let mut seen: BTreeMap<Micros, Observation> = BTreeMap::new();
+    for row in rows.values() {
+        let Some(window) = row.window.filter(|window| (range.0 + 1..=range.1).contains(&span.end(*window))) else { continue };
+        seen.insert(window, Observation { at: span.end(window), window: Some(window), holds: Some(row.fires), values: row.values.clone() });
+    }
+    let first = seen.keys().next().copied();
+    for window in span.ended(range.0, range.1, MISSING_MAX) {
+        if known || first.is_some_and(|first| first < window) {
+            // Where the condition is no column, a row that is not there is one for which it does not hold.
+            let holds = if compiled.flagged { None } else { Some(false) };
+            seen.entry(window).or_insert_with(|| Observation { at: span.end(window), window: Some(window), holds, values: Map::new() });
+        }
+    }
+    seen.into_values().collect()
+}
+
+/// Collects what an evaluation changes.
+#[derive(Debug)]
+pub struct Recorder<'a> {
+    /// The alert.
+    pub alert: &'a Alert,
+    /// The server's clock.
+    pub now: Micros,
+    /// So far.
+    pub changes: Changes,
+}
+
+impl Recorder<'_> {
+    /// A change of state, a message, or both.
+    pub fn record(
+        &mut self,
+        key: &str,
+        instance: &Instance,
+        at: Micros,
+        what: (Option<Transition>, Option<Kind>),
+        told: Option<Map<String, Value>>,
+    ) {
+        let (transition, kind) = what;
+        if let Some(Transition { from, to }) = transition {
+            self.changes.history.push(Entry {
+                alert: self.alert.oid,
+                instance: instance.key.clone(),
+                from,
+                to,
+                at,
+                recorded_at: self.now,
+                window: instance.window,
+                values: instance.values.clone(),
+                reason: instance.reason.clone(),
+                silenced: is_silenced(self.alert, self.now),
+            });
+        }
+        if let Some(kind) = kind {
+            let message = Message {
+                id: id(self.alert.oid, key, instance.serial),
+                kind,
+                alert: self.alert.name.clone(),
+                instance: instance.key.clone(),
+                at,
+                window: instance.window,
+                values: instance.values.clone(),
+                told,
+                reason: instance.reason.clone(),
+            };
+            self.changes.messages.extend(self.alert.channels.iter().map(|channel| (*channel, message.clone())));
+        }
+    }
+}
+
+/// The id of a message: the same when the same transition is made again after a crash.
+fn id(alert: Oid, key: &str, serial: u64) -> String {
+    let hash = xxhash_rust::xxh3::xxh3_128(format!("{alert}\n{serial}\n{key}").as_bytes());
+    uuid::Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid().to_string()
+}
+
+/// What is new of a window-driven alert. None where nothing is.
+pub async fn on_close(
+    parts: &Parts,
+    alert: &Alert,
+    compiled: &Compiled,
+    book: &Book,
+    closed: &Closed,
+    (snapshot, cancel): (&Arc<Snapshot>, CancellationToken),
+) -> Result<Option<Changes>> {
+    let Some((_, span)) = compiled.window else { return Ok(None) };
+    let until = until(compiled, closed);
+    let reach = Reach::new(compiled, &book.progress, &until, span);
+    let deleted = deletions(snapshot, compiled);
+    let changed = book.progress.begun && (book.progress.very_late, book.progress.deleted_lsn) != (closed.very_late, deleted);
+    let fired = |instance: &Instance| instance.fired.as_ref().and_then(|fired| fired.window);
+    let again: Vec<Micros> = match changed {
+        true => book
+            .instances
+            .values()
+            .filter(|instance| fired(instance).is_some())
+            .flat_map(|instance| [fired(instance), instance.window])
+            .flatten()
+            .collect(),
+        false => Vec::new(),
+    };
+    let oldest = reach.oldest(span).into_iter().chain(again.iter().copied()).min();
+    let mut progress = reach.progress(&book.progress);
+    (progress.very_late, progress.deleted_lsn) = (closed.very_late, deleted);
+    let now = parts.clock.now();
+    let mut recorder = Recorder { alert, now, changes: Changes::default() };
+    if let Some(oldest) = oldest {
+        let wanted = |partition: Option<&String>, window: Option<Micros>| {
+            let partition = partition.filter(|_| compiled.partition.is_some());
+            window.is_some_and(|window| {
+                again.contains(&window) || reach.of(partition).is_some_and(|(from, to)| (from + 1..=to).contains(&span.end(window)))
+            })
+        };
+        let mut series = rows(parts, compiled, snapshot, (until, oldest), &wanted, cancel).await?;
+        for (key, instance) in &book.instances {
+            series.entry(key.clone()).or_insert_with(|| (instance.key.clone(), instance.partition.clone(), BTreeMap::new()));
+        }
+        within_limit(parts, &series)?;
+        for (key, (columns, partition, rows)) in series {
+            let known = book.instances.get(&key);
+            let mut instance =
+                known.cloned().unwrap_or_else(|| Instance { key: columns, partition: partition.clone(), ..Instance::default() });
+            if changed {
+                undo(&mut recorder, &key, &mut instance, &rows, span);
+            }
+            let range = reach.of(partition.as_ref()).unwrap_or((0, 0));
+            for seen in observations(compiled, span, range, &rows, known.is_some()) {
+                let what = instance.observe(alert, &seen, now);
+                recorder.record(&key, &instance, seen.at, what, None);
+            }
+            if known != Some(&instance) {
+                recorder.changes.instances.insert(key, instance);
+            }
+        }
+        progress.evaluated_at = Some(now);
+        progress.evaluations += 1;
+    }
+    if oldest.is_none() && book.progress.begun {
+        // How far nothing was found is not worth a write of its own.
+        return Ok(None);
+    }
+    recorder.changes.progress = Some(progress);
+    Ok(Some(recorder.changes))
+}
+
+/// Tells of what late rows or deletions have undone.
+fn undo(recorder: &mut Recorder<'_>, key: &str, instance: &mut Instance, rows: &BTreeMap<Option<Micros>, Row>, span: Span) {
+    let Some(fired) = instance.fired.clone().filter(|fired| fired.window.is_some()) else { return };
+    let now_there = rows.get(&fired.window);
+    // What fired for want of rows is undone by a row as well.
+    if now_there.map_or(fired.values.is_empty(), |row| row.fires) {
+        return;
+    }
+    let newest = rows.get(&instance.window).filter(|row| row.fires && row.window != fired.window);
+    let still = newest.and_then(|row| {
+        let window = row.window?;
+        Some(Observation { at: span.end(window), window: Some(window), holds: Some(true), values: row.values.clone() })
+    });
+    let before = (instance.window, std::mem::take(&mut instance.values));
+    let what = instance.correct(recorder.alert, still.as_ref(), fired.at, recorder.now);
+    // The message shows the window that it is about.
+    instance.window = fired.window;
+    instance.values = now_there.map(|row| row.values.clone()).unwrap_or_default();
+    recorder.record(key, instance, fired.at, what, Some(fired.values.clone()));
+    if fired.window != before.0 {
+        (instance.window, instance.values) = before;
+    }
+}
+
+/// Of the newest deletion in the tables below an alert.
+fn deletions(snapshot: &Snapshot, compiled: &Compiled) -> u64 {
+    compiled.table.and_then(|table| snapshot.tables.get(&table)).map_or(0, |table| table.deleted_lsn.max(table.truncated_lsn))
+}
+
+/// What an alert with EVERY sees now.
+pub async fn now(
+    parts: &Parts,
+    alert: &Alert,
+    compiled: &Compiled,
+    book: &Book,
+    closed: Option<&Closed>,
+    (snapshot, cancel): (&Arc<Snapshot>, CancellationToken),
+) -> Result<Changes> {
+    let now = parts.clock.now();
+    let until = closed.map_or_else(|| Until::everywhere(i64::MIN), |closed| until(compiled, closed));
+    let newest = |partition: Option<&String>| {
+        let closed = until.of(&partition.cloned());
+        compiled.window.and_then(|(_, span)| span.ended(i64::MIN, closed, 1).pop())
+    };
+    let oldest = match compiled.partition {
+        Some(_) => until.partitions.keys().filter_map(|partition| newest(partition.as_ref())).min(),
+        None => newest(None),
+    };
+    let wanted = |partition: Option<&String>, window: Option<Micros>| {
+        compiled.window.is_none() || (window.is_some() && window == newest(partition.filter(|_| compiled.partition.is_some())))
+    };
+    let mut series = rows(parts, compiled, snapshot, (until.clone(), oldest.unwrap_or(i64::MIN)), &wanted, cancel).await?;
+    for (key, instance) in &book.instances {
+        series.entry(key.clone()).or_insert_with(|| (instance.key.clone(), instance.partition.clone(), BTreeMap::new()));
+    }
+    within_limit(parts, &series)?;
+    let mut recorder = Recorder { alert, now, changes: Changes::default() };
+    for (key, (columns, partition, rows)) in series {
+        let known = book.instances.get(&key);
+        let mut instance = known.cloned().unwrap_or_else(|| Instance { key: columns, partition, ..Instance::default() });
+        let seen = match rows.into_values().next_back() {
+            Some(row) => Observation { at: now, window: row.window, holds: Some(row.fires), values: row.values },
+            None => Observation { at: now, window: None, holds: if compiled.flagged { None } else { Some(false) }, values: Map::new() },
+        };
+        let what = instance.observe(alert, &seen, now);
+        recorder.record(&key, &instance, now, what, None);
+        if known != Some(&instance) {
+            recorder.changes.instances.insert(key, instance);
+        }
+    }
+    let progress = Progress { begun: true, evaluated_at: Some(now), evaluations: book.progress.evaluations + 1, ..book.progress.clone() };
+    recorder.changes.progress = Some(progress);
+    Ok(recorder.changes)
+}
+
+/// Reminders, and what was not told while the alert was silent.
+pub fn reminders(alert: &Alert, book: &Book, now: Micros) -> Option<Changes> {
+    let mut recorder = Recorder { alert, now, changes: Changes::default() };
+    for (key, instance) in &book.instances {
+        let mut next = instance.clone();
+        if let Some(kind) = next.remind(alert, now) {
+            recorder.record(key, &next, now, (None, Some(kind)), None);
+            recorder.changes.instances.insert(key.clone(), next);
+        }
+    }
+    (!recorder.changes.instances.is_empty()).then_some(recorder.changes)
+}
+
+fn within_limit(parts: &Parts, series: &Series) -> Result<()> {
+    if series.len() <= parts.limits.instances_max {
+        return Ok(());
+    }
+    parts.metrics.limit_hit("limits.alert.instances_max");
+    Err(Error::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, "the alert has too many instances")
+        .detail(format!("An alert can have {}; its rows are told apart by the columns that are no measures.", parts.limits.instances_max)))
+}

@@ -1,0 +1,436 @@
+//! Alerts: queries that are watched, and the channels over which somebody is told.
+//!
+//! *Place*: built and started by `server`; `command` defines alerts and channels, `query::catalogs` shows them. It reads snapshots and
+//! RocksDB through the store and runs queries on the engine.
+//!
+//! An alert's way: [`Alerts::look`] sees that a window has closed or that EVERY is due -> [`plan`] -> [`evaluate`] -> [`lifecycle`] ->
+//! one batch in the [`ledger`] -> [`outbox`] -> [`notify`] -> somebody.
+//!
+//! *Invariants*: (1) an alert is evaluated by one task at a time; (2) nothing here is on the way of a commit or a query; (3) after an
+//! evaluation an alert rests four times as long as it took, so that each takes at most a fifth of one core.
+//!
+//! *On failure* an evaluation's error is kept for `verus.alerts` and the alert rests [`FAILED_REST`]; what it has not looked at it
+//! looks at later.
+
+mod backtest;
+mod evaluate;
+mod gate;
+pub mod ledger;
+pub mod lifecycle;
+pub mod notify;
+mod outbox;
+pub mod plan;
+pub mod span;
+mod vault;
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde_json::Map;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::ledger::{Book, Changes, Entry, Ledger, Outgoing};
+use self::lifecycle::Kind;
+use self::notify::guard::Guard;
+use self::plan::Compiled;
+use self::vault::{Options, Vault};
+use crate::bus::Bus;
+use crate::catalog::{Alert, Catalog, Channel, ChannelKind, Oid};
+use crate::clock::{Clock, Micros};
+use crate::config::limits::AlertLimits;
+use crate::error::{Error, Result, SqlState};
+use crate::query::Engine;
+use crate::store::{Snapshot, Store};
+use crate::task::Spawner;
+use crate::telemetry::Metrics;
+
+/// How often it is looked whether a window has closed or an evaluation is due.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How often it is looked for reminders.
+const REMIND_EVERY: Duration = Duration::from_secs(1);
+
+/// How long an alert rests after an evaluation that failed.
+const FAILED_REST: Duration = Duration::from_secs(5);
+
+/// An alert rests so many times as long as its evaluation took.
+const REST_FACTOR: u32 = 4;
+
+/// Evaluations at a time.
+const EVALUATIONS_MAX: u32 = 2;
+
+/// What alerts are built from.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Snapshots, watermarks, RocksDB.
+    pub store: Arc<Store>,
+    /// Runs the queries.
+    pub engine: Arc<Engine>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Runtimes.
+    pub spawner: Spawner,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// NOTIFY.
+    pub bus: Arc<Bus>,
+    /// Where the key of secrets is.
+    pub data_dir: PathBuf,
+    /// Which addresses may be called.
+    pub guard: Arc<Guard>,
+    /// Named maxima.
+    pub limits: AlertLimits,
+}
+
+/// All alerts of a server.
+#[derive(Debug)]
+pub struct Alerts {
+    parts: Parts,
+    vault: Vault,
+    ledger: Ledger,
+    outbox: outbox::Outbox,
+    tools: notify::Tools,
+    compiled: Mutex<HashMap<Oid, Ready>>,
+    status: Mutex<HashMap<Oid, Status>>,
+    running: Mutex<HashSet<Oid>>,
+    places: Arc<Semaphore>,
+    stop: CancellationToken,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A compiled query and what it was compiled for.
+#[derive(Clone, Debug)]
+struct Ready {
+    catalog: Arc<Catalog>,
+    alert: Arc<Alert>,
+    compiled: Arc<Compiled>,
+}
+
+/// What is known of an alert's evaluations since the start.
+#[derive(Clone, Debug, Default)]
+struct Status {
+    failure: Option<Error>,
+    took: Duration,
+    resting_until: Option<Instant>,
+    /// The number of snapshots at the last look.
+    news: Option<u64>,
+}
+
+/// An alert as `verus.alerts` shows it.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// How far it has looked, and its instances.
+    pub book: Book,
+    /// Why the last evaluation failed.
+    pub failure: Option<String>,
+    /// How long the last one took.
+    pub took_us: Micros,
+    /// When the next one is due, for an alert with EVERY.
+    pub due_at: Option<Micros>,
+}
+
+impl Alerts {
+    /// Reads what is kept of alerts.
+    pub fn open(parts: Parts) -> Result<Arc<Alerts>> {
+        let ledger = Ledger::open(Arc::clone(parts.store.state()), parts.limits.clone())?;
+        let tools = notify::Tools { guard: Arc::clone(&parts.guard), bus: Arc::clone(&parts.bus) };
+        Ok(Arc::new(Alerts {
+            vault: Vault::new(&parts.data_dir),
+            ledger,
+            outbox: outbox::Outbox::default(),
+            tools,
+            compiled: Mutex::default(),
+            status: Mutex::default(),
+            running: Mutex::default(),
+            places: Arc::new(Semaphore::new(EVALUATIONS_MAX as usize)),
+            stop: CancellationToken::new(),
+            tasks: Mutex::default(),
+            parts,
+        }))
+    }
+
+    /// Starts to watch and to deliver.
+    pub fn start(self: &Arc<Self>) {
+        let spawner = &self.parts.spawner;
+        let watching = spawner.io(Arc::clone(self).watch());
+        let delivering = spawner.io(outbox::run(Arc::clone(self), self.stop.clone()));
+        self.tasks.lock().extend([watching, delivering]);
+    }
+
+    /// Ends both, and waits for evaluations that are running.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            if task.await.is_err() {
+                tracing::error!("a task of the alerts panicked");
+            }
+        }
+        // Closed by nobody, so it is there.
+        drop(self.places.acquire_many(EVALUATIONS_MAX).await);
+    }
+
+    /// A new channel. Errors: see [`notify::check`].
+    pub fn channel(&self, oid: Oid, name: &str, kind: ChannelKind, given: &[(String, String)]) -> Result<Channel> {
+        let mut options = Options::new();
+        for (key, value) in given {
+            if options.insert(key.clone(), value.clone()).is_some() {
+                return Err(Error::syntax("conflicting or redundant options"));
+            }
+        }
+        let shown = notify::check(kind, &options)?;
+        Ok(Channel { oid, name: name.to_owned(), kind, shown, sealed: self.vault.seal(oid, &options)? })
+    }
+
+    /// The kind and the options of a channel.
+    fn options(&self, oid: Oid) -> Result<(ChannelKind, Options)> {
+        let snapshot = self.parts.store.snapshot();
+        let channel = snapshot.catalog.channel(oid);
+        let channel = channel.ok_or_else(|| Error::new(SqlState::UNDEFINED_OBJECT, "the notification channel was dropped"))?;
+        Ok((channel.kind, self.vault.open(oid, &channel.sealed)?))
+    }
+
+    /// TEST NOTIFICATION CHANNEL: sends a message now. 08006 with the reason when it does not arrive.
+    pub async fn test(&self, channel: &Channel) -> Result<()> {
+        let at = self.parts.clock.now();
+        let message = notify::Message {
+            id: uuid::Uuid::new_v4().to_string(),
+            kind: Kind::Test,
+            alert: String::new(),
+            instance: Map::new(),
+            at,
+            window: None,
+            values: Map::new(),
+            told: None,
+            reason: Some(format!("TEST NOTIFICATION CHANNEL {}", channel.name)),
+        };
+        outbox::test(self, channel.oid, message).await
+    }
+
+    /// What BACKTEST ALERT answers.
+    pub async fn backtest(&self, alert: &Alert, from: Micros, to: Micros, cancel: CancellationToken) -> Result<Vec<Entry>> {
+        backtest::run(self, alert, from, to, cancel).await
+    }
+
+    /// An alert as system views show it.
+    pub fn shown(&self, alert: &Alert) -> Shown {
+        let book = self.ledger.book(alert.oid);
+        let status = self.status.lock().get(&alert.oid).cloned().unwrap_or_default();
+        let due_at =
+            alert.every_us.filter(|_| alert.enabled).map(|every| book.progress.evaluated_at.map_or(0, |at| at.saturating_add(every)));
+        Shown {
+            book,
+            failure: status.failure.map(|error| error.report().message.clone()),
+            took_us: i64::try_from(status.took.as_micros()).unwrap_or(i64::MAX),
+            due_at,
+        }
+    }
+
+    /// The history of all alerts.
+    pub fn history(&self) -> Result<Vec<Entry>> {
+        self.ledger.history()
+    }
+
+    /// Messages that wait, and the newest of the others.
+    pub fn messages(&self) -> Vec<Outgoing> {
+        self.ledger.messages()
+    }
+
+    async fn watch(self: Arc<Self>) {
+        let mut reminded = Instant::now();
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            let catalog = self.parts.store.catalog();
+            let remind = reminded.elapsed() >= REMIND_EVERY;
+            if remind {
+                reminded = Instant::now();
+                self.forget(&catalog);
+            }
+            for alert in catalog.alerts() {
+                if self.running.lock().contains(&alert.oid) {
+                    continue;
+                }
+                if !alert.enabled {
+                    self.keep(alert, self.disabled(alert));
+                    continue;
+                }
+                if remind {
+                    let book = self.ledger.book(alert.oid);
+                    self.keep(alert, evaluate::reminders(alert, &book, self.parts.clock.now()));
+                }
+                self.look(&catalog, alert);
+            }
+        }
+    }
+
+    /// Starts an evaluation when something may be new.
+    fn look(self: &Arc<Self>, catalog: &Arc<Catalog>, alert: &Arc<Alert>) {
+        let news = *self.parts.store.news().borrow();
+        let progress_due = alert.every_us.is_some_and(|every| {
+            let last = self.ledger.progress(alert.oid).evaluated_at;
+            last.is_none_or(|last| self.parts.clock.now().saturating_sub(last) >= every)
+        });
+        {
+            let mut all = self.status.lock();
+            let status = all.entry(alert.oid).or_default();
+            if status.resting_until.is_some_and(|until| Instant::now() < until) {
+                return;
+            }
+            let idle = alert.sources.iter().any(|source| closes_by_itself(catalog, source.oid));
+            let due = if alert.every_us.is_some() { progress_due } else { status.news != Some(news) || idle };
+            if !due {
+                return;
+            }
+            status.news = Some(news);
+        }
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            self.status.lock().entry(alert.oid).or_default().news = None;
+            return;
+        };
+        self.running.lock().insert(alert.oid);
+        let (alerts, catalog, alert) = (Arc::clone(self), Arc::clone(catalog), Arc::clone(alert));
+        drop(self.parts.spawner.cpu(async move {
+            let began = Instant::now();
+            let outcome = alerts.evaluate(&catalog, &alert).await;
+            let took = began.elapsed();
+            let mut rest = took.saturating_mul(REST_FACTOR);
+            {
+                let mut all = alerts.status.lock();
+                let status = all.entry(alert.oid).or_default();
+                if let Err(error) = &outcome
+                    && !alerts.stop.is_cancelled()
+                {
+                    tracing::warn!(%error, alert = alert.name, "an alert could not be evaluated");
+                    rest = rest.max(FAILED_REST);
+                    status.news = None;
+                }
+                (status.failure, status.took, status.resting_until) = (outcome.err(), took, Some(Instant::now() + rest));
+            }
+            alerts.running.lock().remove(&alert.oid);
+            drop(place);
+        }));
+    }
+
+    async fn evaluate(&self, catalog: &Arc<Catalog>, alert: &Arc<Alert>) -> Result<()> {
+        let compiled = self.compile(catalog, alert)?;
+        let closed = compiled.table.and_then(|table| self.parts.store.closed(table));
+        let snapshot = ready_snapshot(&self.parts.store, closed.as_ref().map_or(0, |closed| closed.next_lsn)).await;
+        let book = self.ledger.book(alert.oid);
+        let cancel = self.stop.child_token();
+        let limit = Duration::from_millis(self.parts.limits.evaluate_ms_max);
+        let work = async {
+            match (alert.every_us, &closed) {
+                (Some(_), closed) => {
+                    let changes = evaluate::now(&self.parts, alert, &compiled, &book, closed.as_ref(), (&snapshot, cancel.clone())).await?;
+                    Ok(Some(changes))
+                }
+                (None, Some(closed)) => evaluate::on_close(&self.parts, alert, &compiled, &book, closed, (&snapshot, cancel.clone())).await,
+                (None, None) => Ok(None),
+            }
+        };
+        let outcome = tokio::time::timeout(limit, work).await;
+        let changes = outcome.unwrap_or_else(|_| {
+            cancel.cancel();
+            Err(Error::new(SqlState::QUERY_CANCELED, "the evaluation took too long")
+                .hint("Restrict the query, for instance to a few days."))
+        })?;
+        // Dropped or changed meanwhile: what was seen is of another alert.
+        if self.parts.store.catalog().alert(alert.oid).is_some_and(|newest| newest.enabled && newest.query == alert.query) {
+            self.keep(alert, changes);
+        }
+        Ok(())
+    }
+
+    fn compile(&self, catalog: &Arc<Catalog>, alert: &Arc<Alert>) -> Result<Arc<Compiled>> {
+        if let Some(ready) = self.compiled.lock().get(&alert.oid)
+            && Arc::ptr_eq(&ready.catalog, catalog)
+            && Arc::ptr_eq(&ready.alert, alert)
+        {
+            return Ok(Arc::clone(&ready.compiled));
+        }
+        let compiled = Arc::new(plan::compile(&*self.parts.engine, catalog, &alert.query, &alert.sources)?);
+        let ready = Ready { catalog: Arc::clone(catalog), alert: Arc::clone(alert), compiled: Arc::clone(&compiled) };
+        self.compiled.lock().insert(alert.oid, ready);
+        Ok(compiled)
+    }
+
+    /// What disabling changes: instances are ok again, without a word; enabled again, the alert begins anew.
+    fn disabled(&self, alert: &Alert) -> Option<Changes> {
+        let progress = self.ledger.progress(alert.oid);
+        if !progress.begun && progress.evaluated_at.is_none() {
+            return None;
+        }
+        let book = self.ledger.book(alert.oid);
+        let now = self.parts.clock.now();
+        let mut recorder = evaluate::Recorder { alert, now, changes: Changes::default() };
+        for (key, instance) in &book.instances {
+            let mut next = instance.clone();
+            let transition = next.reset(now);
+            recorder.record(key, &next, now, (transition, None), None);
+            recorder.changes.instances.insert(key.clone(), next);
+        }
+        recorder.changes.progress = Some(ledger::Progress { evaluations: book.progress.evaluations, ..ledger::Progress::default() });
+        Some(recorder.changes)
+    }
+
+    fn keep(&self, alert: &Alert, changes: Option<Changes>) {
+        let Some(changes) = changes else { return };
+        let told = !changes.messages.is_empty();
+        if let Err(error) = self.ledger.write(alert.oid, changes, self.parts.clock.now()) {
+            tracing::error!(%error, alert = alert.name, "the state of an alert could not be written: it will be evaluated again");
+            self.status.lock().entry(alert.oid).or_default().news = None;
+        }
+        if told {
+            self.outbox.wake.notify_one();
+        }
+    }
+
+    /// Drops what is kept of alerts that are gone.
+    fn forget(&self, catalog: &Catalog) {
+        for oid in self.ledger.alerts() {
+            if catalog.alert(oid).is_none() && !self.running.lock().contains(&oid) {
+                self.compiled.lock().remove(&oid);
+                self.status.lock().remove(&oid);
+                if let Err(error) = self.ledger.forget(oid) {
+                    tracing::error!(%error, "the state of a dropped alert could not be removed");
+                }
+            }
+        }
+    }
+}
+
+/// The newest snapshot, once it has reached an LSN: it comes after the watermarks of its commit.
+async fn ready_snapshot(store: &Store, next_lsn: u64) -> Arc<Snapshot> {
+    let mut news = store.news();
+    loop {
+        news.borrow_and_update();
+        let snapshot = store.snapshot();
+        // A store that has ended publishes nothing more.
+        if snapshot.next_lsn >= next_lsn || news.changed().await.is_err() {
+            return snapshot;
+        }
+    }
+}
+
+/// Whether windows over a table or view close without a commit.
+fn closes_by_itself(catalog: &Catalog, oid: Oid) -> bool {
+    let mut open = vec![oid];
+    while let Some(oid) = open.pop() {
+        if let Some(table) = catalog.table(oid) {
+            if table.options.idle_timeout_us.is_some() {
+                return true;
+            }
+        } else if let Some(view) = catalog.view(oid) {
+            open.extend(view.sources.iter().map(|source| source.oid).chain([view.table]).filter(|lower| *lower != 0));
+        }
+    }
+    false
+}
