@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::array::{AsArray, BooleanArray, RecordBatch, UInt64Array};
+use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::Int64Type;
 use datafusion::common::ScalarValue;
 use futures::TryStreamExt;
@@ -138,8 +138,7 @@ pub async fn found(
             all if all == first.len() => batch,
             _ => filter_record_batch(&batch, &first).map_err(|error| Error::internal(error.to_string()))?,
         };
-        // A few rows of a batch would keep, and count, the texts of all.
-        let batch = compact_strings(&batch)?;
+        let batch = compact(&batch)?;
         bytes += batch.get_array_memory_size();
         if bytes > bytes_max {
             session.services.metrics.limit_hit("limits.store.statement_bytes_max");
@@ -150,6 +149,12 @@ pub async fn found(
         rows.push(batch);
     }
     Ok(rows)
+}
+
+/// The rows in buffers of their own size: a few rows of a batch would keep, and count, what it had room for.
+fn compact(batch: &RecordBatch) -> Result<RecordBatch> {
+    let rows = UInt64Array::from_iter_values(0..batch.num_rows() as u64);
+    compact_strings(&take_record_batch(batch, &rows).map_err(|error| Error::internal(error.to_string()))?)
 }
 
 /// Some columns of batches.
