@@ -155,8 +155,6 @@ async fn equals_a_plain_evaluation_and_gives_all_away() {
         .collect();
     session.copy("COPY e FROM STDIN", &text).await.unwrap_or_else(|error| panic!("{error} {}", error.detail));
     check(&session, &events, "in memory").await;
-    // A clean stop flushes: what is read then comes from files.
-    assert!(server.terminate(std::time::Duration::from_secs(10)).await.success());
-    server.restart().await;
+    server.restart_from_files("e").await;
     check(&server.connect().await, &events, "from files").await;
 }

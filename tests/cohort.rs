@@ -298,9 +298,7 @@ async fn equals_listing_10_and_a_plain_evaluation() {
     }
     session.rows("REFRESH MATERIALIZED VIEW v").await;
     assert_eq!(sorted(&session, "SELECT * FROM v").await, cases[0].expected(&events), "the view of {}", cases[0].sql());
-    // A clean stop flushes: what is read then comes from files.
-    assert!(server.terminate(std::time::Duration::from_secs(10)).await.success());
-    server.restart().await;
+    server.restart_from_files("e").await;
     let session = server.connect().await;
     check(&session, &cases, &events, "from files").await;
     assert_eq!(sorted(&session, "SELECT * FROM v").await, cases[0].expected(&events), "the view after a restart");

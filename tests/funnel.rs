@@ -1,8 +1,6 @@
 //! FUNNEL at sizes: the same answer in memory, after a kill and from files; and what its errors point at.
 
-use std::time::Duration;
-
-use crate::harness::{Options, Server, Session};
+use crate::harness::{Server, Session};
 
 const CREATE: &str =
     "CREATE TABLE e (session_id text, at timestamptz NOT NULL, kind integer, device text, WATERMARK FOR at AS at - INTERVAL '1 hour')";
@@ -28,8 +26,7 @@ async fn total(session: &Session) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn funnels_are_the_same_wherever_the_events_are() {
-    let env = vec![("VERUS_LIMITS_STORE_FLUSH_AGE_MS", "2000".to_owned())];
-    let mut server = Server::start_with(Options { env, ..Options::default() }).await;
+    let mut server = Server::start().await;
     let session = server.connect().await;
     session.rows(CREATE).await;
     session.rows(FILL).await;
@@ -40,12 +37,8 @@ async fn funnels_are_the_same_wherever_the_events_are() {
     server.restart().await;
     let session = server.connect().await;
     assert_eq!(session.rows(FUNNEL).await, found, "after a kill");
-    assert!(server.terminate(Duration::from_secs(10)).await.success());
-    server.restart().await;
+    server.restart_from_files("e").await;
     let session = server.connect().await;
-    while session.value("SELECT coalesce(sum(rows), 0) = 200000 FROM verus.files").await != "t" {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
     assert_eq!(session.rows(FUNNEL).await, found, "from files");
     let plan = session.rows(&format!("EXPLAIN {}", FUNNEL.replace(", group_by := [device]", "").replace("device, step", "1, step"))).await;
     let plan: String = plan.into_iter().flatten().map(|line| line + "\n").collect();

@@ -123,6 +123,15 @@ impl Server {
         self.ready().await;
     }
 
+    /// Ends it cleanly and starts it again with a flush of whatever is hot; ready when all rows of the table are in files.
+    pub async fn restart_from_files(&mut self, table: &str) {
+        assert!(self.terminate(READY_WITHIN).await.success());
+        self.options.env.push(("VERUS_LIMITS_STORE_FLUSH_AGE_MS", "50".to_owned()));
+        self.restart().await;
+        let in_files = format!("(SELECT coalesce(sum(rows), 0) FROM verus.files WHERE table_name = '{table}')");
+        self.connect().await.until(&format!("SELECT {in_files} = (SELECT count(*) FROM {table})")).await;
+    }
+
     /// SIGTERM, and how it ended within `limit`.
     pub async fn terminate(&mut self, limit: Duration) -> ExitStatus {
         // The shell's own kill: the program of that name is not installed everywhere.
@@ -329,6 +338,15 @@ impl Session {
         let rows = self.rows(sql).await;
         assert!(rows.len() == 1 && rows[0].len() == 1, "one value expected of {sql}: {rows:?}");
         rows[0][0].clone()
+    }
+
+    /// Waits until a condition is true, which it has to become.
+    pub async fn until(&self, condition: &str) {
+        let begin = Instant::now();
+        while self.value(condition).await != "t" {
+            assert!(begin.elapsed() < READY_WITHIN, "it never came true: {condition}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// The error of a statement that must fail.

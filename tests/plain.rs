@@ -199,19 +199,10 @@ async fn deleted_rows_leave_the_disk() {
     let session = server.connect().await;
     session.rows("CREATE TABLE p (id integer PRIMARY KEY, secret text)").await;
     session.rows("INSERT INTO p SELECT id, 'value ' || id FROM generate_series(1, 2000) AS s (id)").await;
-    let wait_for = async |what: &str| {
-        for _ in 0..200 {
-            if session.value(what).await == "t" {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("it never came true: {what}");
-    };
-    wait_for("SELECT coalesce(sum(rows), 0) = 2000 FROM verus.files WHERE table_name = 'p'").await;
+    session.until("SELECT coalesce(sum(rows), 0) = 2000 FROM verus.files WHERE table_name = 'p'").await;
     session.rows("DELETE FROM p WHERE id % 100 = 7").await;
     assert_eq!(session.value("SELECT count(*) FROM p").await, "1980");
-    wait_for("SELECT sum(rows) = 1980 FROM verus.files WHERE table_name = 'p'").await;
+    session.until("SELECT sum(rows) = 1980 FROM verus.files WHERE table_name = 'p'").await;
     drop(session);
     server.kill();
     server.restart().await;

@@ -273,9 +273,7 @@ async fn explain_analyze_tells_what_was_pruned() {
         .rows("INSERT INTO e SELECT 's' || i % 10, timestamptz '2024-05-01 00:00+00' + i * INTERVAL '1 minute' FROM generate_series(0, 2879) AS g(i)")
         .await;
     let flushed = "SELECT coalesce(sum(rows), 0) = 2880 AND count(*) = 2 FROM verus.files WHERE table_name = 'e'";
-    while session.value(flushed).await != "t" {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    session.until(flushed).await;
     let plan = session.rows("EXPLAIN ANALYZE SELECT count(at) FROM e WHERE store = 's3' AND at >= '2024-05-02 00:00+00'").await;
     let plan: Vec<String> = plan.into_iter().flatten().collect();
     let read = plan.iter().find(|line| line.starts_with("Rows read: ")).unwrap();
