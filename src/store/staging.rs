@@ -446,6 +446,10 @@ impl Staged {
         let since = self.judged_lsn;
         for oid in [Some(self.table.oid), self.table.late_oid].into_iter().flatten() {
             let Some(state) = snapshot.tables.get(&oid) else { continue };
+            // Keys that were deleted meanwhile are in no row any more, and still taken.
+            if state.deleted_lsn > since {
+                return Ok(true);
+            }
             for batch in state.hot.iter().filter(|batch| batch.next_lsn > since) {
                 if self.has_key_of(batch.rows())? {
                     return Ok(true);

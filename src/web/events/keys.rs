@@ -106,15 +106,19 @@ impl Keys {
         if !ledger::exists(&services.store.catalog(), ledger::REQUESTS) {
             return Ok(());
         }
-        const QUERY: &str = "SELECT table_oid, request, body, accepted, duplicates, late, refused IS NOT NULL, \
-            (extract(epoch FROM answered_at) * 1000000)::bigint FROM verus.requests ORDER BY answered_at";
-        let batches = rows(services, QUERY).await?;
+        // The newest, as many as are kept.
+        let query = format!(
+            "SELECT table_oid, request, body, accepted, duplicates, late, refused IS NOT NULL, \
+             (extract(epoch FROM answered_at) * 1000000)::bigint FROM verus.requests ORDER BY answered_at DESC LIMIT {}",
+            self.shared.lock().keys_max
+        );
+        let batches = rows(services, &query).await?;
         let since = services.clock.now().saturating_sub(self.window_us);
         let mut known = self.shared.lock();
-        for batch in &batches {
+        for batch in batches.iter().rev() {
             let number = |column: usize, row: usize| batch.column(column).as_primitive::<Int64Type>().value(row);
             let requests = batch.column(1).as_string_view();
-            for row in 0..batch.num_rows() {
+            for row in (0..batch.num_rows()).rev() {
                 let at = number(7, row);
                 if at < since {
                     continue;

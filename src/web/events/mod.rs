@@ -190,7 +190,7 @@ impl Request {
         let Arrived { bytes, mut room } = arrived;
         self.services.metrics.http_received.inc_by(bytes.len() as u64);
         let text = self.form.text(bytes, &self.intake.limits, &mut room, &self.services.metrics)?;
-        let Some(key) = &self.key else { return self.commit(&text, None).await };
+        let Some(key) = &self.scoped_key() else { return self.commit(&text, None).await };
         let table = relation::writable(&self.services.store.catalog(), &self.name)?.oid;
         self.intake.keys.load(&self.services).await?;
         match self.intake.keys.begin(table, key, &text, self.services.clock.now())? {
@@ -201,6 +201,12 @@ impl Request {
                 Ok(answer)
             }
         }
+    }
+
+    /// The key with the partition that it belongs to: two stores may choose the same one. A header holds no unit separator.
+    fn scoped_key(&self) -> Option<String> {
+        let key = self.key.as_ref()?;
+        Some(self.partition.as_ref().map_or_else(|| key.clone(), |partition| format!("{partition}\u{1f}{key}")))
     }
 
     /// Decodes and commits.
@@ -236,7 +242,7 @@ impl Request {
             };
             notes.push(ledger::rejected(&services.store, &self.intake.limits, &origin, text, &refused, now).await?);
         }
-        if let (Some(turn), Some(key)) = (turn, &self.key) {
+        if let (Some(turn), Some(key)) = (turn, &self.scoped_key()) {
             let refused = (!refused.is_empty()).then_some(listed.as_str());
             let request = ledger::Request { table: table.oid, key, body: turn.body(), refused };
             notes.push(ledger::answered(&services.store, &self.intake.limits, &request, now).await?);
