@@ -171,7 +171,7 @@ impl Instance {
         }
         let kind = match to {
             Phase::Firing if !is_silenced(alert, now) => Some(Kind::Firing),
-            Phase::Resolved if std::mem::take(&mut self.told) && !is_silenced(alert, now) => Some(Kind::Resolved),
+            Phase::Resolved if self.told && !is_silenced(alert, now) => Some(Kind::Resolved),
             _ => None,
         };
         (Some(Transition { from, to }), kind.inspect(|kind| self.tell(*kind, now)))
@@ -179,13 +179,18 @@ impl Instance {
 
     /// What is due without an observation: a reminder, or what was not told while the alert was silent.
     pub fn remind(&mut self, alert: &Alert, now: Micros) -> Option<Kind> {
-        if self.phase != Phase::Firing || is_silenced(alert, now) {
+        if is_silenced(alert, now) {
             return None;
         }
-        let due = match (self.told, self.told_at, alert.repeat_us) {
-            (false, _, _) => Some(Kind::Firing),
-            (true, Some(told_at), Some(repeat_us)) if now.saturating_sub(told_at) >= repeat_us => Some(Kind::Reminder),
-            _ => None,
+        let due = match (self.phase, self.told) {
+            (Phase::Firing, false) => Some(Kind::Firing),
+            (Phase::Firing, true) => self
+                .told_at
+                .zip(alert.repeat_us)
+                .is_some_and(|(told_at, repeat_us)| now.saturating_sub(told_at) >= repeat_us)
+                .then_some(Kind::Reminder),
+            (_, true) => Some(Kind::Resolved),
+            (_, false) => None,
         };
         due.inspect(|kind| self.tell(*kind, now))
     }
@@ -200,7 +205,8 @@ impl Instance {
                 None
             }
             (Phase::Firing, None) => {
-                self.told = false;
+                // A correction that is not told, because the alert is silent, leaves the end to be told.
+                self.told = self.told && is_silenced(alert, now);
                 self.turn(Phase::Resolved, at);
                 self.fired = None;
                 Some(Transition { from: Phase::Firing, to: Phase::Resolved })
@@ -304,6 +310,24 @@ mod tests {
         assert_eq!(instance.remind(&alert, 15 * MINUTE), Some(Kind::Reminder));
         assert_eq!(instance.observe(&alert, &seen(16, Some(false)), 16 * MINUTE).1, Some(Kind::Resolved));
         assert_eq!(instance.remind(&alert, 99 * MINUTE), None);
+    }
+
+    #[test]
+    fn an_end_under_silence_is_told_after_it() {
+        for corrected in [false, true] {
+            let mut alert = alert(0, NoData::Ok);
+            let mut instance = Instance::default();
+            assert_eq!(instance.observe(&alert, &seen(1, Some(true)), MINUTE).1, Some(Kind::Firing));
+            alert.silenced_until = Some(5 * MINUTE);
+            let silent = match corrected {
+                true => instance.correct(&alert, None, 2 * MINUTE, 2 * MINUTE),
+                false => instance.observe(&alert, &seen(2, Some(false)), 2 * MINUTE),
+            };
+            assert_eq!(silent, (Some(Transition { from: Phase::Firing, to: Phase::Resolved }), None));
+            assert_eq!(instance.remind(&alert, 4 * MINUTE), None);
+            assert_eq!(instance.remind(&alert, 5 * MINUTE), Some(Kind::Resolved));
+            assert_eq!(instance.remind(&alert, 6 * MINUTE), None);
+        }
     }
 
     #[test]

@@ -5,39 +5,12 @@
 
 use std::sync::Arc;
 
-/// The text, with `'...'` in place of every string, and of everything from an unfinished one on, where it is about notification channels.
+/// The text up to its first value, where it is about notification channels: a value may be a string of any form, or a word.
 pub fn masked(text: &Arc<str>) -> Arc<str> {
-    if !mentions_channels(text) {
-        return Arc::clone(text);
+    match text.find(['\'', '$', '=']).filter(|_| mentions_channels(text)) {
+        Some(end) => Arc::from(format!("{}...", &text[..end])),
+        None => Arc::clone(text),
     }
-    let mut shown = String::with_capacity(text.len());
-    let mut rest: &str = text;
-    while let Some(begin) = rest.find(['\'', '$', '"']) {
-        let (before, quoted) = rest.split_at(begin);
-        shown.push_str(before);
-        // Names in quotes stay; a dollar may begin a string of any form.
-        if let Some(name) = quoted.strip_prefix('"') {
-            let end = name.find('"').map_or(quoted.len(), |end| end + 2);
-            shown.push_str(&quoted[..end]);
-            rest = &quoted[end..];
-            continue;
-        }
-        shown.push_str("'...'");
-        let Some(inner) = quoted.strip_prefix('\'') else { return Arc::from(shown) };
-        // A backslash may stand before a quote, in a text that is read with escapes: more is hidden rather than less.
-        let mut escaped = false;
-        let end = inner.char_indices().find(|(_, letter)| {
-            let ends = *letter == '\'' && !escaped;
-            escaped = *letter == '\\' && !escaped;
-            ends
-        });
-        match end {
-            Some((end, _)) => rest = &inner[end + 1..],
-            None => return Arc::from(shown),
-        }
-    }
-    shown.push_str(rest);
-    Arc::from(shown)
 }
 
 /// Whether the word NOTIFICATION stands in a text. Its rarest letter is looked for.
@@ -61,17 +34,12 @@ mod tests {
             ("SELECT 'x' FROM t", "SELECT 'x' FROM t"),
             (
                 "create Notification channel c type webhook with (url = 'https://x', secret = 's''t')",
-                "create Notification channel c type webhook with (url = '...', secret = '...''...')",
+                "create Notification channel c type webhook with (url ...",
             ),
-            (
-                "CREATE NOTIFICATION CHANNEL \"a'b\" TYPE slack WITH (url = 'open",
-                "CREATE NOTIFICATION CHANNEL \"a'b\" TYPE slack WITH (url = '...'",
-            ),
-            ("CREATE NOTIFICATION CHANNEL c WITH (url = $$secret$$, x = 1)", "CREATE NOTIFICATION CHANNEL c WITH (url = '...'"),
-            (
-                r"CREATE NOTIFICATION CHANNEL c WITH (url = E'it\'s', x = 'y')",
-                "CREATE NOTIFICATION CHANNEL c WITH (url = E'...', x = '...')",
-            ),
+            ("CREATE NOTIFICATION CHANNEL \"a'b\" TYPE slack WITH (url = 'open", "CREATE NOTIFICATION CHANNEL \"a..."),
+            ("CREATE NOTIFICATION CHANNEL c WITH (secret=word)", "CREATE NOTIFICATION CHANNEL c WITH (secret..."),
+            ("/* don't */ CREATE NOTIFICATION CHANNEL c WITH (url = 'x')", "/* don..."),
+            ("TEST NOTIFICATION CHANNEL c", "TEST NOTIFICATION CHANNEL c"),
         ] {
             assert_eq!(&*masked(&Arc::from(text)), expected);
         }

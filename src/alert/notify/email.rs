@@ -185,8 +185,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Dialogue<S> {
 
     async fn deliver(&mut self, login: Option<&(String, String)>, from: &str, to: &[&str], text: &str) -> Result<()> {
         if let Some((user, password)) = login {
-            // The error says what the server answered, never what was sent.
-            self.ask(&format!("AUTH PLAIN {}", base64(format!("\0{user}\0{password}").as_bytes())), 235).await?;
+            // Not even what the server answered is told: some repeat what was sent.
+            let login = self.ask(&format!("AUTH PLAIN {}", base64(format!("\0{user}\0{password}").as_bytes())), 235).await;
+            login.map_err(|_| http::failed("the mail server refused the login".to_owned()))?;
         }
         self.ask(&format!("MAIL FROM:<{from}>"), 250).await?;
         for address in to {

@@ -356,7 +356,7 @@ impl Path {
                 out.push(place(from), place(to), kind, times, value);
             }
         }
-        for (channel, (credit, value)) in self.credits.iter().enumerate().filter(|(_, (credit, _))| *credit > 0) {
+        for (channel, (credit, value)) in self.credits.iter().enumerate().filter(|(_, (credit, value))| *credit != 0 || *value != 0) {
             out.push(row(&self.channels, channel), None, 0, *credit, *value);
         }
         if self.untouched.0 > 0 {

@@ -43,6 +43,8 @@ pub struct SeriesStream {
     worker: Worker,
     grid: Option<Grid>,
     current: Option<Current>,
+    /// Rows of a batch that wait until the series before them have been given out.
+    rest: Option<RecordBatch>,
     output: Output,
     state: State,
 }
@@ -87,8 +89,8 @@ impl SeriesStream {
     ) -> Result<Self> {
         let fields = input.schema().fields().iter().take(spec.keys).map(|field| SortField::new(field.data_type().clone())).collect();
         let (converter, worker) = (RowConverter::new(fields)?, spec.analysis.worker());
-        let (grid, current, output) = (None, None, Output::default());
-        Ok(Self { input, spec, schema, frame, streams, reservation, converter, worker, grid, current, output, state: State::Reading })
+        let (grid, current, rest, output) = (None, None, None, Output::default());
+        Ok(Self { input, spec, schema, frame, streams, reservation, converter, worker, grid, current, rest, output, state: State::Reading })
     }
 
     /// Takes the rows of a batch, and computes the series that end in it.
@@ -109,6 +111,10 @@ impl SeriesStream {
             let same = |current: &Current| current.row.as_ref().map(OwnedRow::row) == row;
             if !self.current.as_ref().is_some_and(same) {
                 self.finish()?;
+                if self.output.waiting() >= BATCH_ROWS {
+                    self.rest = Some(batch.slice(range.start, batch.num_rows() - range.start));
+                    return Ok(());
+                }
                 let keys = keys.iter().map(|column| column.slice(range.start, 1)).collect();
                 let row = row.map(|row| row.owned());
                 self.current = Some(Current { row, keys, times: Vec::new(), values: Vec::new() });
@@ -173,7 +179,7 @@ impl SeriesStream {
 
     /// The next batch of what waits, or of what is left when `all` is to go.
     fn give(&mut self, all: bool) -> Result<Option<RecordBatch>> {
-        let waiting = self.output.rows.times.len() - self.output.given;
+        let waiting = self.output.waiting();
         if waiting == 0 || (waiting < BATCH_ROWS && !all) {
             if waiting == 0 {
                 self.output = Output::default();
@@ -204,6 +210,10 @@ fn too_long(operator: &str, points: u64, points_max: usize) -> Error {
 }
 
 impl Output {
+    fn waiting(&self) -> usize {
+        self.rows.times.len() - self.given
+    }
+
     fn push(&mut self, keys: Vec<ArrayRef>, rows: Rows) {
         self.series.push((keys, rows.times.len()));
         self.rows.times.extend(rows.times);
@@ -275,13 +285,16 @@ impl Stream for SeriesStream {
                 Ok(None) => {}
                 Err(error) => return self.fail(error),
             }
-            let read = match ready!(self.input.poll_next_unpin(context)) {
-                Some(Ok(batch)) => self.read(&batch),
-                Some(Err(error)) => Err(error),
-                None => {
-                    self.state = State::Draining;
-                    self.finish()
-                }
+            let read = match self.rest.take() {
+                Some(rest) => self.read(&rest),
+                None => match ready!(self.input.poll_next_unpin(context)) {
+                    Some(Ok(batch)) => self.read(&batch),
+                    Some(Err(error)) => Err(error),
+                    None => {
+                        self.state = State::Draining;
+                        self.finish()
+                    }
+                },
             };
             if let Err(error) = read {
                 return self.fail(error);
