@@ -19,7 +19,7 @@ use arrow::row::{RowConverter, SortField};
 use datafusion::common::{HashMap, Result};
 
 use super::credit::{Model, decayed, split};
-use crate::error::Error;
+use crate::error::{Error, SqlState};
 use crate::query::functions::arithmetic::out_of_range;
 use crate::query::operator::gather::{Kernel, Rows};
 
@@ -38,6 +38,9 @@ pub const VALUE: &str = "value";
 pub const PARTS: i64 = 1_000_000;
 /// The scale of a value that nobody gave: each conversion is worth 1.
 pub const PARTS_SCALE: i8 = 6;
+
+/// Most channels of one entity whose conversions are divided: each conversion looks at all of them.
+const ENTITY_CHANNELS_MAX: usize = 10_000;
 
 /// Arguments before those that [`Settings`] adds.
 const BEFORE_VALUE: usize = 6;
@@ -213,6 +216,9 @@ impl<'a> Walk<'a> {
             let time = self.times.value(*row as usize);
             if self.flag(3, *row) {
                 path.touch(time, self.channels[*row as usize], *row);
+                if path.channels.len() > ENTITY_CHANNELS_MAX && !matches!(self.settings.model, Model::First | Model::Last) {
+                    return Err(too_many_channels().into());
+                }
             }
             if self.flag(2, *row) {
                 let value = match self.settings.scale {
@@ -228,6 +234,12 @@ impl<'a> Walk<'a> {
         path.give(&mut self.out);
         Ok(())
     }
+}
+
+fn too_many_channels() -> Error {
+    Error::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "an entity of ATTRIBUTION has too many channels")
+        .detail(format!("At most {ENTITY_CHANNELS_MAX} are possible."))
+        .hint("Group rare channels together, or check the argument \"by\".")
 }
 
 /// The same number for equal values, NULLs among them.
@@ -253,6 +265,8 @@ struct Path {
     from: usize,
     /// Channels of the entity: the number of each among all, and a row that has it.
     channels: Vec<(u32, u32)>,
+    /// The place of each number in `channels`.
+    places: HashMap<u32, usize>,
     /// How many touches of each channel are from `from` on.
     counts: Vec<u64>,
     /// Whether a conversion has looked at a touch; for steps.
@@ -270,6 +284,7 @@ impl Path {
             touches: Vec::new(),
             from: 0,
             channels: Vec::new(),
+            places: HashMap::new(),
             counts: Vec::new(),
             seen: Vec::new(),
             credits: Vec::new(),
@@ -279,12 +294,13 @@ impl Path {
     }
 
     fn touch(&mut self, time: i64, number: u32, row: u32) {
-        let channel = self.channels.iter().position(|(known, _)| *known == number).unwrap_or_else(|| {
+        let next = self.channels.len();
+        let channel = *self.places.entry(number).or_insert(next);
+        if channel == next {
             self.channels.push((number, row));
             self.counts.push(0);
             self.credits.push((0, 0));
-            self.channels.len() - 1
-        });
+        }
         self.counts[channel] += 1;
         self.touches.push(Touch { time, channel });
         self.seen.push(false);
@@ -304,6 +320,16 @@ impl Path {
         }
         if self.model == Model::Markov {
             return self.follow(value);
+        }
+        let whole = match self.model {
+            Model::First => path.first(),
+            Model::Last => path.last(),
+            _ => None,
+        };
+        if let Some(touch) = whole {
+            let credit = &mut self.credits[touch.channel];
+            *credit = (credit.0 + PARTS, credit.1.checked_add(value)?);
+            return Some(());
         }
         let weights = weights(self.model, path, &self.counts, |touch| decayed(time - touch.time, self.half_life_us));
         let parts = split(i128::from(PARTS), &weights).into_iter().zip(split(value, &weights));

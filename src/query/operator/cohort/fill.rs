@@ -13,6 +13,8 @@ use crate::query::functions::{Function, undefined};
 
 /// Most periods of a cohort that are filled. A triangle of them is fifty million cells.
 const PERIODS_MAX: i32 = 10_000;
+/// Most cells of one batch of cohorts, all of which are in memory together.
+const CELLS_MAX: usize = 10_000_000;
 
 /// `cohort_periods(from, to)`: the whole numbers from the first to before the second, as a list.
 pub fn periods() -> Function {
@@ -29,7 +31,7 @@ pub fn periods() -> Function {
             for (from, to) in from.iter().zip(to.iter()) {
                 let before = numbers.len();
                 if let (Some(from), Some(to)) = (from, to) {
-                    if to.saturating_sub(from) > PERIODS_MAX {
+                    if to.saturating_sub(from) > PERIODS_MAX || numbers.len() > CELLS_MAX {
                         return Err(too_many());
                     }
                     numbers.extend(from..to);
