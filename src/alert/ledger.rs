@@ -9,7 +9,7 @@
 //! On disk, values as JSON, numbers in keys big-endian: `i` alert(4) key → [`Instance`]; `m` alert(4) → [`Progress`]; `h` alert(4)
 //! number(8) → [`Entry`]; `o` channel(4) number(8) → [`Outgoing`] that waits; `d` number(8) → [`Outgoing`] that is done.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -209,6 +209,7 @@ impl Ledger {
         let mut books = self.books.lock();
         let mut waiting = self.waiting.lock();
         let (mut new, mut lost) = (Vec::new(), Vec::new());
+        let mut queued: HashMap<Oid, usize> = HashMap::new();
         for (channel, message) in changes.messages {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let mut outgoing = Outgoing {
@@ -222,8 +223,9 @@ impl Ledger {
                 done_at: None,
                 failure: None,
             };
-            let queued = waiting.range((channel, 0)..=(channel, u64::MAX)).count();
-            if queued + new.iter().filter(|other: &&Outgoing| other.channel == channel).count() < self.limits.outbox_max {
+            let queued = queued.entry(channel).or_insert_with(|| waiting.range((channel, 0)..=(channel, u64::MAX)).count());
+            if *queued < self.limits.outbox_max {
+                *queued += 1;
                 batch.put(Family::Alerts, waiting_key(channel, number), json(&outgoing)?);
                 new.push(outgoing);
             } else {
@@ -261,7 +263,7 @@ impl Ledger {
         }
         waiting.extend(new.into_iter().map(|outgoing| ((outgoing.channel, outgoing.number), outgoing)));
         drop((books, waiting));
-        self.done.lock().extend(lost);
+        self.remember(Batch::default(), lost)?;
         if must_last {
             self.state.sync()?;
         }
@@ -278,12 +280,14 @@ impl Ledger {
         Ok(())
     }
 
-    /// The message of a channel that is due first, and when the earliest of the others will be.
+    /// The message of each channel that is due first. What is about an instance waits for what was said of it before.
     pub fn due(&self, now: Micros, busy: &dyn Fn(Oid) -> bool) -> Vec<Outgoing> {
         let waiting = self.waiting.lock();
         let mut first: BTreeMap<Oid, &Outgoing> = BTreeMap::new();
-        for ((channel, _), outgoing) in waiting.iter() {
-            if outgoing.due_at > now || busy(*channel) {
+        let mut said = HashSet::new();
+        for ((channel, _), outgoing) in waiting.iter().filter(|((channel, _), _)| !busy(*channel)) {
+            let about = (*channel, &outgoing.message.alert, Value::Object(outgoing.message.instance.clone()).to_string());
+            if !said.insert(about) || outgoing.due_at > now {
                 continue;
             }
             let earliest = first.entry(*channel).or_insert(outgoing);
@@ -318,14 +322,20 @@ impl Ledger {
 
     fn finished(&self, mut batch: Batch, outgoing: &Outgoing) -> Result<()> {
         batch.put(Family::Alerts, done_key(outgoing.number), json(outgoing)?);
+        self.remember(batch, vec![outgoing.clone()])
+    }
+
+    /// Keeps messages that are done with, whose rows are in `batch` or written, in the place of the oldest.
+    fn remember(&self, mut batch: Batch, outgoing: Vec<Outgoing>) -> Result<()> {
         let mut done = self.done.lock();
-        let old = (done.len() + 1).saturating_sub(self.limits.delivered_max).min(done.len());
-        for gone in done.iter().take(old) {
+        let all = done.len() + outgoing.len();
+        let old = all.saturating_sub(self.limits.delivered_max);
+        for gone in done.iter().chain(&outgoing).take(old) {
             batch.delete(Family::Alerts, done_key(gone.number));
         }
         self.state.write(batch)?;
+        done.extend(outgoing);
         done.drain(..old);
-        done.push_back(outgoing.clone());
         Ok(())
     }
 

@@ -299,6 +299,10 @@ impl Alerts {
         let (alerts, catalog, alert) = (Arc::clone(self), Arc::clone(catalog), Arc::clone(alert));
         drop(self.parts.spawner.cpu(async move {
             let began = Instant::now();
+            let _place = place;
+            let _over = Finally(|| {
+                alerts.running.lock().remove(&alert.oid);
+            });
             let outcome = alerts.evaluate(&catalog, &alert).await;
             let took = began.elapsed();
             let mut rest = took.saturating_mul(REST_FACTOR);
@@ -314,15 +318,16 @@ impl Alerts {
                 }
                 (status.failure, status.took, status.resting_until) = (outcome.err(), took, Some(Instant::now() + rest));
             }
-            alerts.running.lock().remove(&alert.oid);
-            drop(place);
         }));
     }
 
     async fn evaluate(&self, catalog: &Arc<Catalog>, alert: &Arc<Alert>) -> Result<()> {
         let compiled = self.compile(catalog, alert)?;
         let closed = compiled.table.and_then(|table| self.parts.store.closed(table));
-        let snapshot = ready_snapshot(&self.parts.store, closed.as_ref().map_or(0, |closed| closed.next_lsn)).await;
+        let snapshot = tokio::select! {
+            snapshot = ready_snapshot(&self.parts.store, closed.as_ref().map_or(0, |closed| closed.next_lsn)) => snapshot,
+            () = self.stop.cancelled() => return Err(Error::new(SqlState::QUERY_CANCELED, "the server is stopping")),
+        };
         let book = self.ledger.book(alert.oid);
         let cancel = self.stop.child_token();
         let limit = Duration::from_millis(self.parts.limits.evaluate_ms_max);
@@ -417,6 +422,15 @@ async fn ready_snapshot(store: &Store, next_lsn: u64) -> Arc<Snapshot> {
         if snapshot.next_lsn >= next_lsn || news.changed().await.is_err() {
             return snapshot;
         }
+    }
+}
+
+/// Runs a closure when it goes, after a panic too: nothing stays marked as under way.
+struct Finally<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Finally<F> {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }
 

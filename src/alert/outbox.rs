@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Delivery, Outgoing};
 use super::vault::Options;
-use super::{Alerts, notify};
+use super::{Alerts, Finally, notify};
 use crate::catalog::Oid;
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
@@ -62,9 +62,11 @@ pub async fn run(alerts: Arc<Alerts>, stop: CancellationToken) {
             let spawner = alerts.parts.spawner.clone();
             drop(spawner.io(async move {
                 let channel = outgoing.channel;
+                let _free = Finally(|| {
+                    alerts.outbox.busy.lock().remove(&channel);
+                    alerts.outbox.wake.notify_one();
+                });
                 attempt(&alerts, outgoing).await;
-                alerts.outbox.busy.lock().remove(&channel);
-                alerts.outbox.wake.notify_one();
             }));
         }
     }
@@ -73,7 +75,8 @@ pub async fn run(alerts: Arc<Alerts>, stop: CancellationToken) {
 impl Outbox {
     /// Whether a channel's rate leaves room; takes it.
     fn may_send(&self, alerts: &Alerts, channel: Oid, now: Micros) -> bool {
-        let rate = alerts.options(channel).and_then(|(_, options)| notify::per_minute(&options)).unwrap_or(1);
+        // What is for a channel that is gone fails at once, which is not a message.
+        let Ok(rate) = alerts.options(channel).and_then(|(_, options)| notify::per_minute(&options)) else { return true };
         let mut all = self.sent.lock();
         let sent = all.entry(channel).or_default();
         while sent.front().is_some_and(|at| now.saturating_sub(*at) >= MINUTE_US) {
