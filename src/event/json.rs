@@ -84,6 +84,14 @@ pub struct RefusedEvent {
     pub error: Error,
 }
 
+/// An input of which nothing is kept, because more than `refused_max` of its events are refused. It goes no further then: reasons take more
+/// memory than what they are about.
+pub fn too_many_refused(refused: &[RefusedEvent], refused_max: usize) -> Error {
+    let first = refused.first().map(|refused| format!("Event {}: {}.", refused.position, refused.error)).unwrap_or_default();
+    Error::new(SqlState::DATA_EXCEPTION, format!("more than {refused_max} events of the request break a rule"))
+        .detail(format!("Nothing of it was kept. {first}"))
+}
+
 impl JsonDecoder {
     /// For a relation's columns. With `told` the batch says for these targets whether they were given.
     pub fn new(relation: &str, targets: Vec<Target>, told: Vec<usize>, zone: Zone) -> JsonDecoder {
@@ -97,20 +105,21 @@ impl JsonDecoder {
         JsonDecoder { relation: relation.to_owned(), targets, schema: Arc::new(Schema::new(fields)), told, names, properties, zone }
     }
 
-    /// Decodes an input. 22P02 with the place when it is not JSON, 54000 when it is too long.
-    pub fn decode(&self, text: &str) -> Result<JsonRows> {
+    /// Decodes an input. 22P02 with the place when it is not JSON, 54000 when it is too long, 22000 when more than `refused_max` of its
+    /// events do not fit.
+    pub fn decode(&self, text: &str, refused_max: usize) -> Result<JsonRows> {
         if text.len() > CHUNK_BYTES_MAX {
             return Err(Error::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "the events are too long"));
         }
-        match self.run(text, false)? {
+        match self.run(text, false, refused_max)? {
             Some(rows) => Ok(rows),
             // Some value does not fit its column: once more, looking at each value before a column takes it.
-            None => self.run(text, true)?.ok_or_else(|| Error::internal("a value fits its column and does not")),
+            None => self.run(text, true, refused_max)?.ok_or_else(|| Error::internal("a value fits its column and does not")),
         }
     }
 
     /// None when a value does not fit and that was not looked for.
-    fn run(&self, text: &str, careful: bool) -> Result<Option<JsonRows>> {
+    fn run(&self, text: &str, careful: bool, refused_max: usize) -> Result<Option<JsonRows>> {
         let rows_about = text.len() / 256 + 1;
         let mut reader = Events { decoder: self, scan: Scan::new(text), text, state: State::Start, position: 0 };
         let mut columns: Vec<_> =
@@ -122,11 +131,14 @@ impl JsonDecoder {
         while more {
             fields.clear();
             let first = found.positions.len();
-            while more && fields.rows() < BLOCK_ROWS {
+            while more && fields.rows() < BLOCK_ROWS && found.refused.len() <= refused_max {
                 more = reader.event(&mut fields, &mut found)?;
             }
             if careful {
                 self.refuse_misfits(&mut fields, first, &mut found);
+            }
+            if found.refused.len() > refused_max {
+                return Err(too_many_refused(&found.refused, refused_max));
             }
             for (index, column) in columns.iter_mut().enumerate() {
                 if column.append(fields.column(index)).is_err() {
@@ -408,11 +420,7 @@ impl<'a> Events<'a, '_> {
                 match self.scan.string()? {
                     Cow::Borrowed(text) => fields.set(column, start, start + text.len()),
                     Cow::Owned(text) if text.contains('\0') => {
-                        refused.get_or_insert_with(|| {
-                            Error::new(SqlState::UNTRANSLATABLE_CHARACTER, "unsupported Unicode escape sequence")
-                                .detail("\\u0000 cannot be converted to text.")
-                                .context(format!("column {}", target.name))
-                        });
+                        refused.get_or_insert_with(|| no_zero(&target.name));
                     }
                     Cow::Owned(text) => scratch(fields, column, &text),
                 }
@@ -420,6 +428,9 @@ impl<'a> Events<'a, '_> {
             Some(b'[') if matches!(target.sql_type, SqlType::Array(_)) => {
                 let text = self.scan.value()?;
                 match array_text(text)? {
+                    Some(array) if array.contains('\0') => {
+                        refused.get_or_insert_with(|| no_zero(&target.name));
+                    }
                     Some(array) => scratch(fields, column, &array),
                     None => {
                         refused.get_or_insert_with(|| {
@@ -515,6 +526,12 @@ fn array_text(text: &str) -> Result<Option<String>> {
     }
     array.push('}');
     Ok(Some(array))
+}
+
+fn no_zero(column: &str) -> Error {
+    Error::new(SqlState::UNTRANSLATABLE_CHARACTER, "unsupported Unicode escape sequence")
+        .detail("\\u0000 cannot be converted to text.")
+        .context(format!("column {column}"))
 }
 
 fn quote(text: &str, array: &mut String) {

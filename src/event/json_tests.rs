@@ -24,7 +24,7 @@ fn columns() -> JsonDecoder {
 
 /// The rows as text, and the refused events with position and SQLSTATE.
 fn decode(decoder: &JsonDecoder, text: &str) -> (Vec<Vec<String>>, Vec<(usize, &'static str)>) {
-    let rows = decoder.decode(text).unwrap();
+    let rows = decoder.decode(text, 100).unwrap();
     let shown = pretty_format_batches(std::slice::from_ref(&rows.batch)).unwrap().to_string();
     let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
     let found: Vec<Vec<String>> = shown.lines().filter(|line| line.starts_with("| ")).skip(1).map(cells).collect();
@@ -67,7 +67,7 @@ fn an_event_that_does_not_fit_is_refused_alone() {
     assert_eq!(rows.iter().map(|row| row[0].as_str()).collect::<Vec<_>>(), ["1", "", "4"]);
     assert_eq!(rows[1][7], "\"s\"");
     assert_eq!(refused, [(1, "22P02"), (2, "22023"), (3, "22P02"), (4, "22003"), (5, "22P05"), (6, "0A000"), (8, "22007")]);
-    let error = columns().decode(r#"{"id":"x"}"#).unwrap().refused.remove(0).error;
+    let error = columns().decode(r#"{"id":"x"}"#, 100).unwrap().refused.remove(0).error;
     assert_eq!(error.report().context.as_deref(), Some("column id: \"x\""));
     let (rows, refused) = decode(&decoder(&[("id", "integer")]), r#"[{"id":1,"other":2},{"id":2}]"#);
     assert_eq!((rows.len(), refused), (1, vec![(0, "42703")]));
@@ -92,10 +92,18 @@ fn what_is_not_json_is_refused_with_its_place() {
         ("[] x", Some("event 0, line 1, character 4")),
         ("nonsense", Some("event 0, line 1, character 1")),
     ] {
-        let error = columns().decode(text).unwrap_err();
+        let error = columns().decode(text, 100).unwrap_err();
         assert_eq!(error.state().0, "22P02", "{text}");
         assert_eq!(error.report().context.as_deref().map(|context| context.trim_start_matches("JSON data, ")), place, "{text}");
     }
     let deep = format!("{{\"other\":{}1{}}}", "[".repeat(1_000), "]".repeat(1_000));
-    assert_eq!(columns().decode(&deep).unwrap_err().state().0, "54000");
+    assert_eq!(columns().decode(&deep, 100).unwrap_err().state().0, "54000");
+}
+
+#[test]
+fn an_input_with_too_many_refused_events_goes_no_further() {
+    let text = "[".to_owned() + &vec!["1"; 1_000].join(",") + ", not json";
+    let error = columns().decode(&text, 100).unwrap_err();
+    assert_eq!((error.state().0, error.to_string().as_str()), ("22000", "more than 100 events of the request break a rule"));
+    assert_eq!(columns().decode(r#"[1, 2, {"id": 1}]"#, 2).unwrap().refused.len(), 2);
 }

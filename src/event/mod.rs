@@ -26,7 +26,7 @@ pub mod values;
 pub use copy::{Decoded, Decoder, Failure};
 pub use cut::{Cutter, LineEnd};
 pub use encode::Encoder;
-pub use json::{JsonDecoder, JsonRows, RefusedEvent};
+pub use json::{JsonDecoder, JsonRows, RefusedEvent, too_many_refused};
 
 use crate::types::SqlType;
 

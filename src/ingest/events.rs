@@ -16,7 +16,7 @@ use crate::catalog::Table;
 use crate::catalog::bind::Binder;
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
-use crate::event::{JsonDecoder, JsonRows, RefusedEvent};
+use crate::event::{JsonDecoder, JsonRows, RefusedEvent, too_many_refused};
 use crate::types::text::parse_scalar;
 use crate::types::zone::Zone;
 
@@ -52,19 +52,22 @@ impl Events {
     }
 
     /// Reads an input. With `partition` every event is of this partition: it is filled in where an event does not say, and an event that
-    /// says another is refused (42501). An error refuses the whole input.
-    pub fn take(&self, text: &str, partition: Option<&str>) -> Result<Taken> {
-        let mut rows = self.decoder.decode(text)?;
+    /// says another is refused (42501). An error refuses the whole input; so does (22000) when more than `refused_max` events are refused.
+    pub fn take(&self, text: &str, partition: Option<&str>, refused_max: usize) -> Result<Taken> {
+        let mut rows = self.decoder.decode(text, refused_max)?;
         if let Some(partition) = partition {
             self.confine(&mut rows, partition)?;
         }
         let JsonRows { batch, positions, spans, mut refused } = rows;
-        let sifted = self.pipeline.sift(&batch);
+        let sifted = self.pipeline.sift(&batch, refused_max);
         let accepted = sifted.rows.iter().map(RecordBatch::num_rows).sum();
         let broken =
             sifted.refused.into_iter().map(|(row, error)| RefusedEvent { position: positions[row], span: spans[row].clone(), error });
         refused.extend(broken);
         refused.sort_by_key(|refused| refused.position);
+        if refused.len() > refused_max {
+            return Err(too_many_refused(&refused, refused_max));
+        }
         Ok(Taken { rows: sifted.rows, accepted, refused })
     }
 
@@ -78,7 +81,9 @@ impl Events {
         })?;
         let internal = |error: arrow::error::ArrowError| Error::internal(error.to_string());
         let target = self.pipeline.targets().iter().position(|target| target.name == column.name);
-        let target = target.ok_or_else(|| Error::unsupported("a token cannot be for a store where the partition is generated"))?;
+        let target = target.ok_or_else(|| {
+            Error::new(SqlState::INSUFFICIENT_PRIVILEGE, "a token cannot be for a store where the partition is generated")
+        })?;
         let own = parse_scalar(&column.sql_type, partition, &Zone::UTC)?.to_array().map_err(|error| Error::internal(error.to_string()))?;
         let given = rows.batch.column(target);
         // Without NULLs: what is missing has the store's value.

@@ -80,11 +80,17 @@ fn definition(name: &str, oid: Oid, columns: &Columns, retention_us: i64) -> Tab
 /// One of the server's tables, made where it is not there yet.
 async fn table(store: &Store, name: &str, columns: &Columns, retention_us: i64) -> Result<Arc<Table>> {
     loop {
-        if let Some(table) = store.catalog().table_named(name) {
-            return Ok(Arc::clone(table));
-        }
-        let table = Arc::new(definition(name, store.allocate_oid(), columns, retention_us));
-        let changes = vec![Change::CreateTable(table)];
+        let change = match store.catalog().table_named(name) {
+            Some(table) if table.options.retention_us == Some(retention_us) => return Ok(Arc::clone(table)),
+            // The configuration has another retention than when the table was made.
+            Some(table) => {
+                let mut table = Table::clone(table);
+                table.options.retention_us = Some(retention_us);
+                Change::AlterTable(Arc::new(table))
+            }
+            None => Change::CreateTable(Arc::new(definition(name, store.allocate_oid(), columns, retention_us))),
+        };
+        let changes = vec![change];
         match store.commit(Transaction { changes, ..Transaction::default() }).await {
             // Another request has made it.
             Err(error) if error.state() == SqlState::DUPLICATE_TABLE => {}

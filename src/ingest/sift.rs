@@ -18,15 +18,15 @@ pub struct Sifted {
 }
 
 impl Pipeline {
-    /// As [`Pipeline::complete`], leaving out the rows that break a rule.
-    pub fn sift(&self, source: &RecordBatch) -> Sifted {
+    /// As [`Pipeline::complete`], leaving out the rows that break a rule. Ends early when more than `refused_max` do.
+    pub fn sift(&self, source: &RecordBatch, refused_max: usize) -> Sifted {
         let mut sifted = Sifted::default();
-        self.sift_part(source, 0, source.num_rows(), &mut sifted);
+        self.sift_part((source, refused_max), 0, source.num_rows(), &mut sifted);
         sifted
     }
 
-    fn sift_part(&self, source: &RecordBatch, start: usize, rows: usize, sifted: &mut Sifted) {
-        if rows == 0 {
+    fn sift_part(&self, (source, refused_max): (&RecordBatch, usize), start: usize, rows: usize, sifted: &mut Sifted) {
+        if rows == 0 || sifted.refused.len() > refused_max {
             return;
         }
         match self.complete_rows(source.slice(start, rows)) {
@@ -34,15 +34,15 @@ impl Pipeline {
             Err(Refusal { error, .. }) if rows == 1 => sifted.refused.push((start, error)),
             // The rows before it break no rule.
             Err(Refusal { row: Some(row), error }) if row < rows => {
-                self.sift_part(source, start, row, sifted);
+                self.sift_part((source, refused_max), start, row, sifted);
                 sifted.refused.push((start + row, error));
                 let (next, left) = (start + row + 1, rows - row - 1);
-                self.sift_part(source, next, left / 2, sifted);
-                self.sift_part(source, next + left / 2, left - left / 2, sifted);
+                self.sift_part((source, refused_max), next, left / 2, sifted);
+                self.sift_part((source, refused_max), next + left / 2, left - left / 2, sifted);
             }
             Err(_) => {
-                self.sift_part(source, start, rows / 2, sifted);
-                self.sift_part(source, start + rows / 2, rows - rows / 2, sifted);
+                self.sift_part((source, refused_max), start, rows / 2, sifted);
+                self.sift_part((source, refused_max), start + rows / 2, rows - rows / 2, sifted);
             }
         }
     }

@@ -41,7 +41,8 @@ pub fn origin(origins: &[String], headers: &HeaderMap) -> Result<Option<HeaderVa
     let Some(value) = headers.get(header::ORIGIN) else { return Ok(None) };
     let origin = value.to_str().unwrap_or_default();
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if origin.split_once("://").is_some_and(|(_, own)| own.eq_ignore_ascii_case(host)) {
+    // A name could be made to lead here by whoever owns it: only what cannot is the server's own without being asked for.
+    if origin.split_once("://").is_some_and(|(_, own)| own.eq_ignore_ascii_case(host)) && is_literal(host) {
         return Ok(None);
     }
     match origins.iter().any(|known| known == "*" || known.eq_ignore_ascii_case(origin)) {
@@ -49,6 +50,13 @@ pub fn origin(origins: &[String], headers: &HeaderMap) -> Result<Option<HeaderVa
         false => Err(Error::new(SqlState::INSUFFICIENT_PRIVILEGE, "pages of this origin may not send events")
             .hint("Add it to http_origins in the configuration.")),
     }
+}
+
+/// Whether a host, with or without a port, is `localhost` or an address.
+fn is_literal(host: &str) -> bool {
+    let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit())).map_or(host, |(name, _)| name);
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || address.parse::<std::net::IpAddr>().is_ok()
 }
 
 /// Lets a browser show the answer to the page.

@@ -34,7 +34,6 @@ use crate::clock::Micros;
 use crate::command::relation;
 use crate::config::limits::IngestLimits;
 use crate::error::{Error, Result, SqlState};
-use crate::event::RefusedEvent;
 use crate::ingest::events::{Events, Taken};
 use crate::ingest::ledger;
 use crate::session::Services;
@@ -225,11 +224,12 @@ impl Request {
         let services = &self.services;
         let table = relation::writable(&services.store.catalog(), &self.name)?;
         let events = self.intake.events(services, &table)?;
-        let Taken { rows, refused, .. } = events.take(text, self.partition.as_deref())?;
-        if refused.len() > self.intake.limits.refused_max {
-            services.metrics.limit_hit("limits.ingest.refused_max");
-            return Err(too_many_refused(&refused, self.intake.limits.refused_max));
-        }
+        let taken = events.take(text, self.partition.as_deref(), self.intake.limits.refused_max);
+        let Taken { rows, refused, .. } = taken.inspect_err(|error| {
+            if error.state() == SqlState::DATA_EXCEPTION {
+                services.metrics.limit_hit("limits.ingest.refused_max");
+            }
+        })?;
         let now = services.clock.now();
         let listed = answer::list(&refused);
         let mut notes = Vec::new();
@@ -259,10 +259,4 @@ impl Request {
             repeated: false,
         })
     }
-}
-
-fn too_many_refused(refused: &[RefusedEvent], refused_max: usize) -> Error {
-    let first = refused.first().map(|refused| format!("Event {}: {}.", refused.position, refused.error)).unwrap_or_default();
-    Error::new(SqlState::DATA_EXCEPTION, format!("more than {refused_max} events of the request break a rule"))
-        .detail(format!("Nothing of it was kept. {first}"))
 }
