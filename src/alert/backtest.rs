@@ -5,7 +5,8 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::evaluate::{Reach, Recorder, observations, rows, until};
+use super::closings::Closings;
+use super::evaluate::{Reach, Recorder, observations, rows};
 use super::ledger::{Changes, Entry};
 use super::lifecycle::Instance;
 use super::plan::compile;
@@ -26,7 +27,7 @@ pub async fn run(alerts: &Alerts, alert: &Alert, from: Micros, to: Micros, cance
     };
     let Some(closed) = parts.store.closed(table) else { return Ok(Vec::new()) };
     let snapshot = ready_snapshot(&parts.store, closed.next_lsn).await;
-    let until = until(&compiled, &closed);
+    let Some(until) = Closings::new(table, closed, &snapshot).until(&compiled) else { return Ok(Vec::new()) };
     let reach = Reach::between(&compiled, &until, from, to);
     let wanted = |partition: Option<&String>, window: Option<Micros>| {
         let range = reach.of(partition.filter(|_| compiled.partition.is_some()));

@@ -17,6 +17,7 @@ use futures::StreamExt;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
+use super::closings::Closings;
 use super::gate::Until;
 use super::ledger::{Book, Changes, Entry, Progress};
 use super::lifecycle::{Instance, Kind, Observation, Transition, is_silenced};
@@ -27,7 +28,7 @@ use crate::catalog::{Alert, Oid};
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
 use crate::query::{Bound, Context};
-use crate::store::{Closed, Snapshot};
+use crate::store::Snapshot;
 use crate::types::text::to_json::JsonWriter;
 use crate::types::text::{Style, Writer};
 use crate::types::{SqlType, UTC};
@@ -140,13 +141,6 @@ fn read(compiled: &Compiled, batch: &RecordBatch, wanted: &(dyn Fn(Option<&Strin
         rows.push(Row { key, partition, window, fires: fires.is_valid(row) && fires.value(row), values });
     }
     Ok(rows)
-}
-
-/// Until when the windows of an alert are closed.
-pub fn until(compiled: &Compiled, closed: &Closed) -> Until {
-    let partitions = closed.partitions.iter().map(|partition| (partition.key.as_deref().map(str::to_owned), partition.closed_until));
-    let partitions = if compiled.partition.is_some() { partitions.collect() } else { Default::default() };
-    Until { partitions, all: closed.all }
 }
 
 /// How far each partition was looked at, and how far it can be.
@@ -299,13 +293,12 @@ pub async fn on_close(
     alert: &Alert,
     compiled: &Compiled,
     book: &Book,
-    closed: &Closed,
+    closed: &Closings,
     (snapshot, cancel): (&Arc<Snapshot>, CancellationToken),
 ) -> Result<Option<Changes>> {
-    let Some((_, span)) = compiled.window else { return Ok(None) };
-    let until = until(compiled, closed);
+    let (Some((_, span)), Some(until)) = (compiled.window, closed.until(compiled)) else { return Ok(None) };
     let reach = Reach::new(compiled, &book.progress, &until, span);
-    let deleted = deletions(snapshot, compiled);
+    let deleted = closed.deleted_lsn;
     let changed = book.progress.begun && (book.progress.very_late, book.progress.deleted_lsn) != (closed.very_late, deleted);
     let fired = |instance: &Instance| instance.fired.as_ref().and_then(|fired| fired.window);
     let again: Vec<Micros> = match changed {
@@ -386,9 +379,9 @@ fn undo(recorder: &mut Recorder<'_>, key: &str, instance: &mut Instance, rows: &
     }
 }
 
-/// Of the newest deletion in the tables below an alert.
-fn deletions(snapshot: &Snapshot, compiled: &Compiled) -> u64 {
-    compiled.table.and_then(|table| snapshot.tables.get(&table)).map_or(0, |table| table.deleted_lsn.max(table.truncated_lsn))
+/// Of the newest deletion in an event table.
+pub fn deletions(snapshot: &Snapshot, table: Oid) -> u64 {
+    snapshot.tables.get(&table).map_or(0, |table| table.deleted_lsn.max(table.truncated_lsn))
 }
 
 /// What an alert with EVERY sees now.
@@ -397,11 +390,11 @@ pub async fn now(
     alert: &Alert,
     compiled: &Compiled,
     book: &Book,
-    closed: Option<&Closed>,
+    closed: Option<&Closings>,
     (snapshot, cancel): (&Arc<Snapshot>, CancellationToken),
 ) -> Result<Changes> {
     let now = parts.clock.now();
-    let until = closed.map_or_else(|| Until::everywhere(i64::MIN), |closed| until(compiled, closed));
+    let until = closed.and_then(|closed| closed.until(compiled)).unwrap_or_else(|| Until::everywhere(i64::MIN));
     let newest = |partition: Option<&String>| {
         let closed = until.of(&partition.cloned());
         compiled.window.and_then(|(_, span)| span.ended(i64::MIN, closed, 1).pop())

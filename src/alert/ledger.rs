@@ -10,6 +10,7 @@
 //! number(8) → [`Entry`]; `o` channel(4) number(8) → [`Outgoing`] that waits; `d` number(8) → [`Outgoing`] that is done.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -280,22 +281,28 @@ impl Ledger {
         Ok(())
     }
 
-    /// The message of each channel that is due first. What is about an instance waits for what was said of it before.
+    /// The next message of each channel that is not busy. What is about an instance waits for what was said of it before.
     pub fn due(&self, now: Micros, busy: &dyn Fn(Oid) -> bool) -> Vec<Outgoing> {
         let waiting = self.waiting.lock();
-        let mut first: BTreeMap<Oid, &Outgoing> = BTreeMap::new();
-        let mut said = HashSet::new();
-        for ((channel, _), outgoing) in waiting.iter().filter(|((channel, _), _)| !busy(*channel)) {
-            let about = (*channel, &outgoing.message.alert, Value::Object(outgoing.message.instance.clone()).to_string());
-            if !said.insert(about) || outgoing.due_at > now {
-                continue;
+        let mut due = Vec::new();
+        let mut next = waiting.keys().next().copied();
+        while let Some((channel, _)) = next {
+            let mut held = HashSet::new();
+            let about = |outgoing: &Outgoing| format!("{} {:?}", outgoing.message.alert, outgoing.message.instance);
+            for outgoing in waiting.range((channel, 0)..=(channel, u64::MAX)).map(|(_, outgoing)| outgoing) {
+                if busy(channel) {
+                    break;
+                }
+                if outgoing.due_at > now {
+                    held.insert(about(outgoing));
+                } else if held.is_empty() || !held.contains(&about(outgoing)) {
+                    due.push(outgoing.clone());
+                    break;
+                }
             }
-            let earliest = first.entry(*channel).or_insert(outgoing);
-            if outgoing.due_at < earliest.due_at {
-                *earliest = outgoing;
-            }
+            next = waiting.range((Excluded((channel, u64::MAX)), Unbounded)).next().map(|(key, _)| *key);
         }
-        first.into_values().cloned().collect()
+        due
     }
 
     /// Writes what became of an attempt.

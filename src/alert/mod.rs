@@ -13,6 +13,7 @@
 //! looks at later.
 
 mod backtest;
+mod closings;
 mod evaluate;
 mod gate;
 pub mod ledger;
@@ -34,6 +35,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::closings::Closings;
 use self::ledger::{Book, Changes, Entry, Ledger, Outgoing};
 use self::lifecycle::Kind;
 use self::notify::guard::Guard;
@@ -97,6 +99,8 @@ pub struct Alerts {
     tools: notify::Tools,
     compiled: Mutex<HashMap<Oid, Ready>>,
     status: Mutex<HashMap<Oid, Status>>,
+    /// What is closed, by event table.
+    closings: Mutex<HashMap<Oid, Arc<Closings>>>,
     running: Mutex<HashSet<Oid>>,
     places: Arc<Semaphore>,
     stop: CancellationToken,
@@ -117,8 +121,8 @@ struct Status {
     failure: Option<Error>,
     took: Duration,
     resting_until: Option<Instant>,
-    /// The number of snapshots at the last look.
-    news: Option<u64>,
+    /// What was closed at the last look, as one number.
+    seen: Option<u64>,
 }
 
 /// An alert as `verus.alerts` shows it.
@@ -146,6 +150,7 @@ impl Alerts {
             tools,
             compiled: Mutex::default(),
             status: Mutex::default(),
+            closings: Mutex::default(),
             running: Mutex::default(),
             places: Arc::new(Semaphore::new(EVALUATIONS_MAX as usize)),
             stop: CancellationToken::new(),
@@ -273,28 +278,26 @@ impl Alerts {
 
     /// Starts an evaluation when something may be new.
     fn look(self: &Arc<Self>, catalog: &Arc<Catalog>, alert: &Arc<Alert>) {
-        let news = *self.parts.store.news().borrow();
-        let progress_due = alert.every_us.is_some_and(|every| {
-            let last = self.ledger.progress(alert.oid).evaluated_at;
-            last.is_none_or(|last| self.parts.clock.now().saturating_sub(last) >= every)
-        });
-        {
-            let mut all = self.status.lock();
-            let status = all.entry(alert.oid).or_default();
-            if status.resting_until.is_some_and(|until| Instant::now() < until) {
-                return;
-            }
-            let idle = alert.sources.iter().any(|source| closes_by_itself(catalog, source.oid));
-            let due = if alert.every_us.is_some() { progress_due } else { status.news != Some(news) || idle };
-            if !due {
-                return;
-            }
-            status.news = Some(news);
-        }
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            self.status.lock().entry(alert.oid).or_default().news = None;
+        let resting =
+            self.status.lock().get(&alert.oid).is_some_and(|status| status.resting_until.is_some_and(|until| Instant::now() < until));
+        if resting {
             return;
+        }
+        let version = match alert.every_us {
+            Some(every) => {
+                let last = self.ledger.progress(alert.oid).evaluated_at;
+                if last.is_some_and(|last| self.parts.clock.now().saturating_sub(last) < every) {
+                    return;
+                }
+                None
+            }
+            None => self.version(catalog, alert),
         };
+        if version.is_some() && self.status.lock().get(&alert.oid).is_some_and(|status| status.seen == version) {
+            return;
+        }
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return };
+        self.status.lock().entry(alert.oid).or_default().seen = version;
         self.running.lock().insert(alert.oid);
         let (alerts, catalog, alert) = (Arc::clone(self), Arc::clone(catalog), Arc::clone(alert));
         drop(self.parts.spawner.cpu(async move {
@@ -314,7 +317,7 @@ impl Alerts {
                 {
                     tracing::warn!(%error, alert = alert.name, "an alert could not be evaluated");
                     rest = rest.max(FAILED_REST);
-                    status.news = None;
+                    status.seen = None;
                 }
                 (status.failure, status.took, status.resting_until) = (outcome.err(), took, Some(Instant::now() + rest));
             }
@@ -323,7 +326,7 @@ impl Alerts {
 
     async fn evaluate(&self, catalog: &Arc<Catalog>, alert: &Arc<Alert>) -> Result<()> {
         let compiled = self.compile(catalog, alert)?;
-        let closed = compiled.table.and_then(|table| self.parts.store.closed(table));
+        let closed = compiled.table.and_then(|table| self.closings(table));
         let snapshot = tokio::select! {
             snapshot = ready_snapshot(&self.parts.store, closed.as_ref().map_or(0, |closed| closed.next_lsn)) => snapshot,
             () = self.stop.cancelled() => return Err(Error::new(SqlState::QUERY_CANCELED, "the server is stopping")),
@@ -334,7 +337,8 @@ impl Alerts {
         let work = async {
             match (alert.every_us, &closed) {
                 (Some(_), closed) => {
-                    let changes = evaluate::now(&self.parts, alert, &compiled, &book, closed.as_ref(), (&snapshot, cancel.clone())).await?;
+                    let changes =
+                        evaluate::now(&self.parts, alert, &compiled, &book, closed.as_deref(), (&snapshot, cancel.clone())).await?;
                     Ok(Some(changes))
                 }
                 (None, Some(closed)) => evaluate::on_close(&self.parts, alert, &compiled, &book, closed, (&snapshot, cancel.clone())).await,
@@ -354,12 +358,34 @@ impl Alerts {
         Ok(())
     }
 
+    /// What is closed of a table, as of this look or the one before.
+    fn closings(&self, table: Oid) -> Option<Arc<Closings>> {
+        let mut all = self.closings.lock();
+        if let Some(known) = all.get(&table).filter(|known| known.age() < LOOK_EVERY) {
+            return Some(Arc::clone(known));
+        }
+        let closed = self.parts.store.closed(table)?;
+        let closings = Arc::new(Closings::new(table, closed, &self.parts.store.snapshot()));
+        all.insert(table, Arc::clone(&closings));
+        Some(closings)
+    }
+
+    /// What is closed to an alert, as one number; none where that is not known yet.
+    fn version(&self, catalog: &Arc<Catalog>, alert: &Arc<Alert>) -> Option<u64> {
+        let compiled = self.compiled(catalog, alert)?;
+        // A table without rows has closed nothing.
+        Some(compiled.table.and_then(|table| self.closings(table)).map_or(0, |closings| closings.version(&compiled)))
+    }
+
+    fn compiled(&self, catalog: &Arc<Catalog>, alert: &Arc<Alert>) -> Option<Arc<Compiled>> {
+        let all = self.compiled.lock();
+        let ready = all.get(&alert.oid).filter(|ready| Arc::ptr_eq(&ready.catalog, catalog) && Arc::ptr_eq(&ready.alert, alert));
+        ready.map(|ready| Arc::clone(&ready.compiled))
+    }
+
     fn compile(&self, catalog: &Arc<Catalog>, alert: &Arc<Alert>) -> Result<Arc<Compiled>> {
-        if let Some(ready) = self.compiled.lock().get(&alert.oid)
-            && Arc::ptr_eq(&ready.catalog, catalog)
-            && Arc::ptr_eq(&ready.alert, alert)
-        {
-            return Ok(Arc::clone(&ready.compiled));
+        if let Some(compiled) = self.compiled(catalog, alert) {
+            return Ok(compiled);
         }
         let compiled = Arc::new(plan::compile(&*self.parts.engine, catalog, &alert.query, &alert.sources)?);
         let ready = Ready { catalog: Arc::clone(catalog), alert: Arc::clone(alert), compiled: Arc::clone(&compiled) };
@@ -391,7 +417,7 @@ impl Alerts {
         let told = !changes.messages.is_empty();
         if let Err(error) = self.ledger.write(alert.oid, changes, self.parts.clock.now()) {
             tracing::error!(%error, alert = alert.name, "the state of an alert could not be written: it will be evaluated again");
-            self.status.lock().entry(alert.oid).or_default().news = None;
+            self.status.lock().entry(alert.oid).or_default().seen = None;
         }
         if told {
             self.outbox.wake.notify_one();
@@ -400,6 +426,7 @@ impl Alerts {
 
     /// Drops what is kept of alerts that are gone.
     fn forget(&self, catalog: &Catalog) {
+        self.closings.lock().retain(|table, _| catalog.table(*table).is_some());
         for oid in self.ledger.alerts() {
             if catalog.alert(oid).is_none() && !self.running.lock().contains(&oid) {
                 self.compiled.lock().remove(&oid);
@@ -432,19 +459,4 @@ impl<F: FnMut()> Drop for Finally<F> {
     fn drop(&mut self) {
         (self.0)();
     }
-}
-
-/// Whether windows over a table or view close without a commit.
-fn closes_by_itself(catalog: &Catalog, oid: Oid) -> bool {
-    let mut open = vec![oid];
-    while let Some(oid) = open.pop() {
-        if let Some(table) = catalog.table(oid) {
-            if table.options.idle_timeout_us.is_some() {
-                return true;
-            }
-        } else if let Some(view) = catalog.view(oid) {
-            open.extend(view.sources.iter().map(|source| source.oid).chain([view.table]).filter(|lower| *lower != 0));
-        }
-    }
-    false
 }

@@ -19,8 +19,8 @@ use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::expr::Placeholder;
-use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, cast, lit};
+use datafusion::logical_expr::utils::{conjunction, split_conjunction, split_conjunction_owned};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, cast, lit};
 
 use super::gate::{Gate, closed_function};
 use super::span::Span;
@@ -66,6 +66,8 @@ pub struct Compiled {
     pub window: Option<(usize, Span)>,
     /// The column of the event table's partition.
     pub partition: Option<usize>,
+    /// The only partition whose rows can be in the answer.
+    pub only: Option<String>,
     /// The event table whose windows they are.
     pub table: Option<Oid>,
     /// Whether the last column says if a row fires.
@@ -122,6 +124,7 @@ pub fn compile(binder: &dyn Binder, catalog: &Arc<Catalog>, query: &str, sources
         _ => Role::Measure,
     };
     let roles: Vec<Role> = origins.iter().enumerate().map(role).collect();
+    let only = window.map_or(Ok(None), |(_, _, table)| reader.only(&plan, table, 0))?;
     let gate = Arc::new(Gate::default());
     let bounded = window.is_some() && reader.forgets(&plan)?;
     let (plan, flagged) = match reader.flag(&plan)? {
@@ -136,6 +139,7 @@ pub fn compile(binder: &dyn Binder, catalog: &Arc<Catalog>, query: &str, sources
         roles,
         window: window.map(|(index, span, _)| (index, span)),
         partition,
+        only,
         table: window.map(|(_, _, table)| table),
         flagged,
         bounded,
@@ -278,6 +282,43 @@ impl Reader<'_> {
         }
     }
 
+    /// The value that the partition of an event table must have wherever rows are read: other partitions can do what they like.
+    fn only(&self, plan: &LogicalPlan, table: Oid, depth: usize) -> Result<Option<String>> {
+        let mut found = None;
+        let mut node = plan;
+        loop {
+            node = match node {
+                LogicalPlan::Filter(filter) => {
+                    for (column, value) in split_conjunction(&filter.predicate).into_iter().filter_map(equals) {
+                        if self.expression(column, &filter.input, 0)? == Origin::Key(Some(table)) {
+                            found = Some(value);
+                        }
+                    }
+                    &filter.input
+                }
+                // A condition above it does not keep other partitions out of what is computed.
+                LogicalPlan::Window(window) => {
+                    found = None;
+                    &window.input
+                }
+                LogicalPlan::Projection(projection) => &projection.input,
+                LogicalPlan::SubqueryAlias(alias) => &alias.input,
+                LogicalPlan::Aggregate(aggregate) => &aggregate.input,
+                LogicalPlan::Sort(sort) if sort.fetch.is_none() => &sort.input,
+                LogicalPlan::TableScan(scan) if found.is_none() && depth < DEPTH_MAX => {
+                    let Some(Relation::View(oid)) = scan.source.downcast_ref::<Unresolved>().map(|source| &source.relation) else {
+                        return Ok(None);
+                    };
+                    let Some(view) = self.catalog.view(*oid) else { return Ok(None) };
+                    let plan = self.binder.bind_query(&self.catalog.narrowed(view), &view.query)?;
+                    return self.only(&plan, table, depth + 1);
+                }
+                LogicalPlan::TableScan(_) => return Ok(found),
+                _ => return Ok(None),
+            };
+        }
+    }
+
     /// Whether a window's row depends on that window's rows alone.
     fn forgets(&self, plan: &LogicalPlan) -> Result<bool> {
         let mut forgets = true;
@@ -408,6 +449,21 @@ impl Reader<'_> {
 fn oldest(data_type: &DataType) -> Expr {
     let field = arrow::datatypes::Field::new("", data_type.clone(), true);
     Expr::Placeholder(Placeholder::new_with_field("$1".to_owned(), Some(Arc::new(field))))
+}
+
+/// A condition that something equals a text.
+fn equals(condition: &Expr) -> Option<(&Expr, String)> {
+    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = condition else { return None };
+    let text = |mut side: &Expr| {
+        while let Expr::Cast(cast) = side {
+            side = &cast.expr;
+        }
+        match side {
+            Expr::Literal(value, _) => value.try_as_str().flatten().map(str::to_owned),
+            _ => None,
+        }
+    };
+    text(right).map(|text| (left.as_ref(), text)).or_else(|| text(left).map(|text| (right.as_ref(), text)))
 }
 
 fn has_subquery(expr: &Expr) -> datafusion::common::Result<bool> {

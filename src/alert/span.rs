@@ -8,7 +8,7 @@ const SECOND_US: Micros = 1_000_000;
 const DAY_US: Micros = 86_400 * SECOND_US;
 
 /// The length of a kind of window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Span {
     /// A fixed time; a new window begins every `step_us`.
     Fixed {

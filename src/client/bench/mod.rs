@@ -6,6 +6,7 @@
 //! acknowledged, and fails where it does not; (3) only the tables `bench_events` and `bench_series` and
 //! their views are touched.
 
+mod alerts;
 mod anomalies;
 mod ask;
 pub mod chunk;
@@ -64,6 +65,8 @@ enum What {
     Http(HttpArgs),
     /// From sending events to seeing them in a view
     Freshness(FreshnessArgs),
+    /// From a window's close to its webhook, and what watching costs ingestion
+    Alerts(AlertsArgs),
     /// Series taken apart, judged and forecast per second; what is found of what was planted
     Anomalies(AnomaliesArgs),
     /// Weekly cohorts over half a year, by COHORT_ANALYSIS and by Listing 10's SQL, and ATTRIBUTION
@@ -183,6 +186,25 @@ struct FreshnessArgs {
 }
 
 #[derive(Clone, Copy, Debug, Args)]
+struct AlertsArgs {
+    /// Alerts whose messages are timed
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=9_999))]
+    alerts: u64,
+    /// Alerts that ingestion is measured with
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=9_999))]
+    watched: u64,
+    /// Windows that close, one a second
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    windows: u64,
+    /// Materialized views over the table; up to 30
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=30))]
+    views: u64,
+    /// Events of each run with and without alerts
+    #[arg(long, default_value_t = 4_000_000, value_parser = clap::value_parser!(u64).range(10_000..=1_000_000_000))]
+    rows: u64,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
 struct AnomaliesArgs {
     /// Series
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
@@ -284,6 +306,7 @@ async fn run(target: &Target, control: &Connection, what: &What) -> Result<Vec<R
         What::Ingest(args) => reports.push(ingest::run(target, control, *args).await?),
         What::Http(args) => reports.append(&mut http::run(target, control, *args).await?),
         What::Query(args) => reports.push(query::run(target, control, *args).await?),
+        What::Alerts(args) => reports.append(&mut alerts::run(target, control, *args).await?),
         What::Anomalies(args) => reports.push(anomalies::run(target, control, *args).await?),
         What::Freshness(args) => reports.push(freshness::run(target, control, *args).await?),
         What::Cohort(args) => reports.push(cohort::run(target, control, *args).await?),

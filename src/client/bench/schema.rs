@@ -59,14 +59,27 @@ const VIEWS: [(&[&str], &str, &str); 30] = [
     (&["event_type", MINUTE], "count(*) AS n", ""),
 ];
 
+/// Names, keys and the first measure of the first `count` views.
+pub fn measured(count: u64) -> impl Iterator<Item = (String, &'static [&'static str], &'static str)> {
+    let named = VIEWS.iter().enumerate().take(usize::try_from(count).unwrap_or(VIEWS.len()));
+    named.map(|(index, (keys, aggregates, _))| {
+        let first = aggregates.split(", ").next().and_then(|aggregate| aggregate.rsplit(' ').next());
+        (name(index), *keys, first.unwrap_or(aggregates))
+    })
+}
+
+fn name(index: usize) -> String {
+    format!("bench_v{:02}", index + 1)
+}
+
 /// The statements that make the first `count` views.
 pub fn views(count: u64) -> impl Iterator<Item = String> {
     let count = usize::try_from(count).unwrap_or(VIEWS.len());
     VIEWS.iter().enumerate().take(count).map(|(index, (keys, aggregates, event_type))| {
         let filter = if event_type.is_empty() { String::new() } else { format!(" WHERE event_type = '{event_type}'") };
         let groups: Vec<String> = (1..=keys.len()).map(|key| key.to_string()).collect();
-        let (name, keys, groups) = (index + 1, keys.join(", "), groups.join(", "));
-        format!("CREATE MATERIALIZED VIEW bench_v{name:02} AS SELECT {keys}, {aggregates} FROM bench_events{filter} GROUP BY {groups}")
+        let (name, keys, groups) = (name(index), keys.join(", "), groups.join(", "));
+        format!("CREATE MATERIALIZED VIEW {name} AS SELECT {keys}, {aggregates} FROM bench_events{filter} GROUP BY {groups}")
     })
 }
 

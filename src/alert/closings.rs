@@ -1,0 +1,88 @@
+//! What is closed of a table, found once for all alerts over it.
+//!
+//! *Place*: [`super::Alerts`] asks at each look. Whether anything is new to an alert is one comparison, however many partitions the table
+//! and however many alerts the server has.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use xxhash_rust::xxh3::Xxh3Default;
+
+use super::evaluate::deletions;
+use super::gate::Until;
+use super::plan::Compiled;
+use super::span::Span;
+use crate::catalog::Oid;
+use crate::clock::Micros;
+use crate::store::{Closed, Snapshot};
+
+/// The closed windows of a table at one moment.
+#[derive(Debug)]
+pub struct Closings {
+    /// Windows of every partition that end at or before this are closed.
+    pub all: Micros,
+    /// The same of each partition.
+    pub partitions: HashMap<Option<String>, Micros>,
+    /// Rows that came into closed windows so far.
+    pub very_late: u64,
+    /// The newest deletion.
+    pub deleted_lsn: u64,
+    /// A snapshot has all rows of closed windows once it has reached it.
+    pub next_lsn: u64,
+    found_at: Instant,
+    /// One number for the newest closed windows of all partitions, by length of windows.
+    newest: Mutex<HashMap<Span, u64>>,
+}
+
+impl Closings {
+    /// Of a table's watermarks.
+    pub fn new(table: Oid, closed: Closed, snapshot: &Snapshot) -> Closings {
+        let partitions = closed.partitions.into_iter().map(|partition| (partition.key.map(String::from), partition.closed_until));
+        Closings {
+            all: closed.all,
+            partitions: partitions.collect(),
+            very_late: closed.very_late,
+            deleted_lsn: deletions(snapshot, table),
+            next_lsn: closed.next_lsn,
+            found_at: Instant::now(),
+            newest: Mutex::default(),
+        }
+    }
+
+    /// How long ago it was so.
+    pub fn age(&self) -> Duration {
+        self.found_at.elapsed()
+    }
+
+    /// Until when the windows of an alert are closed; none where its only partition is not there yet.
+    pub fn until(&self, compiled: &Compiled) -> Option<Until> {
+        let Some(only) = &compiled.only else {
+            let partitions = if compiled.partition.is_some() { self.partitions.clone() } else { HashMap::new() };
+            return Some(Until { partitions, all: self.all });
+        };
+        let partition = Some(only.clone());
+        let all = *self.partitions.get(&partition)?;
+        Some(Until { partitions: if compiled.partition.is_some() { [(partition, all)].into() } else { HashMap::new() }, all })
+    }
+
+    /// Changes when a window of an alert has closed, or when rows of closed windows may have changed.
+    pub fn version(&self, compiled: &Compiled) -> u64 {
+        let newest = compiled.window.map_or(0, |(_, span)| match &compiled.only {
+            Some(only) => self.partitions.get(&Some(only.clone())).map_or(0, |closed| number(&span.ended(i64::MIN, *closed, 1))),
+            None => *self.newest.lock().entry(span).or_insert_with(|| {
+                let of = |(partition, closed): (&Option<String>, &Micros)| number(&(partition, span.ended(i64::MIN, *closed, 1)));
+                // In no order, so the parts are added.
+                self.partitions.iter().map(of).fold(number(&span.ended(i64::MIN, self.all, 1)), u64::wrapping_add)
+            }),
+        });
+        number(&(newest, self.very_late, self.deleted_lsn))
+    }
+}
+
+fn number(value: &impl Hash) -> u64 {
+    let mut hasher = Xxh3Default::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
