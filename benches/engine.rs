@@ -84,8 +84,22 @@ impl House {
             limits: config.limits.alert.clone(),
         })
         .expect("alerts");
-        let services =
-            Arc::new(Services { store, engine, binder, config, metrics, clock, spawner, registry, plans, subscribers, bus, alerts });
+        let history = Arc::new(verus::session::history::History::new(config.limits.wire.query_log_max));
+        let services = Arc::new(Services {
+            store,
+            engine,
+            binder,
+            config,
+            metrics,
+            clock,
+            spawner,
+            registry,
+            plans,
+            subscribers,
+            bus,
+            alerts,
+            history,
+        });
         let session = Session::new(Arc::clone(&services), registration);
         let mut house = House { runtimes, services, session, dir };
         house.run(schema::TABLE);

@@ -12,6 +12,9 @@ use crate::session::Session;
 use crate::session::variable::{self, VARIABLES};
 use crate::types::SqlType;
 
+/// What happens to very late rows where neither the session nor the table says.
+const LATE_ROWS_DEFAULT: &str = "divert";
+
 /// Output columns, for Describe. 42704 when there is no such variable.
 pub fn schema(session: &Session, name: &str) -> Result<SchemaRef> {
     let name = set::alias(name);
@@ -34,7 +37,10 @@ pub fn execute(session: &mut Session, name: &str) -> Result<Response> {
             texts(VARIABLES.iter().map(|variable| variable.description)),
         ]
     } else {
-        vec![texts([session.vars.get(name)?])]
+        let value = session.vars.get(name)?;
+        // Unset, each table says; what it does unless told otherwise is shown.
+        let unset = name.eq_ignore_ascii_case("verus.late_rows") && value.is_empty();
+        vec![texts([if unset { LATE_ROWS_DEFAULT } else { value }])]
     };
     let batch = RecordBatch::try_new(schema, columns).map_err(|error| Error::internal(error.to_string()))?;
     Ok(Response::of_batch(batch, "SHOW"))

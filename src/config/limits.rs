@@ -172,6 +172,8 @@ pub struct WireLimits {
     pub copy_in_flight_bytes_max: usize,
     /// Prepared statements and portals of one session.
     pub prepared_max: usize,
+    /// Statements that `verus.query_log` remembers.
+    pub query_log_max: usize,
     /// Seconds for a login.
     pub login_seconds_max: u64,
     /// Notifications (LISTEN) that wait for one session, or that one transaction sends, bytes.
@@ -332,6 +334,7 @@ impl Default for WireLimits {
             depth_max: 200,
             copy_in_flight_bytes_max: 32 * MIB,
             prepared_max: 1024,
+            query_log_max: 2_000,
             login_seconds_max: 60,
             notify_bytes_max: 4 * MIB,
             http_connections_max: 256,

@@ -184,6 +184,7 @@ impl Connection {
     /// Tells the client of an error and undoes what it must. A fatal one goes on to the caller.
     pub(super) async fn failed(&mut self, fault: Fault) -> Result<(), Fault> {
         let Fault::Statement(error) = fault else { return Err(fault) };
+        self.session.ended(Err(&error));
         self.session.services.metrics.error(error.state());
         self.session.leave(false).await?;
         self.notices();
@@ -230,6 +231,7 @@ impl Connection {
 
     /// CommandComplete, with the statement's notices before it.
     pub(super) fn complete(&mut self, tag: String) {
+        self.session.ended(Ok(&tag));
         self.notices();
         self.sink.put(&PgWireBackendMessage::CommandComplete(CommandComplete::new(tag)));
     }

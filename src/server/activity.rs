@@ -10,8 +10,10 @@ use crate::catalog::Oid;
 use crate::clock::{Clock, Micros};
 use crate::error::Result;
 use crate::query::catalogs::alerts::{AlertRow, HistoryRow, NotificationRow};
-use crate::query::catalogs::{Activity, SessionRow};
+use crate::query::catalogs::signal::Signal;
+use crate::query::catalogs::{Activity, LogRow, SessionRow};
 use crate::session::Registry;
+use crate::session::history::{Finished, History};
 use crate::store::{PartitionClosing, Progress, Store, WatermarkRange};
 use crate::telemetry::Metrics;
 
@@ -20,6 +22,8 @@ use crate::telemetry::Metrics;
 pub struct Running {
     /// Who is connected.
     pub registry: Arc<Registry>,
+    /// Statements that have ended.
+    pub history: Arc<History>,
     /// Weak, because the store holds the engine, which holds this.
     pub store: Weak<Store>,
     /// Counters.
@@ -57,10 +61,35 @@ impl Activity for Running {
         self.registry.rows().into_iter().map(row).collect()
     }
 
+    fn query_log(&self) -> Vec<LogRow> {
+        let row = |finished: Arc<Finished>| LogRow {
+            session: SessionRow {
+                backend: finished.backend,
+                user: finished.user.clone(),
+                database: finished.database.clone(),
+                application: finished.application.clone(),
+                client: finished.client,
+                query_start: Some(finished.started),
+                query: Arc::clone(&finished.query),
+                ..SessionRow::default()
+            },
+            took_us: finished.took_us,
+            outcome: finished.outcome.clone(),
+        };
+        self.history.all().into_iter().map(row).collect()
+    }
+
     fn notify(&self, backend: i32, channel: &str, payload: &str) -> Result<()> {
         let message = Message::new(channel, payload)?;
         // A session that has just gone has nothing to say.
         self.registry.entry(backend).map_or(Ok(()), |entry| entry.notifications.lock().add(message, self.bus.bytes_max()))
+    }
+
+    fn signal(&self, backend: i32, signal: Signal) -> bool {
+        match signal {
+            Signal::Cancel => self.registry.cancel_backend(backend),
+            Signal::Terminate => self.registry.terminate_backend(backend),
+        }
     }
 
     fn alert(&self, alert: &crate::catalog::Alert) -> AlertRow {

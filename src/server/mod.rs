@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::error::{Error, Result, SqlState};
 use crate::query::Engine;
 use crate::query::catalogs::SystemCatalogs;
+use crate::session::history::History;
 use crate::session::shared::SharedPlans;
 use crate::session::{Registry, Services};
 use crate::store::{Parts, Runner, Store};
@@ -109,8 +110,10 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
     let registry = Arc::new(Registry::default());
     let bus = Bus::new(config.limits.wire.notify_bytes_max);
     let alerts_of_activity = Arc::new(std::sync::OnceLock::new());
+    let history = Arc::new(History::new(config.limits.wire.query_log_max));
     let running = activity::Running {
         registry: Arc::clone(&registry),
+        history: Arc::clone(&history),
         store: Arc::downgrade(&store),
         metrics: Arc::clone(&metrics),
         bus: Arc::clone(&bus),
@@ -151,6 +154,7 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
         subscribers,
         bus,
         alerts,
+        history,
     }))
 }
 

@@ -5,6 +5,7 @@
 //! *Invariants*: (1) prepared statements and portals are bounded (`limits.wire.prepared_max`); (2) a session is used by one task at a
 //! time; others reach it only through its [`registry::Entry`].
 
+pub mod history;
 pub mod portal;
 pub mod prepared;
 pub mod registry;
@@ -27,6 +28,7 @@ use crate::query::{Context, Engine};
 use crate::store::Store;
 use crate::task::Spawner;
 use crate::telemetry::Metrics;
+use history::History;
 
 pub use portal::{Portal, Progress, Rows};
 pub use prepared::Prepared;
@@ -59,6 +61,8 @@ pub struct Services {
     pub bus: Arc<Bus>,
     /// Alerts and their channels.
     pub alerts: Arc<Alerts>,
+    /// Statements that have ended.
+    pub history: Arc<History>,
 }
 
 /// One connection.
@@ -108,6 +112,12 @@ impl Session {
     /// What others see of this session.
     pub fn entry(&self) -> &Arc<registry::Entry> {
         &self.registration.entry
+    }
+
+    /// A statement has ended as its client is being told.
+    pub fn ended(&self, outcome: std::result::Result<&str, &Error>) {
+        let outcome = outcome.map(str::to_owned).map_err(|error| (error.state().0.to_owned(), error.report().message.to_string()));
+        self.services.history.add(self.entry().finished(self.services.clock.now(), outcome));
     }
 
     /// True while the store commits for this session: nothing may stop the statement then, because an error after it would be a lie.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::Pending;
 use crate::clock::Micros;
+use crate::session::history::Finished;
 
 /// Bytes of a cancel key from protocol 3.2 on.
 const KEY_BYTES: usize = 32;
@@ -233,6 +234,23 @@ impl Entry {
         activity.transaction_start = Some(transaction_start);
         activity.cancel = token.clone();
         token
+    }
+
+    /// The statement that runs, as ended now.
+    pub fn finished(&self, now: Micros, outcome: Result<String, (String, String)>) -> Finished {
+        let activity = self.activity.lock();
+        let started = activity.query_start.unwrap_or(now);
+        Finished {
+            backend: self.backend,
+            user: self.user.clone(),
+            database: self.database.clone(),
+            application: activity.application.clone(),
+            client: self.client,
+            started,
+            took_us: now.saturating_sub(started),
+            query: Arc::clone(&activity.query),
+            outcome,
+        }
     }
 
     /// The session waits for its client: a late cancel finds nothing to stop.

@@ -22,7 +22,7 @@ use crate::types::SqlType;
 
 /// Whether a function is one of these, which hold the objects of a snapshot.
 pub fn is_one(function: &ScalarUDF) -> bool {
-    function.inner().downcast_ref::<CatalogFunction>().is_some() || super::notify::is_one(function)
+    function.inner().downcast_ref::<CatalogFunction>().is_some() || super::notify::is_one(function) || super::signal::is_one(function)
 }
 
 /// A function's body: one call.

@@ -18,6 +18,7 @@ mod pg_type;
 mod relation;
 pub mod rewrite;
 mod rows;
+pub mod signal;
 #[cfg(test)]
 mod tests;
 mod verus;
@@ -48,8 +49,14 @@ pub trait Activity: Send + Sync + Debug {
     /// Open connections.
     fn sessions(&self) -> Vec<SessionRow>;
 
+    /// The newest statements that have ended.
+    fn query_log(&self) -> Vec<LogRow>;
+
     /// pg_notify() in a query of a session: said when its transaction commits.
     fn notify(&self, backend: i32, channel: &str, payload: &str) -> Result<()>;
+
+    /// Stops a session's statement, or the session: false when there is no such session.
+    fn signal(&self, backend: i32, signal: signal::Signal) -> bool;
 
     /// The server's clock.
     fn now(&self) -> Micros;
@@ -107,6 +114,17 @@ pub struct SessionRow {
     pub query: Arc<str>,
 }
 
+/// One statement that has ended.
+#[derive(Clone, Debug)]
+pub struct LogRow {
+    /// Who sent it; its `query` and `query_start` are the statement's.
+    pub session: SessionRow,
+    /// How long it took.
+    pub took_us: Micros,
+    /// Its command tag, or its error's SQLSTATE and message.
+    pub outcome: std::result::Result<String, (String, String)>,
+}
+
 /// The system schemas of one server.
 #[derive(Clone, Debug)]
 pub struct SystemCatalogs {
@@ -148,6 +166,9 @@ impl SystemTables for SystemCatalogs {
     }
 
     fn function(&self, name: &str, context: &Context) -> Option<Arc<ScalarUDF>> {
+        if let Some(signal) = signal::Signal::named(name) {
+            return Some(signal::function(signal, self.world(context)));
+        }
         match name {
             notify::NAME => Some(notify::function(self.world(context))),
             _ => functions::function(name, || self.world(context)),

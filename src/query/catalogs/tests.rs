@@ -35,6 +35,14 @@ impl Activity for Quiet {
         Vec::new()
     }
 
+    fn query_log(&self) -> Vec<super::LogRow> {
+        Vec::new()
+    }
+
+    fn signal(&self, _: i32, _: super::signal::Signal) -> bool {
+        false
+    }
+
     fn notify(&self, _: i32, _: &str, _: &str) -> crate::error::Result<()> {
         Ok(())
     }

@@ -2,9 +2,9 @@
 
 use datafusion::common::ScalarValue;
 
-use super::World;
 use super::objects::{self, cold};
 use super::rows::{Rows, Value};
+use super::{LogRow, World};
 use crate::catalog::{Table, TableKind, View};
 use crate::clock::Micros;
 
@@ -18,6 +18,7 @@ pub fn fill(name: &str, world: &World, rows: &mut Rows) {
         "late_events" => late_events(world, rows),
         "ingest_tokens" => ingest_tokens(world, rows),
         "sessions" => sessions(world, rows),
+        "query_log" => query_log(world, rows),
         "jobs" => jobs(world, rows),
         "metrics" => metrics(&world.activity.metrics(), rows),
         _ => {}
@@ -53,6 +54,7 @@ fn tables(world: &World, rows: &mut Rows) {
             ("very_late", watermark.map(|watermark| watermark.lateness.diverted + watermark.lateness.applied).into()),
             ("dedup_key", table.options.dedup_key.and_then(name).into()),
             ("dedup_window", table.options.dedup_key.map_or(Value::Null, |_| Value::Span(table.options.dedup_window_us))),
+            ("max_future", Value::Span(table.options.max_future_us)),
             ("retention", table.options.retention_us.map_or(Value::Null, Value::Span)),
             ("late_rows", objects::late_rows(table).into()),
             ("compression", objects::compression(table).into()),
@@ -241,6 +243,38 @@ fn sessions(world: &World, rows: &mut Rows) {
             ("query_start", time(session.query_start)),
             ("state", session.state.into()),
             ("query", session.query.as_ref().into()),
+        ]);
+    }
+}
+
+fn query_log(world: &World, rows: &mut Rows) {
+    for LogRow { session, took_us, outcome } in world.activity.query_log() {
+        let (command, count) = match &outcome {
+            Ok(tag) => {
+                let words: Vec<_> = tag.split(' ').collect();
+                let count = words.last().and_then(|word| word.parse::<i64>().ok());
+                // `INSERT 0 5` names an OID that nothing has.
+                let named = words.iter().take_while(|word| word.parse::<i64>().is_err()).copied().collect::<Vec<_>>();
+                (Some(named.join(" ")), count)
+            }
+            Err(_) => (None, None),
+        };
+        let error = outcome.err();
+        rows.add([
+            ("started_at", session.query_start.map_or(Value::Null, Value::Time)),
+            ("duration", Value::Span(took_us)),
+            ("state", if error.is_some() { "failed" } else { "finished" }.into()),
+            ("command", command.into()),
+            ("rows", count.into()),
+            ("sqlstate", error.as_ref().map(|(state, _)| state.clone()).into()),
+            ("error", error.map(|(_, message)| message).into()),
+            ("query", session.query.as_ref().into()),
+            ("pid", session.backend.into()),
+            ("user_name", session.user.into()),
+            ("database_name", session.database.into()),
+            ("application_name", session.application.into()),
+            ("client_addr", session.client.map(|client| client.ip().to_string()).into()),
+            ("client_port", session.client.map(|client| i64::from(client.port())).into()),
         ]);
     }
 }
