@@ -13,8 +13,8 @@ pub enum Sigma {
 const MAD_TO_SIGMA: f64 = 1.4826;
 /// The mean absolute deviation of normal noise, likewise.
 const MEAN_DEVIATION_TO_SIGMA: f64 = 1.2533;
-/// A spread below this part of the largest value is the rounding of the arithmetic, not noise.
-const ROUNDING: f64 = 1e-11;
+/// A spread below this part of the largest value is not noise: it is what passes and rounding leave of values that repeat themselves.
+const ROUNDING: f64 = 1e-7;
 
 /// The median, NaN of nothing. Reorders `values`, which hold no NaN.
 pub fn median(values: &mut [f64]) -> f64 {
