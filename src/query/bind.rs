@@ -3,7 +3,6 @@
 //! *Place*: `Engine::bind` for statements, and the catalog's `Binder` for what is kept as SQL text.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
@@ -16,16 +15,12 @@ use sqlparser::ast;
 
 use super::error::from_datafusion;
 use super::functions::session::Values;
-use super::provider::{Relation, Unresolved};
 use super::resolve::Resolver;
 use super::scope::Scope;
-use super::{Bound, catalogs, rewrite, typing, windows};
+use super::{Bound, catalogs, parameters, rewrite, typing, windows};
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
 use crate::types::{SqlType, UTC};
-
-/// Most parameters of a statement (they are counted in 16 bits on the wire).
-const PARAMETERS_MAX: usize = 65_535;
 
 /// Types a query. `declared` are the parameter types that the client gave.
 pub fn query(scope: &Scope<'_>, query: &ast::Query, declared: &[Option<SqlType>]) -> Result<Bound> {
@@ -33,21 +28,23 @@ pub fn query(scope: &Scope<'_>, query: &ast::Query, declared: &[Option<SqlType>]
     catalogs::rewrite::query(&mut query);
     catalogs::rewrite::query(&mut query);
     rewrite::query(&mut query)?;
-    let count = count_parameters(&query)?.max(declared.len());
+    let count = parameters::count(&query)?.max(declared.len());
     let mut types: Vec<Option<SqlType>> = declared.to_vec();
     types.resize(count, None);
-    cast_parameters(&query, &mut types);
-    let mut plan = plan(scope, query.clone(), &types)?;
+    parameters::places(&query, &mut types);
     if types.iter().any(Option::is_none) {
-        // What the operators around a parameter do not say is text, as in PostgreSQL.
-        let inferred = inferred(&plan)?;
+        let mut probed = query.clone();
+        let lists = parameters::probe(&mut probed, &types);
+        let inferred = parameters::inferred(&plan(scope, probed, &types)?)?;
         for (index, known) in types.iter_mut().enumerate() {
             if known.is_none() {
-                *known = Some(inferred.get(&(index + 1)).cloned().unwrap_or(SqlType::Text));
+                // What the operators around a parameter do not say is text, as in PostgreSQL.
+                let found = inferred.get(&(index + 1)).cloned().unwrap_or(SqlType::Text);
+                *known = Some(if lists.contains(&(index + 1)) { SqlType::Array(Box::new(found)) } else { found });
             }
         }
-        plan = self::plan(scope, query, &types)?;
     }
+    let plan = self::plan(scope, query, &types)?;
     let plan = windows::normalize(analyze(scope, plan)?).map_err(from_datafusion)?;
     let (plan, schema) = output(plan)?;
     Ok(Bound { plan, schema, parameters: types.into_iter().flatten().collect(), explain: None })
@@ -69,140 +66,6 @@ fn parser_options() -> ParserOptions {
 
 fn analyze(scope: &Scope<'_>, plan: LogicalPlan) -> Result<LogicalPlan> {
     Analyzer::new().execute_and_check(plan, scope.state.config_options(), |_, _| {}).map_err(from_datafusion)
-}
-
-/// A parameter that is cast where it stands has the type of the cast, as in PostgreSQL.
-fn cast_parameters(query: &ast::Query, types: &mut [Option<SqlType>]) {
-    let number = |expression: &ast::Expr| match expression {
-        ast::Expr::Value(value) => match &value.value {
-            ast::Value::Placeholder(name) => name.strip_prefix('$').and_then(|number| number.parse::<usize>().ok()),
-            _ => None,
-        },
-        _ => None,
-    };
-    let _: ControlFlow<()> = ast::visit_expressions(query, |expression| {
-        let cast = match expression {
-            ast::Expr::Cast { expr, data_type, .. } => number(expr).zip(crate::sql::sql_type(data_type).ok()),
-            // A cast to regclass and its like is a call by now, of the object's name.
-            other => catalogs::rewrite::registered(other).and_then(number).map(|number| (number, SqlType::Text)),
-        };
-        if let Some((number, sql_type)) = cast
-            && let Some(open @ None) = types.get_mut(number.wrapping_sub(1))
-        {
-            *open = Some(sql_type);
-        }
-        ControlFlow::Continue(())
-    });
-}
-
-/// The number of the highest parameter.
-fn count_parameters(query: &ast::Query) -> Result<usize> {
-    struct Find(usize, Option<String>);
-    impl ast::Visitor for Find {
-        type Break = ();
-        fn pre_visit_value(&mut self, value: &ast::ValueWithSpan) -> ControlFlow<()> {
-            if let ast::Value::Placeholder(name) = &value.value {
-                match name.strip_prefix('$').and_then(|number| number.parse::<usize>().ok()) {
-                    Some(number @ 1..=PARAMETERS_MAX) => self.0 = self.0.max(number),
-                    _ => self.1 = Some(name.clone()),
-                }
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    let mut find = Find(0, None);
-    let _ = ast::Visit::visit(query, &mut find);
-    match find.1 {
-        Some(name) => Err(Error::new(SqlState::UNDEFINED_PARAMETER, format!("there is no parameter {name}"))),
-        None => Ok(find.0),
-    }
-}
-
-/// Types that the planner found for parameters, by number.
-fn inferred(plan: &LogicalPlan) -> Result<BTreeMap<usize, SqlType>> {
-    use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-    let mut types: BTreeMap<usize, SqlType> = BTreeMap::new();
-    let mut conflict = None;
-    plan.apply_with_subqueries(|plan| {
-        for (placeholder, sql_type) in counted(plan) {
-            types.entry(placeholder).or_insert(sql_type);
-        }
-        plan.apply_expressions(|expression| {
-            expression.apply(|expression| {
-                if let Expr::Placeholder(placeholder) = expression
-                    && let Some(field) = &placeholder.field
-                    && !matches!(field.data_type(), DataType::Null)
-                    && let Ok(number) = placeholder.id.trim_start_matches('$').parse::<usize>()
-                {
-                    let found = SqlType::of_field(field);
-                    if let Some(known) = types.insert(number, found.clone())
-                        && known.oid() != found.oid()
-                    {
-                        conflict = Some((number, known, found));
-                    }
-                }
-                Ok(TreeNodeRecursion::Continue)
-            })
-        })
-    })
-    .map_err(from_datafusion)?;
-    match conflict {
-        Some((number, known, found)) if !widens(&known, &found) => {
-            Err(Error::new(SqlState("42P08"), format!("inconsistent types deduced for parameter ${number}"))
-                .detail(format!("{known} versus {found}")))
-        }
-        Some((number, known, found)) => {
-            types.insert(number, if rank(&known) > rank(&found) { known } else { found });
-            Ok(types)
-        }
-        None => Ok(types),
-    }
-}
-
-/// Parameters of LIMIT, OFFSET and generate_series, whose place says their type.
-fn counted(plan: &LogicalPlan) -> Vec<(usize, SqlType)> {
-    let number = |expression: &Expr| match expression {
-        Expr::Placeholder(placeholder) if placeholder.field.is_none() => placeholder.id.trim_start_matches('$').parse::<usize>().ok(),
-        _ => None,
-    };
-    match plan {
-        LogicalPlan::Limit(limit) => {
-            let counts = limit.skip.iter().chain(&limit.fetch);
-            counts.filter_map(|count| Some((number(count)?, SqlType::BigInt))).collect()
-        }
-        LogicalPlan::TableScan(scan) => match scan.source.downcast_ref::<Unresolved>() {
-            Some(Unresolved { relation: Relation::Series(arguments), .. }) => {
-                let item = SqlType::of_arrow(scan.source.schema().field(0).data_type());
-                let of = |index| match item {
-                    SqlType::Timestamp | SqlType::Timestamptz if index == 2 => SqlType::Interval,
-                    _ => item.clone(),
-                };
-                arguments.iter().enumerate().filter_map(|(index, argument)| Some((number(argument)?, of(index)))).collect()
-            }
-            _ => Vec::new(),
-        },
-        _ => Vec::new(),
-    }
-}
-
-fn rank(sql_type: &SqlType) -> u8 {
-    match sql_type {
-        SqlType::SmallInt => 1,
-        SqlType::Integer => 2,
-        SqlType::BigInt => 3,
-        SqlType::Numeric(_) => 4,
-        SqlType::Real => 5,
-        SqlType::Double => 6,
-        SqlType::Varchar(_) | SqlType::Char(_) | SqlType::Name => 1,
-        SqlType::Text => 2,
-        _ => 0,
-    }
-}
-
-fn widens(one: &SqlType, other: &SqlType) -> bool {
-    let number = |sql_type: &SqlType| sql_type.arrow().is_numeric();
-    let text = |sql_type: &SqlType| matches!(sql_type, SqlType::Varchar(_) | SqlType::Char(_) | SqlType::Name | SqlType::Text);
-    (number(one) && number(other)) || (text(one) && text(other))
 }
 
 /// Gives every output column the one Arrow type of its SQL type, and the schema that a client sees.

@@ -220,6 +220,9 @@ fn cast(text: &str) -> Option<Error> {
     if text.contains("timestamp out of range") {
         return Some(Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"));
     }
+    if let Some(target) = ["Int16", "Int32", "Int64"].into_iter().find(|target| text.contains(&format!("out of range {target}"))) {
+        return Some(out_of_range(&type_of(target)));
+    }
     if text.contains("Overflow happened on") || text.contains("verflowing on") || text.contains("causes overflow") {
         return Some(out_of_range("value"));
     }

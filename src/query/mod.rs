@@ -18,6 +18,7 @@ pub mod follow;
 pub mod functions;
 pub mod names;
 pub mod operator;
+mod parameters;
 pub mod provider;
 pub mod resolve;
 pub mod rewrite;

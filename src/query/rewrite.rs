@@ -108,7 +108,9 @@ fn rewritten(expression: &Expr) -> Result<Option<Expr>> {
         Expr::AtTimeZone { timestamp, time_zone } => Some(call("timezone", vec![(**time_zone).clone(), (**timestamp).clone()])),
         // Collation is bytewise whatever its name.
         Expr::Collate { expr, .. } => Some((**expr).clone()),
-        Expr::Cast { expr, data_type, .. } => registered(data_type).map(|function| call(function, vec![(**expr).clone()])),
+        Expr::Cast { expr, data_type, .. } => {
+            registered(data_type).map(|function| call(function, vec![(**expr).clone()])).or_else(|| floating(expression))
+        }
         Expr::Function(function) => {
             let end = windows::end_of_start(function);
             end.or_else(|| renamed(function))
@@ -291,6 +293,21 @@ fn unqualified(function: &Function) -> Option<Expr> {
 }
 
 /// Types whose values are looked up in the catalogs: `'events'::regclass` is `regclass('events')`.
+/// A number with an exponent that is cast to a floating-point type: its text, since no numeric may hold it.
+fn floating(cast: &Expr) -> Option<Expr> {
+    let Expr::Cast { expr, data_type, .. } = cast else { return None };
+    let Expr::Value(ast::ValueWithSpan { value: ast::Value::Number(text, _), .. }) = expr.as_ref() else { return None };
+    let float = matches!(crate::sql::sql_type(data_type), Ok(crate::types::SqlType::Double | crate::types::SqlType::Real));
+    if !float || !text.contains(['e', 'E']) {
+        return None;
+    }
+    let mut cast = cast.clone();
+    if let Expr::Cast { expr, .. } = &mut cast {
+        **expr = Expr::value(ast::Value::SingleQuotedString(text.clone()));
+    }
+    Some(cast)
+}
+
 fn registered(data_type: &ast::DataType) -> Option<&'static str> {
     const TYPES: [&str; 7] = ["regclass", "regtype", "regproc", "regprocedure", "regnamespace", "regrole", "regoper"];
     let name = match data_type {

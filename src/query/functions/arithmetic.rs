@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Float32Array, Float64Array};
 use arrow::compute::kernels::numeric;
-use arrow::datatypes::{DataType, Float32Type, Float64Type};
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Float32Type, Float64Type};
 use arrow::error::ArrowError;
 use datafusion::logical_expr::{Operator, ScalarUDF};
 
@@ -20,7 +20,7 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
         .iter()
         .filter_map(checked)
         .map(Function::udf)
-        .chain([rounded().udf(), modulo().udf(), super::decimal::divide().udf()])
+        .chain([rounded().udf(), real().udf(), modulo().udf(), super::decimal::divide().udf()])
         .collect()
 }
 
@@ -89,10 +89,48 @@ type Kernel = fn(&dyn arrow::array::Datum, &dyn arrow::array::Datum) -> Result<A
 
 fn calculate(args: &[ArrayRef], kernel: Kernel) -> Result<ArrayRef, Error> {
     let data_type = args[0].data_type().clone();
-    kernel(&args[0], &args[1]).map_err(|error| match error {
+    let result = kernel(&args[0], &args[1]).map_err(|error| match error {
         ArrowError::DivideByZero => division_by_zero(),
         _ => out_of_range(&data_type),
-    })
+    })?;
+    match overflows(&result, args) {
+        true => Err(out_of_range(&data_type)),
+        false => Ok(result),
+    }
+}
+
+/// Whether floats that are finite give one that is not, which Arrow does not mind.
+fn overflows(result: &ArrayRef, args: &[ArrayRef]) -> bool {
+    fn of<T: ArrowPrimitiveType>(result: &ArrayRef, args: &[ArrayRef], is_infinite: fn(T::Native) -> bool) -> bool {
+        let result = result.as_primitive::<T>();
+        let finite = |index: usize| args.iter().all(|argument| !is_infinite(argument.as_primitive::<T>().value(index)));
+        let infinite = |(index, value): (usize, &T::Native)| is_infinite(*value) && result.is_valid(index) && finite(index);
+        result.values().iter().any(|value| is_infinite(*value)) && result.values().iter().enumerate().any(infinite)
+    }
+    match result.data_type() {
+        DataType::Float32 => of::<Float32Type>(result, args, f32::is_infinite),
+        DataType::Float64 => of::<Float64Type>(result, args, f64::is_infinite),
+        _ => false,
+    }
+}
+
+/// `double precision` as `real`: 22003 where it is too large for one.
+pub fn real() -> Function {
+    Function::new(
+        "float_to_real",
+        |types| match types {
+            [DataType::Float64] => Ok((types.to_vec(), DataType::Float32)),
+            _ => Err(undefined("float_to_real", types)),
+        },
+        |args, result| {
+            let values = args[0].as_primitive::<Float64Type>();
+            let narrow = values.try_unary::<_, Float32Type, Error>(|value| match value as f32 {
+                infinite if infinite.is_infinite() && value.is_finite() => Err(out_of_range(result)),
+                narrow => Ok(narrow),
+            })?;
+            Ok(Arc::new(narrow) as ArrayRef)
+        },
+    )
 }
 
 /// Arrow divides floats by zero without a word.

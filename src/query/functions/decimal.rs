@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Decimal128Array};
-use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, i256};
+use arrow::array::{ArrayRef, AsArray, Decimal128Array, StringViewArray};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, Float32Type, Float64Type, i256};
 
 use super::arithmetic::{division_by_zero, out_of_range};
 use super::{Function, Typed, undefined};
@@ -48,6 +48,26 @@ pub fn divide() -> Function {
         let array = Decimal128Array::from(values).with_precision_and_scale(precision, scale).map_err(|_| out_of_range(result))?;
         Ok(Arc::new(array) as ArrayRef)
     })
+}
+
+/// A floating-point number's decimal digits that mean something, as text: what PostgreSQL makes a numeric of.
+pub fn digits() -> Function {
+    Function::new(
+        "float_digits",
+        |types| match types {
+            [number @ (DataType::Float32 | DataType::Float64)] => Ok((vec![number.clone()], DataType::Utf8View)),
+            _ => Err(undefined("float_digits", types)),
+        },
+        |args, _| {
+            let text: StringViewArray = match args[0].data_type() {
+                DataType::Float32 => {
+                    args[0].as_primitive::<Float32Type>().iter().map(|value| value.map(|value| format!("{value:.5e}"))).collect()
+                }
+                _ => args[0].as_primitive::<Float64Type>().iter().map(|value| value.map(|value| format!("{value:.14e}"))).collect(),
+            };
+            Ok(Arc::new(text) as ArrayRef)
+        },
+    )
 }
 
 fn round_divide(a: i256, b: i256) -> Option<i256> {

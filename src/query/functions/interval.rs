@@ -10,11 +10,10 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{ArrayRef, AsArray, Decimal128Array};
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit};
 use datafusion::common::{Result, ScalarValue};
-use datafusion::functions_aggregate::average::avg_udaf;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, ReversedUDAF, ScalarUDF, Signature, Volatility};
 
-use super::{Function, undefined};
+use super::{Function, last_step, undefined};
 use crate::error::{Error, SqlState};
 
 const DAY_US: i128 = 86_400_000_000;
@@ -122,10 +121,10 @@ pub fn untyped_average() -> Arc<AggregateUDF> {
     Arc::new(AggregateUDF::new_from_impl(Average { signature: Signature::any(1, Volatility::Immutable) }))
 }
 
-/// DataFusion's average in place of [`untyped_average`]; any other aggregate as it is.
+/// The average of numbers in place of [`untyped_average`]; any other aggregate as it is.
 pub fn real(function: Arc<AggregateUDF>) -> Arc<AggregateUDF> {
     match function.inner().downcast_ref::<Average>() {
-        Some(_) => avg_udaf(),
+        Some(_) => last_step::average(),
         None => function,
     }
 }
@@ -147,7 +146,7 @@ impl AggregateUDFImpl for Average {
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         match types {
             [DataType::Interval(_)] => Ok(TYPE),
-            [decimal @ DataType::Decimal128(_, _)] => avg_udaf().return_type(std::slice::from_ref(decimal)),
+            [decimal @ DataType::Decimal128(_, _)] => last_step::average().return_type(std::slice::from_ref(decimal)),
             [number] if number.is_numeric() || number.is_null() => Ok(DataType::Float64),
             _ => Err(undefined("avg", types).into()),
         }

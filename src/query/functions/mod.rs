@@ -12,6 +12,7 @@ pub mod chain;
 pub mod decimal;
 pub mod interval;
 pub mod json;
+pub mod last_step;
 pub mod make;
 pub mod math;
 pub mod ordered;
@@ -227,6 +228,7 @@ pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
     }
     aggregates.extend(ordered::names());
     aggregates.push(interval::untyped_average());
+    aggregates.push(last_step::percentile_cont());
     scalar.push(Arc::new(AsyncScalarUDF::new(Arc::new(system::Sleep::default())).into_scalar_udf()));
     builder
         .with_scalar_functions(scalar)

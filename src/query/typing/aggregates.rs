@@ -18,8 +18,8 @@ use crate::query::functions::sum::checked_sum;
 
 /// Digits before the point from which a sum of numeric could leave 128 bits.
 const UNCHECKED_PRECISION_MAX: u8 = 28;
-/// DataFusion's average has four digits more than its argument: together PostgreSQL's sixteen.
-const AVERAGE_SCALE: i8 = 12;
+/// An average has three digits more than its argument: together PostgreSQL's sixteen.
+const AVERAGE_SCALE: i8 = 13;
 const AVERAGE_PRECISION_MAX: u8 = 34;
 
 /// Types an aggregate's argument.

@@ -104,6 +104,12 @@ fn of_numbers(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed
         ("round", [value]) if matches!(value.get_type(schema)?, DataType::Float64 | DataType::Float32) => {
             Ok(Transformed::yes(functions::arithmetic::rounded().call(vec![value.clone()])))
         }
+        // A literal's digits decide the type; a parameter's must not change it when they are known.
+        ("round" | "trunc", [value, Expr::Placeholder(_)]) if matches!(value.get_type(schema)?, DataType::Decimal128(_, _)) => {
+            let call = Expr::ScalarFunction(function);
+            let data_type = call.get_type(schema)?;
+            Ok(Transformed::yes(casts::to(call, data_type)))
+        }
         ("to_hex", [value]) if matches!(value.get_type(schema)?, DataType::Int32) => {
             // Of a negative integer its 32 bits.
             let bits = Expr::Literal(ScalarValue::Int64(Some(0xFFFF_FFFF)), None);

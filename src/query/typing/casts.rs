@@ -10,7 +10,7 @@ use datafusion::logical_expr::{Cast, Expr, ExprSchemable};
 
 use super::local;
 use crate::error::{Error, SqlState};
-use crate::query::functions::{arithmetic, is_text, session, text, type_name, zone};
+use crate::query::functions::{arithmetic, decimal, is_text, session, text, type_name, zone};
 use crate::types::SqlType;
 use crate::types::text::parse_scalar;
 use crate::types::zone::Zone;
@@ -100,9 +100,22 @@ fn convert(expression: Expr, source: &DataType, target: &SqlType, field: &FieldR
             let rounded = to(expression, DataType::Decimal128(38, 0));
             Ok(Expr::Cast(Cast::new_from_field(Box::new(rounded), Arc::clone(field))))
         }
+        (DataType::Float64, SqlType::Real) => Ok(arithmetic::real().call(vec![expression])),
+        (DataType::Float32 | DataType::Float64, SqlType::Numeric(_)) => {
+            Ok(text::parse(decimal::digits().call(vec![expression]), target.clone(), session::time_zone()))
+        }
+        // Items are rounded as values are.
+        (DataType::List(item), SqlType::Array(element)) if is_fraction(item.data_type()) && element.arrow().is_integer() => {
+            let whole = DataType::new_list(DataType::Decimal128(38, 0), true);
+            Ok(Expr::Cast(Cast::new_from_field(Box::new(to(expression, whole)), Arc::clone(field))))
+        }
         (from, target) if impossible(from, target) => return Err(cannot_cast(from, target).into()),
         _ => Err(expression),
     })
+}
+
+fn is_fraction(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Float32 | DataType::Float64 | DataType::Decimal128(_, _))
 }
 
 fn from_text(expression: Expr, target: &SqlType) -> Result<Result<Expr, Expr>> {

@@ -3,6 +3,7 @@
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::logical_expr::expr::Placeholder;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 
 use super::casts::{constant, to};
@@ -32,7 +33,7 @@ pub fn typed(left: Expr, operator: Operator, right: Expr, schema: &DFSchema) -> 
     }
     let (left, right) = (super::narrowed(left), super::narrowed(right));
     if open(&left) || open(&right) {
-        return Ok(Outcome::Same(left, right));
+        return settled(left, operator, right, schema);
     }
     let (left_type, right_type) = (left.get_type(schema)?, right.get_type(schema)?);
     if let Some(expression) = document(&left, operator, &right, schema, (&left_type, &right_type))? {
@@ -42,6 +43,30 @@ pub fn typed(left: Expr, operator: Operator, right: Expr, schema: &DFSchema) -> 
         return comparison(left, operator, right, schema, &left_type, &right_type);
     }
     temporal(left, operator, right, &left_type, &right_type)
+}
+
+/// Gives a parameter the type that its operator asks for; of comparisons DataFusion finds it.
+fn settled(left: Expr, operator: Operator, right: Expr, schema: &DFSchema) -> Result<Outcome> {
+    let as_type = |parameter: Expr, sql_type: &SqlType| match parameter {
+        Expr::Placeholder(Placeholder { id, field: None }) => {
+            Expr::Placeholder(Placeholder { id, field: Some(sql_type.field("", true).into()) })
+        }
+        other => other,
+    };
+    let both_open = open(&left) && open(&right);
+    let other = if both_open { None } else { Some(sql_type(if open(&left) { &right } else { &left }, schema)?) };
+    let target = match (operator, &other) {
+        _ if json::operator(&operator).is_some() && !open(&left) => Some(SqlType::Text),
+        (Operator::StringConcat, None | Some(SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_))) => Some(SqlType::Text),
+        (Operator::Plus, Some(SqlType::Timestamp | SqlType::Timestamptz | SqlType::Date)) => Some(SqlType::Interval),
+        (Operator::Multiply | Operator::Divide, Some(SqlType::Interval)) => Some(SqlType::Double),
+        (Operator::Plus | Operator::Minus | Operator::Multiply | Operator::Divide | Operator::Modulo, Some(known)) => Some(known.clone()),
+        _ => None,
+    };
+    match target {
+        Some(target) => typed(as_type(left, &target), operator, as_type(right, &target), schema),
+        None => Ok(Outcome::Same(left, right)),
+    }
 }
 
 /// Operators of json and jsonb, by the types of their operands.
