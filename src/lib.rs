@@ -22,7 +22,7 @@
 //! | 13 | [`command`] | one file a statement: execute(session, statement) -> response |
 //! | 14 | [`pg`], [`web`] | the PostgreSQL wire; HTTP |
 //! | 15 | [`server`] | the only place that builds and joins components |
-//! | 16 | [`client`] | `verus bench` and `verus demo`: they drive a server over the wire |
+//! | 16 | [`client`] | `verus import`, `verus bench` and `verus demo`: they drive a server over the wire |
 //!
 //! # The two ways through the house
 //!

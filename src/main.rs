@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use verus::client::{BenchArgs, DemoArgs};
+use verus::client::{BenchArgs, DemoArgs, ImportArgs};
 use verus::config::{Config, ServeFlags};
 
 /// Less fragmentation than the system's allocator under Arrow's large short-lived buffers.
@@ -22,6 +22,8 @@ struct Cli {
 enum Command {
     /// Start the server; SIGTERM and SIGINT stop it
     Serve(ServeFlags),
+    /// Load files of events into a table of a running server
+    Import(ImportArgs),
     /// Send live shop traffic to a server and show what can be asked of it
     Demo(DemoArgs),
     /// Measure a server over the wire
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     match command {
         Command::Serve(flags) => serve(load(&flags)?),
+        Command::Import(args) => Ok(verus::client::import(&args)?),
         Command::Demo(args) => Ok(verus::client::demo(&args)?),
         Command::Bench(args) => Ok(verus::client::bench(&args)?),
         Command::Version => {

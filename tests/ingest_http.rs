@@ -182,8 +182,14 @@ async fn wrong_requests_have_their_codes() {
         let answer = post(&server, path, headers, body).await;
         assert_eq!((answer.code, answer.body["code"].as_str()), (*code, Some(*state)), "{path} {headers} {answer:?}");
     }
-    let answer = post(&server, "/v1/events", "", format!("{good}\n{{\"event_id\" 1}}")).await;
+    let answer = post(&server, "/v1/events", "", format!("[{good},\n{{\"event_id\" 1}}]")).await;
     assert_eq!(answer.body["context"], "JSON data, event 1, line 2, character 13");
+    // Of NDJSON only the line is refused.
+    let answer = post(&server, "/v1/events", "", format!("{good}\n{{\"event_id\" 1}}\n{good}\n")).await;
+    assert_eq!((answer.code, &answer.body["accepted"], &answer.body["duplicates"]), (207, &json!(1), &json!(1)), "{answer:?}");
+    assert_eq!((&answer.body["refused"][0]["position"], &answer.body["refused"][0]["code"]), (&json!(1), &json!("22P02")));
+    assert_eq!(session.value("SELECT event FROM verus.rejected_events").await, "{\"event_id\" 1}");
+    session.rows("DELETE FROM events").await;
     assert_eq!(send(&server, "GET", "/v1/events", "", b"").await.code, 405);
     assert_eq!(post(&server, "/v1/events/plain", "", "{\"id\":1,\"note\":\"x\"}").await.code, 200);
     assert_eq!(post(&server, "/v1/events/plain", "", "{\"id\":1,\"note\":\"x\"}").await.code, 409);

@@ -15,6 +15,7 @@ mod crash;
 mod erasure;
 mod funnel;
 mod harness;
+mod import;
 mod ingest_http;
 mod listen;
 mod plain;

@@ -96,7 +96,7 @@ const CDNOW: &[Case] = &[
 ];
 
 /// The directory of the data, or none, said loudly: a test without its input must not look like one that passed.
-fn shared(file: &str) -> Option<PathBuf> {
+pub fn shared(file: &str) -> Option<PathBuf> {
     let named = std::env::var_os("VERUS_SHARED_DATA").map(PathBuf::from);
     let path = named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data")).join(file);
     if !path.exists() {

@@ -488,3 +488,34 @@ fn newest_segment(data_dir: &std::path::Path) -> Option<std::path::PathBuf> {
     segments.sort();
     segments.into_iter().rev().find(|path| path.metadata().is_ok_and(|data| data.len() > 0))
 }
+
+#[tokio::test]
+async fn copy_takes_defaults() {
+    let server = Server::start().await;
+    let session = server.connect().await;
+    session.rows("CREATE TABLE t (id integer, name text DEFAULT 'none', n integer DEFAULT 7, bare text)").await;
+    let text = "1\t\\D\t\\D\tx\n2\t\\N\t5\t\\N\n3\t\\\\D\t\\D\tz\n";
+    assert_eq!(session.copy("COPY t FROM STDIN (DEFAULT '\\D')", text).await, Ok(3));
+    assert_eq!(session.copy("COPY t (name, id) FROM STDIN (FORMAT csv, DEFAULT 'dft')", "dft,4\n\"dft\",5\n").await, Ok(2));
+    let rows = session.rows("SELECT * FROM t ORDER BY id").await;
+    let expected = [
+        ["1", "none", "7", "x"],
+        ["2", "NULL", "5", "NULL"],
+        ["3", "\\D", "7", "z"],
+        ["4", "none", "7", "NULL"],
+        ["5", "dft", "7", "NULL"],
+    ];
+    assert_eq!(rows, expected);
+    let error = session.copy("COPY t FROM STDIN (FORMAT csv, DEFAULT 'd')", "1,d,1,x\n1,x,1,d\n").await.unwrap_err();
+    assert_eq!((error.state.as_str(), error.message.as_str()), ("22P04", "unexpected default marker in COPY data"));
+    assert_eq!(error.detail, "Column \"bare\" has no default value.");
+    for (options, state) in [
+        ("FROM STDIN (FORMAT binary, DEFAULT 'x')", "42601"),
+        ("TO STDOUT (DEFAULT 'x')", "0A000"),
+        ("FROM STDIN (DEFAULT '\\N')", "22023"),
+        ("FROM STDIN (FORMAT csv, DEFAULT 'a,b')", "22023"),
+        ("FROM STDIN (FORMAT csv, DEFAULT 'a\"b')", "22023"),
+    ] {
+        assert_eq!(session.failure(&format!("COPY t {options}")).await.state, state, "{options}");
+    }
+}

@@ -1,16 +1,18 @@
-//! `verus bench` and `verus demo`: clients that drive a server over the wire.
+//! `verus import`, `verus bench` and `verus demo`: clients that drive a server over the wire.
 //!
 //! *Place*: called by `main`. Nothing here reaches into the server: what they measure and show is what any client gets.
 
 pub mod bench;
 pub mod demo;
 pub mod event;
+pub mod import;
 pub mod wire;
 
 use std::io;
 
 pub use bench::{BenchArgs, bench};
 pub use demo::{DemoArgs, demo};
+pub use import::{ImportArgs, import};
 
 /// Why a run ended early.
 #[derive(Debug, thiserror::Error)]

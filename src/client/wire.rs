@@ -1,6 +1,6 @@
 //! Connections to a server.
 //!
-//! *Place*: used by `bench` and `demo`.
+//! *Place*: used by `bench`, `demo` and `import`.
 
 use bytes::Bytes;
 use futures::{SinkExt, pin_mut};

@@ -13,6 +13,7 @@
 //! | `reads`, `scan` | checked reads, footers; the plan |
 //! | `compact` | what to merge |
 //! | `deleted` | which rows are dead |
+//! | `foreign` | files that others have written |
 //!
 //! On disk, below a table's directory: `data/<uuid>.parquet` and `_delta_log/`.
 //!
@@ -30,6 +31,7 @@ mod deleted;
 mod encode;
 mod error;
 mod fill;
+pub mod foreign;
 mod log;
 mod physical;
 mod publish;

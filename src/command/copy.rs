@@ -78,7 +78,10 @@ fn from_stdin(session: &mut Session, statement: &Copy) -> Result<CopyIn> {
     let catalog = Arc::clone(&session.snapshot()?.catalog);
     let table = relation::writable(&catalog, name)?;
     let columns = insert::targets(&table, &statement.columns)?;
-    let pipeline = Arc::new(insert::pipeline(session, &table, &columns)?);
+    let pipeline = Arc::new(match statement.options.default {
+        None => insert::pipeline(session, &table, &columns)?,
+        Some(_) => insert::pipeline_with_defaults(session, &table, &columns)?,
+    });
     let limits = &session.services.config.limits;
     let zone = session.vars.time_zone().to_owned();
     let spawner = session.services.spawner.clone();

@@ -164,6 +164,13 @@ pub fn pipeline(session: &mut Session, table: &Arc<Table>, columns: &[usize]) ->
     Ok(Pipeline::new(&*session.services.binder, table, columns, now)?.in_zone(zone))
 }
 
+/// The same for COPY with the DEFAULT option, whose rows may ask for the default of a column that they have.
+pub fn pipeline_with_defaults(session: &mut Session, table: &Arc<Table>, columns: &[usize]) -> Result<Pipeline> {
+    let now = session.context()?.now;
+    let zone = Zone::parse(session.vars.time_zone())?;
+    Ok(Pipeline::with_defaults(&*session.services.binder, table, columns, now)?.in_zone(zone))
+}
+
 /// Submits rows and tells the client what became of those that were not accepted. With `returning` the others come back.
 pub async fn commit(session: &mut Session, table: &Table, rows: Vec<RecordBatch>, returning: bool) -> Result<Committed> {
     let late_rows: LateRows = session.vars.late_rows().unwrap_or(table.options.late_rows);

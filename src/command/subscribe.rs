@@ -38,6 +38,7 @@ pub async fn execute(session: &mut Session, statement: &Subscribe, cancel: Cance
         force_quote: Vec::new(),
         force_not_null: Vec::new(),
         force_null: Vec::new(),
+        default: None,
     };
     Ok(Response::CopyOut(Box::new(to_stdout(session, statement, &options, cancel).await?)))
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::array::{ArrayRef, BooleanArray, BooleanBufferBuilder};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use crate::error::{Error, Result, SqlState};
@@ -28,6 +29,8 @@ const SHOWN_CHARS_MAX: usize = 100;
 pub struct Decoder {
     relation: String,
     targets: Vec<Target>,
+    /// Targets for which a last column says whether a row gave them.
+    told: Vec<usize>,
     schema: SchemaRef,
     options: CopyOptions,
     force_not_null: Vec<bool>,
@@ -156,7 +159,18 @@ impl Decoder {
         let force_null = forced(&targets, &options.force_null, "FORCE_NULL")?;
         let fields: Vec<_> = targets.iter().map(|target| target.sql_type.field(&target.name, true)).collect();
         let schema = Arc::new(Schema::new(fields));
-        Ok(Decoder { relation: relation.to_owned(), targets, schema, options, force_not_null, force_null, zone })
+        Ok(Decoder { relation: relation.to_owned(), targets, told: Vec::new(), schema, options, force_not_null, force_null, zone })
+    }
+
+    /// For columns some of which have a default, where the DEFAULT option lets a row ask for it: the batch says for these targets whether
+    /// they were given.
+    #[must_use]
+    pub fn with_told(mut self, told: Vec<usize>) -> Decoder {
+        let told_fields = told.iter().map(|target| Field::new(format!("{} given", self.targets[*target].name), DataType::Boolean, false));
+        let fields: Vec<Field> = self.schema.fields().iter().map(|field| field.as_ref().clone()).chain(told_fields).collect();
+        self.schema = Arc::new(Schema::new(fields));
+        self.told = told;
+        self
     }
 
     /// The relation's name, for contexts.
@@ -191,11 +205,22 @@ impl Decoder {
         // Exact but for line ends inside quotes: what is too much room would stay with the rows.
         let rows = memchr::memchr_iter(line_end.byte(), text.as_bytes()).count() + 1;
         let mut columns: Vec<_> = self.targets.iter().map(|target| ColumnBuilder::new(&target.sql_type, self.zone, rows)).collect();
+        let mut told: Vec<_> = self.told.iter().map(|_| BooleanBufferBuilder::new(0)).collect();
         let mut fields = Fields::new(text, self.targets.len());
         let mut done = 0;
         loop {
             fields.clear();
             let fault = reader.read(&mut fields, BLOCK_ROWS).err();
+            if self.options.default.is_some()
+                && let Some((row, column)) = self.without_default(&fields)
+            {
+                let error = Error::new(SqlState::BAD_COPY_FILE_FORMAT, "unexpected default marker in COPY data");
+                let error = error.detail(format!("Column \"{}\" has no default value.", self.targets[column].name));
+                return Err(self.refuse(chunk, line_end, first, Some(done + row), error));
+            }
+            for (target, given) in self.told.iter().zip(&mut told) {
+                (0..fields.rows()).for_each(|row| given.append(fields.is_given(row, *target)));
+            }
             if let Some((row, column, error)) = first_misfit(&mut columns, |column, index| column.append(fields.column(index))) {
                 let value = fields.get(row, column).unwrap_or("");
                 let place = format!(", column {}: \"{}\"", self.targets[column].name, shown(value));
@@ -212,8 +237,14 @@ impl Decoder {
         if let (Some(error), false) = (invalid, reader.ended()) {
             return Err(Failure { error, line: reader.lines() + 1, place: String::new() });
         }
-        let batch = self.finish(columns, done)?;
+        let batch = self.finish(columns, told, done)?;
         Ok(Decoded { batch, lines: reader.lines(), ended: reader.ended() })
+    }
+
+    /// The first field that asks for the default of a column that has none.
+    fn without_default(&self, fields: &Fields<'_>) -> Option<(usize, usize)> {
+        let without: Vec<usize> = (0..self.targets.len()).filter(|target| !self.told.contains(target)).collect();
+        (0..fields.rows()).find_map(|row| without.iter().find(|column| !fields.is_given(row, **column)).map(|column| (row, *column)))
     }
 
     fn decode_binary(&self, chunk: &[u8], first: bool) -> Result<Decoded, Failure> {
@@ -236,13 +267,14 @@ impl Decoder {
             }
             done += fields.rows();
         }
-        let batch = self.finish(columns, done)?;
+        let batch = self.finish(columns, Vec::new(), done)?;
         Ok(Decoded { batch, lines: reader.lines, ended: reader.ended })
     }
 
-    fn finish(&self, columns: Vec<ColumnBuilder>, rows: usize) -> Result<RecordBatch, Failure> {
+    fn finish(&self, columns: Vec<ColumnBuilder>, told: Vec<BooleanBufferBuilder>, rows: usize) -> Result<RecordBatch, Failure> {
         let internal = |error: Error| Failure { error, line: 0, place: String::new() };
-        let arrays = columns.into_iter().map(ColumnBuilder::finish).collect::<Result<Vec<_>>>().map_err(internal)?;
+        let mut arrays = columns.into_iter().map(ColumnBuilder::finish).collect::<Result<Vec<_>>>().map_err(internal)?;
+        arrays.extend(told.into_iter().map(|mut given| Arc::new(BooleanArray::new(given.finish(), None)) as ArrayRef));
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)
             .map_err(|error| internal(Error::internal(error.to_string())))
@@ -273,12 +305,15 @@ impl Decoder {
                     quote: options.quote,
                     escape: options.escape,
                     null: &options.null,
+                    default: options.default.as_deref(),
                     line_end,
                     force_not_null: &self.force_not_null,
                     force_null: &self.force_null,
                 },
             )),
-            CopyFormat::Text | CopyFormat::Binary => Reader::Text(TextReader::new(text, options.delimiter, &options.null, line_end)),
+            CopyFormat::Text | CopyFormat::Binary => {
+                Reader::Text(TextReader::new(text, options.delimiter, &options.null, options.default.as_deref(), line_end))
+            }
         }
     }
 

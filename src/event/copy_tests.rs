@@ -19,6 +19,7 @@ fn text_options() -> CopyOptions {
         force_quote: Vec::new(),
         force_not_null: Vec::new(),
         force_null: Vec::new(),
+        default: None,
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) struct CsvStyle<'a> {
     pub(crate) quote: u8,
     pub(crate) escape: u8,
     pub(crate) null: &'a str,
+    pub(crate) default: Option<&'a str>,
     pub(crate) line_end: LineEnd,
     /// By column; empty when no column is forced.
     pub(crate) force_not_null: &'a [bool],
@@ -225,6 +226,9 @@ impl<'a> CsvReader<'a> {
             Some(closed) => (field.piece, closed),
             None => (field.start, end),
         };
+        if !field.quoted && self.style.default == Some(&self.text[start..end]) {
+            return fields.push_absent();
+        }
         let null_text = end - start == self.style.null.len() && &self.text[start..end] == self.style.null;
         let may_be_null = if field.quoted { forced(self.style.force_null) } else { !forced(self.style.force_not_null) };
         if null_text && may_be_null { fields.push_null() } else { fields.push(start, end) }

@@ -1,5 +1,6 @@
 //! COPY TO: batches to the text, csv and binary formats.
 
+use arrow::array::AsArray;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use memchr::{memchr, memchr3};
@@ -19,6 +20,8 @@ pub struct Encoder {
     names: Vec<String>,
     types: Vec<SqlType>,
     force_quote: Vec<bool>,
+    /// By column, the column of batches that says which rows give it.
+    told: Vec<Option<usize>>,
 }
 
 impl Encoder {
@@ -37,7 +40,19 @@ impl Encoder {
             })?;
             force_quote[index] = true;
         }
-        Ok(Encoder { options, style, names, types, force_quote })
+        let told = vec![None; names.len()];
+        Ok(Encoder { options, style, names, types, force_quote, told })
+    }
+
+    /// For batches whose last columns say of the columns `told` which rows give them: where one does not, the text of the DEFAULT option is
+    /// written.
+    #[must_use]
+    pub fn with_told(mut self, told: &[usize]) -> Encoder {
+        let columns = self.names.len().saturating_sub(told.len());
+        self.names.truncate(columns);
+        self.types.truncate(columns);
+        told.iter().enumerate().for_each(|(number, column)| self.told[*column] = Some(columns + number));
+        self
     }
 
     /// Appends what stands before the rows: the line of column names where HEADER asks for it, the binary signature.
@@ -89,11 +104,17 @@ impl Encoder {
         }
         let columns = batch.columns().iter().zip(&self.types);
         let writers = columns.map(|(array, sql_type)| Writer::new(array.as_ref(), sql_type, &self.style)).collect::<Result<Vec<_>>>()?;
+        let told: Vec<_> = self.told.iter().map(|told| told.and_then(|column| batch.column(column).as_boolean_opt())).collect();
+        let default = self.options.default.as_deref().unwrap_or_default();
         let mut value = Vec::new();
         for row in 0..batch.num_rows() {
             for (index, writer) in writers.iter().enumerate() {
                 if index > 0 {
                     out.push(self.options.delimiter);
+                }
+                if told[index].is_some_and(|given| !given.value(row)) {
+                    out.extend_from_slice(default.as_bytes());
+                    continue;
                 }
                 if writer.is_null(row) {
                     out.extend_from_slice(self.options.null.as_bytes());

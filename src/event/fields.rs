@@ -111,6 +111,11 @@ impl<'a> Fields<'a> {
         self.spans.push(Span { start: 0, length: NULL });
     }
 
+    /// Adds a field that was not given.
+    pub(crate) fn push_absent(&mut self) {
+        self.spans.push(Span { start: 0, length: ABSENT });
+    }
+
     /// Adds a field whose text has been appended to the scratch from `start` on.
     pub(crate) fn push_scratch(&mut self, start: usize) {
         self.spans.push(Span { start: start as u32 | IN_SCRATCH, length: (self.scratch.len() - start) as u32 });

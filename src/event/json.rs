@@ -7,7 +7,7 @@
 //! arrays as JSON (an array in an array column by its elements). `null` is NULL; a key that is missing leaves the column its default. Of
 //! equal keys the last counts.
 //!
-//! *Invariants*: (1) text that is not JSON refuses the whole input, with the place; (2) an event that is JSON and does not fit is refused
+//! *Invariants*: (1) text that is not JSON refuses the whole input, with the place; of NDJSON only the rest of its line, as an event of its own; (2) an event that is JSON and does not fit is refused
 //! alone, and every event that is not refused becomes a row, in order; (3) the work is linear in the input, whatever is refused.
 
 use std::borrow::Cow;
@@ -46,6 +46,8 @@ pub struct JsonDecoder {
     names: Names,
     /// The target that takes what has no column.
     properties: Option<usize>,
+    /// Without such a target, a key that has no column is passed over.
+    lenient: bool,
     zone: Zone,
 }
 
@@ -102,7 +104,23 @@ impl JsonDecoder {
         let properties = targets.iter().position(|target| target.name == PROPERTIES && target.sql_type == SqlType::Jsonb);
         let told_fields = told.iter().map(|target| Field::new(format!("{} given", targets[*target].name), DataType::Boolean, false));
         let fields: Vec<_> = targets.iter().map(|target| target.sql_type.field(&target.name, true)).chain(told_fields).collect();
-        JsonDecoder { relation: relation.to_owned(), targets, schema: Arc::new(Schema::new(fields)), told, names, properties, zone }
+        JsonDecoder {
+            relation: relation.to_owned(),
+            targets,
+            schema: Arc::new(Schema::new(fields)),
+            told,
+            names,
+            properties,
+            lenient: false,
+            zone,
+        }
+    }
+
+    /// Passes over keys that have no column instead of refusing the event, where there is no column `properties` for them.
+    #[must_use]
+    pub fn lenient(mut self) -> JsonDecoder {
+        self.lenient = true;
+        self
     }
 
     /// Decodes an input. 22P02 with the place when it is not JSON, 54000 when it is too long, 22000 when more than `refused_max` of its
@@ -111,17 +129,26 @@ impl JsonDecoder {
         if text.len() > CHUNK_BYTES_MAX {
             return Err(Error::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "the events are too long"));
         }
-        match self.run(text, false, refused_max)? {
-            Some(rows) => Ok(rows),
-            // Some value does not fit its column: once more, looking at each value before a column takes it.
-            None => self.run(text, true, refused_max)?.ok_or_else(|| Error::internal("a value fits its column and does not")),
+        let mut form = Form { careful: false, lines: false };
+        loop {
+            match self.run(text, form, refused_max) {
+                Ok(Some(rows)) => return Ok(rows),
+                // Some value does not fit its column: once more, looking at each value before a column takes it.
+                Ok(None) if !form.careful => form.careful = true,
+                Ok(None) => return Err(Error::internal("a value fits its column and does not")),
+                // Once more, line by line: what is broken ends with its line.
+                Err(Stop::Malformed(_)) if !form.lines && is_lines(text) => form.lines = true,
+                Err(Stop::Malformed(error) | Stop::Other(error)) => return Err(error),
+            }
         }
     }
 
     /// None when a value does not fit and that was not looked for.
-    fn run(&self, text: &str, careful: bool, refused_max: usize) -> Result<Option<JsonRows>> {
+    fn run(&self, text: &str, form: Form, refused_max: usize) -> Result<Option<JsonRows>, Stop> {
         let rows_about = text.len() / 256 + 1;
-        let mut reader = Events { decoder: self, scan: Scan::new(text), text, state: State::Start, position: 0 };
+        let scan = Scan::new(if form.lines { "" } else { text });
+        let mut reader =
+            Events { decoder: self, scan, text, lines: form.lines, line_end: 0, next_line: 0, state: State::Start, position: 0 };
         let mut columns: Vec<_> =
             self.targets.iter().map(|target| ColumnBuilder::new(&target.sql_type, self.zone, rows_about.min(BLOCK_ROWS))).collect();
         let mut told: Vec<_> = self.told.iter().map(|_| BooleanBufferBuilder::new(rows_about.min(BLOCK_ROWS))).collect();
@@ -132,13 +159,13 @@ impl JsonDecoder {
             fields.clear();
             let first = found.positions.len();
             while more && fields.rows() < BLOCK_ROWS && found.refused.len() <= refused_max {
-                more = reader.event(&mut fields, &mut found)?;
+                more = reader.event(&mut fields, &mut found).map_err(Stop::Malformed)?;
             }
-            if careful {
+            if form.careful {
                 self.refuse_misfits(&mut fields, first, &mut found);
             }
             if found.refused.len() > refused_max {
-                return Err(too_many_refused(&found.refused, refused_max));
+                return Err(Stop::Other(too_many_refused(&found.refused, refused_max)));
             }
             for (index, column) in columns.iter_mut().enumerate() {
                 if column.append(fields.column(index)).is_err() {
@@ -228,8 +255,47 @@ struct Events<'a, 'd> {
     decoder: &'d JsonDecoder,
     scan: Scan<'a>,
     text: &'a str,
+    /// The scan sees one line at a time.
+    lines: bool,
+    /// Where that line ends.
+    line_end: usize,
+    /// Where the next one begins.
+    next_line: usize,
     state: State,
     position: usize,
+}
+
+/// How an input is read.
+#[derive(Clone, Copy, Debug)]
+struct Form {
+    /// Each value is looked at before a column takes it.
+    careful: bool,
+    /// No event goes on behind its line's end.
+    lines: bool,
+}
+
+/// Why reading ended.
+enum Stop {
+    /// The text is not JSON.
+    Malformed(Error),
+    Other(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Other(error)
+    }
+}
+
+/// Whether a text is NDJSON for all that some of its lines may be broken: of two lines or more half of them are whole, from a brace at the margin to its
+/// partner. JSON that is laid out over several lines is not like that, and its inner objects must not pass for events.
+fn is_lines(text: &str) -> bool {
+    let (mut all, mut whole) = (0usize, 0usize);
+    for line in text.lines().filter(|line| !line.trim_ascii().is_empty()) {
+        all += 1;
+        whole += usize::from(line.starts_with('{') && line.trim_ascii_end().ends_with('}'));
+    }
+    all > 1 && 2 * whole >= all
 }
 
 /// Members without a column, as the inside of an object.
@@ -244,16 +310,16 @@ impl<'a> Events<'a, '_> {
     /// Reads one event; false when there is none.
     fn event(&mut self, fields: &mut Fields<'a>, found: &mut Found) -> Result<bool> {
         if self.state == State::Start {
-            self.state = match self.scan.peek() {
+            self.state = match self.next_byte() {
                 None => return Err(Error::new(SqlState::INVALID_TEXT_REPRESENTATION, "there is no event in the input")),
-                Some(b'[') => {
+                Some(b'[') if !self.lines => {
                     self.scan.step();
                     State::InArray
                 }
                 Some(_) => State::InSequence,
             };
         }
-        match (self.state, self.scan.peek(), self.position) {
+        match (self.state, self.next_byte(), self.position) {
             (State::InSequence, None, _) => return Ok(false),
             (State::InArray, Some(b']'), 0) => return self.end_of_array(),
             _ => {}
@@ -267,12 +333,21 @@ impl<'a> Events<'a, '_> {
                 self.object(fields)
             }
             _ => {
-                self.scan.value().map_err(|error| self.malformed(error))?;
-                Ok(Some(Error::new(SqlState::INVALID_PARAMETER_VALUE, "an event must be a JSON object")))
+                let not_object = Error::new(SqlState::INVALID_PARAMETER_VALUE, "an event must be a JSON object");
+                self.scan.value().map(|_| Some(not_object))
             }
         };
         let is_row = self.text.as_bytes().get(start) == Some(&b'{');
-        let refused = outcome.map_err(|error| self.malformed(error))?;
+        let refused = match outcome {
+            Ok(refused) => refused,
+            Err(error) if self.lines => {
+                let error = self.malformed(error);
+                // The rest of the line cannot be told apart from what is broken.
+                self.scan = Scan::at(&self.text[..self.line_end], self.line_end);
+                Some(error)
+            }
+            Err(error) => return Err(self.malformed(error)),
+        };
         let span = start..self.scan.position();
         match refused {
             None => {
@@ -294,6 +369,21 @@ impl<'a> Events<'a, '_> {
             }
         }
         Ok(true)
+    }
+
+    /// The next byte that is not blank; none at the end.
+    fn next_byte(&mut self) -> Option<u8> {
+        loop {
+            let next = self.scan.peek();
+            if next.is_some() || !self.lines || self.next_line >= self.text.len() {
+                return next;
+            }
+            let from = self.next_line;
+            let rest = &self.text.as_bytes()[from..];
+            self.line_end = memchr::memchr(b'\n', rest).map_or(self.text.len(), |length| from + length);
+            self.next_line = self.line_end + 1;
+            self.scan = Scan::at(&self.text[..self.line_end], from);
+        }
     }
 
     fn end_of_array(&mut self) -> Result<bool> {
@@ -397,6 +487,9 @@ impl<'a> Events<'a, '_> {
             return Ok(());
         }
         let value = self.scan.value()?;
+        if self.decoder.properties.is_none() && self.decoder.lenient {
+            return Ok(());
+        }
         if self.decoder.properties.is_none() {
             refused.get_or_insert_with(|| {
                 let relation = &self.decoder.relation;

@@ -24,7 +24,7 @@ fn columns() -> JsonDecoder {
 
 /// The rows as text, and the refused events with position and SQLSTATE.
 fn decode(decoder: &JsonDecoder, text: &str) -> (Vec<Vec<String>>, Vec<(usize, &'static str)>) {
-    let rows = decoder.decode(text, 100).unwrap();
+    let rows = decoder.decode(text, 10_000).unwrap();
     let shown = pretty_format_batches(std::slice::from_ref(&rows.batch)).unwrap().to_string();
     let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
     let found: Vec<Vec<String>> = shown.lines().filter(|line| line.starts_with("| ")).skip(1).map(cells).collect();
@@ -82,7 +82,8 @@ fn what_is_not_json_is_refused_with_its_place() {
     for (text, place) in [
         ("", None),
         ("  \n", None),
-        ("{\"id\":1}\n{\"id\":}", Some("event 1, line 2, character 7")),
+        ("{\"id\":1}\n{\"other\":\n {\"id\":}}", Some("event 1, line 3, character 8")),
+        ("{\n\"other\":[\n{\"id\":1},\n{\"id\":}]}", Some("event 0, line 4, character 7")),
         ("[{\"id\":1},]", Some("event 1, line 1, character 11")),
         ("[{\"id\":1} {\"id\":1}]", Some("event 0, line 1, character 11")),
         ("{\"id\":1},{\"id\":1}", Some("event 1, line 1, character 9")),
@@ -98,6 +99,22 @@ fn what_is_not_json_is_refused_with_its_place() {
     }
     let deep = format!("{{\"other\":{}1{}}}", "[".repeat(1_000), "]".repeat(1_000));
     assert_eq!(columns().decode(&deep, 100).unwrap_err().state().0, "54000");
+}
+
+#[test]
+fn a_broken_line_is_refused_alone() {
+    let text =
+        "{\"id\":1}\r\n{\"id\":2\n\n  {\"id\":3} {\"id\":4}\n{\"id\":5} nonsense {\"id\":6}\n{\"name\":\"open}\n{\"other\":[{\n{\"id\":7}";
+    let (rows, refused) = decode(&columns(), text);
+    assert_eq!(rows.iter().map(|row| row[0].as_str()).collect::<Vec<_>>(), ["1", "3", "4", "5", "7"]);
+    assert_eq!(refused, [(1, "22P02"), (5, "22P02"), (6, "22P02"), (7, "22P02")]);
+    let refused = columns().decode(text, 100).unwrap().refused;
+    assert_eq!(&text[refused[1].span.clone()], "nonsense {\"id\":6}");
+    assert_eq!(refused[0].error.report().context.as_deref(), Some("JSON data, event 1, line 2, character 8"));
+    // Each costs its own line.
+    let many = "{\"id\":1}\n".repeat(5_000) + &"{\"other\":[\n".repeat(5_000);
+    assert_eq!(columns().decode(&many, 5_000).unwrap().refused.len(), 5_000);
+    assert_eq!(columns().decode(&many, 100).unwrap_err().state().0, "22000");
 }
 
 #[test]

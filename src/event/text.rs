@@ -16,6 +16,7 @@ pub(crate) struct TextReader<'a> {
     scanner: Scanner<'a>,
     delimiter: u8,
     null: &'a [u8],
+    default: Option<&'a [u8]>,
     line_end: LineEnd,
     /// Start of the next line.
     at: usize,
@@ -26,10 +27,11 @@ pub(crate) struct TextReader<'a> {
 }
 
 impl<'a> TextReader<'a> {
-    pub(crate) fn new(text: &'a str, delimiter: u8, null: &'a str, line_end: LineEnd) -> Self {
+    pub(crate) fn new(text: &'a str, delimiter: u8, null: &'a str, default: Option<&'a str>, line_end: LineEnd) -> Self {
         let newline = line_end.byte();
         let scanner = Scanner::new(text.as_bytes(), [delimiter, newline, b'\\', line_end.other_byte(), newline]);
-        TextReader { text, scanner, delimiter, null: null.as_bytes(), line_end, at: 0, lines: 0, ended: false }
+        let default = default.map(str::as_bytes);
+        TextReader { text, scanner, delimiter, null: null.as_bytes(), default, line_end, at: 0, lines: 0, ended: false }
     }
 
     /// Reads rows into `fields` until it has `rows_max` or the chunk ends. Before a fault come the rows in front of it.
@@ -144,6 +146,10 @@ impl<'a> TextReader<'a> {
     fn field(&mut self, fields: &mut Fields<'a>, start: usize, end: usize, escaped: bool) -> Result<(), Fault> {
         if end - start == self.null.len() && &self.text.as_bytes()[start..end] == self.null {
             fields.push_null();
+            return Ok(());
+        }
+        if self.default == Some(&self.text.as_bytes()[start..end]) {
+            fields.push_absent();
             return Ok(());
         }
         if !escaped {

@@ -88,7 +88,7 @@ impl CopyLoad {
                 return Err(Error::new(SqlState::UNDEFINED_COLUMN, format!("column \"{name}\" of relation \"{table}\" does not exist")));
             }
         }
-        let decoder = Decoder::new(&pipeline.table().name, pipeline.targets().to_vec(), options, zone)?;
+        let decoder = Decoder::new(&pipeline.table().name, pipeline.targets().to_vec(), options, zone)?.with_told(pipeline.told());
         Ok(CopyLoad {
             rules: Arc::new(Rules { decoder, pipeline }),
             spawner,

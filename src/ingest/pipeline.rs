@@ -94,6 +94,11 @@ impl Pipeline {
         Pipeline::bind(binder, table, &columns, now, true)
     }
 
+    /// For rows that may ask for the default of a column that they have: as [`Pipeline::of_events`], of some columns.
+    pub fn with_defaults(binder: &dyn Binder, table: &Arc<Table>, columns: &[usize], now: Micros) -> Result<Pipeline> {
+        Pipeline::bind(binder, table, columns, now, true)
+    }
+
     fn bind(binder: &dyn Binder, table: &Arc<Table>, columns: &[usize], now: Micros, told: bool) -> Result<Pipeline> {
         let mut given = vec![None; table.columns.len()];
         for (position, index) in columns.iter().enumerate() {

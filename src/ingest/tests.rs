@@ -144,6 +144,7 @@ fn load(columns: &[usize]) -> CopyLoad {
         force_quote: Vec::new(),
         force_not_null: Vec::new(),
         force_null: Vec::new(),
+        default: None,
     };
     let pipeline = Arc::new(pipeline(columns).unwrap());
     CopyLoad::new(pipeline, options, "UTC".into(), Spawner::current(), 4 << 20).unwrap()

@@ -11,6 +11,8 @@ pub struct CopyOptions {
     pub delimiter: u8,
     /// Text that stands for NULL.
     pub null: String,
+    /// text and csv FROM only: text that stands for the column's default.
+    pub default: Option<String>,
     /// The first line names the columns (HEADER MATCH checks them).
     pub header: Header,
     /// csv only.

@@ -58,6 +58,7 @@ struct Given {
     format: Option<CopyFormat>,
     delimiter: Option<String>,
     null: Option<String>,
+    default: Option<String>,
     header: Option<Header>,
     quote: Option<String>,
     escape: Option<String>,
@@ -96,6 +97,7 @@ impl Given {
             }
             "delimiter" => self.delimiter = Some(reader.string()?),
             "null" => self.null = Some(reader.string()?),
+            "default" => self.default = Some(reader.string()?),
             "quote" => self.quote = Some(reader.string()?),
             "escape" => self.escape = Some(reader.string()?),
             "header" => self.header = Some(header(reader)?),
@@ -109,7 +111,7 @@ impl Given {
             "force_not_null" => self.force_not_null = Some(columns(reader)?),
             "force_null" => self.force_null = Some(columns(reader)?),
             "freeze" => refuse_true(reader, "FREEZE")?,
-            "default" | "on_error" | "log_verbosity" | "reject_limit" => {
+            "on_error" | "log_verbosity" | "reject_limit" => {
                 return Err(Error::unsupported(format!("COPY option {} is not supported", name.to_ascii_uppercase())));
             }
             _ => return Err(reader.raise(Error::syntax(format!("option \"{name}\" not recognized")))),
@@ -167,7 +169,7 @@ impl Given {
         let format = self.format.unwrap_or(CopyFormat::Text);
         let csv = format == CopyFormat::Csv;
         if format == CopyFormat::Binary {
-            let given = [(self.delimiter.is_some(), "DELIMITER"), (self.null.is_some(), "NULL")];
+            let given = [(self.delimiter.is_some(), "DELIMITER"), (self.null.is_some(), "NULL"), (self.default.is_some(), "DEFAULT")];
             if let Some((_, option)) = given.iter().find(|(given, _)| *given) {
                 return Err(Error::syntax(format!("cannot specify {option} in BINARY mode")));
             }
@@ -189,6 +191,7 @@ impl Given {
             (self.force_quote.is_some() && from, "COPY force quote only available using COPY TO"),
             (self.force_not_null.is_some() && !from, "COPY force not null only available using COPY FROM"),
             (self.force_null.is_some() && !from, "COPY force null only available using COPY FROM"),
+            (self.default.is_some() && !from, "COPY DEFAULT cannot be used with COPY TO"),
             (self.header == Some(Header::Match) && !from, "cannot use \"match\" with HEADER in COPY TO"),
         ];
         if let Some((_, message)) = direction_only.iter().find(|(given, _)| *given) {
@@ -203,6 +206,7 @@ impl Given {
             format,
             delimiter,
             null,
+            default: self.default,
             header: self.header.unwrap_or(Header::Off),
             quote,
             escape,
@@ -216,7 +220,7 @@ impl Given {
 }
 
 fn check(options: &CopyOptions) -> Result<()> {
-    let CopyOptions { format, delimiter, null, quote, .. } = options;
+    let CopyOptions { format, delimiter, null, default, quote, .. } = options;
     if matches!(delimiter, b'\n' | b'\r') {
         return Err(invalid("COPY delimiter cannot be newline or carriage return".into()));
     }
@@ -234,6 +238,19 @@ fn check(options: &CopyOptions) -> Result<()> {
     }
     if *format == CopyFormat::Csv && null.as_bytes().contains(quote) {
         return Err(invalid("CSV quote character must not appear in the NULL specification".into()));
+    }
+    let Some(default) = default else { return Ok(()) };
+    if default.contains(['\n', '\r']) {
+        return Err(invalid("COPY default representation cannot use newline or carriage return".into()));
+    }
+    if default.as_bytes().contains(delimiter) {
+        return Err(invalid("COPY delimiter character must not appear in the DEFAULT specification".into()));
+    }
+    if *format == CopyFormat::Csv && default.as_bytes().contains(quote) {
+        return Err(invalid("CSV quote character must not appear in the DEFAULT specification".into()));
+    }
+    if default == null {
+        return Err(invalid("NULL specification and DEFAULT specification cannot be the same".into()));
     }
     Ok(())
 }

@@ -42,6 +42,11 @@ impl<'a> Scan<'a> {
         Scan(Reader { text, at: 0, depth: 0, members: Vec::new(), out: None })
     }
 
+    /// From a position of `text` on.
+    pub fn at(text: &'a str, position: usize) -> Scan<'a> {
+        Scan(Reader { text, at: position, depth: 0, members: Vec::new(), out: None })
+    }
+
     /// Bytes read, or where an error was found.
     pub fn position(&self) -> usize {
         self.0.at
