@@ -296,7 +296,6 @@ async fn equals_listing_10_and_a_plain_evaluation() {
         .await;
         assert_eq!(own, sorted(&session, &listing(unit)).await, "{unit}");
     }
-    session.rows("REFRESH MATERIALIZED VIEW v").await;
     assert_eq!(sorted(&session, "SELECT * FROM v").await, cases[0].expected(&events), "the view of {}", cases[0].sql());
     server.restart_from_files("e").await;
     let session = server.connect().await;

@@ -18,6 +18,7 @@ mod harness;
 mod import;
 mod ingest_http;
 mod listen;
+mod maintained;
 mod plain;
 mod property;
 mod real_data;

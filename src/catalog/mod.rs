@@ -284,6 +284,9 @@ pub struct View {
     /// The view that this one is a branch of: they go together.
     #[serde(default)]
     pub owner: Option<Oid>,
+    /// Its state is that of the entities that an operator follows: what it shows is made of them.
+    #[serde(default)]
+    pub by_entity: bool,
     /// Least time between two refreshes of a refreshed view, microseconds; none for the default.
     #[serde(default)]
     pub refresh_us: Option<Micros>,

@@ -176,7 +176,7 @@ async fn prove_check(
 pub async fn view(session: &mut Session, name: &Name, given: &[(String, String)]) -> Result<Response> {
     let catalog = Arc::clone(&session.snapshot()?.catalog);
     let view = relation::view(&catalog, name)?;
-    let given = options::view(given, view.maintenance)?;
+    let given = options::view(given, &view)?;
     let (ttl_us, refresh_us) = (given.ttl_us.or(view.ttl_us), given.refresh_us.or(view.refresh_us));
     let altered = View { ttl_us, refresh_us, ..View::clone(&view) };
     session.submit(Transaction { changes: vec![Change::AlterView(Arc::new(altered))], ..Transaction::default() }).await?;

@@ -38,7 +38,7 @@ pub async fn execute(session: &mut Session, statement: &CreateView) -> Result<Re
         }
         Maintenance::State | Maintenance::Derived => Vec::new(),
     };
-    let given = options::view(&statement.options, view.maintenance)?;
+    let given = options::view(&statement.options, &view)?;
     if view.maintenance == Maintenance::Derived && parts.is_empty() && !statement.with_data {
         return Err(Error::unsupported("WITH NO DATA for a view that is computed from another view's state is not supported")
             .detail(view.reason.unwrap_or_default())

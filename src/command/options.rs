@@ -2,7 +2,7 @@
 
 use arrow::datatypes::IntervalMonthDayNano;
 
-use crate::catalog::{Column, Compression, LateRows, Maintenance, TableOptions};
+use crate::catalog::{Column, Compression, LateRows, Maintenance, TableOptions, View};
 use crate::error::{Error, Result, SqlState};
 use crate::types::text::interval::interval;
 
@@ -62,7 +62,7 @@ pub struct ViewOptions {
 }
 
 /// Reads a view's options. 22023 for an unknown one or a bad value, 0A000 for one that does not fit how the view is kept.
-pub fn view(given: &[(String, String)], maintenance: Maintenance) -> Result<ViewOptions> {
+pub fn view(given: &[(String, String)], view: &View) -> Result<ViewOptions> {
     let mut options = ViewOptions::default();
     for (key, value) in given {
         match key.as_str() {
@@ -71,11 +71,15 @@ pub fn view(given: &[(String, String)], maintenance: Maintenance) -> Result<View
             _ => return Err(unknown(key, &VIEW_OPTIONS)),
         }
     }
-    if options.refresh_us.is_some() && maintenance != Maintenance::Refreshed {
+    if options.refresh_us.is_some() && view.maintenance != Maintenance::Refreshed {
         return Err(Error::unsupported("option \"refresh_interval\" is for refreshed views")
             .detail("This view is kept incrementally: it is fresh at every commit."));
     }
-    if options.ttl_us.is_some() && maintenance != Maintenance::State {
+    if options.ttl_us.is_some() && view.by_entity {
+        return Err(Error::unsupported("option \"ttl\" is for views of windows")
+            .detail("This view follows entities, whose first and last events may be as far apart as they like."));
+    }
+    if options.ttl_us.is_some() && view.maintenance != Maintenance::State {
         return Err(Error::unsupported("option \"ttl\" is for views with aggregate state of their own")
             .detail("This view keeps no windows: it is computed from what it reads."));
     }

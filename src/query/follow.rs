@@ -193,7 +193,13 @@ fn version_of(snapshot: &Snapshot, view: Oid) -> Result<Arc<Version>> {
             .detail("It has no aggregate state of its own, from which changes could be told.")
             .hint("Subscribe to a view over an event table, which is kept incrementally."));
     }
-    snapshot.views.get(&view).cloned().ok_or_else(|| Error::internal("a view without state"))
+    let version = snapshot.views.get(&view).cloned().ok_or_else(|| Error::internal("a view without state"))?;
+    match version.spec.upper() {
+        Some(_) => Err(Error::unsupported(format!("SUBSCRIBE to materialized view \"{}\" is not supported", version.spec.view.name))
+            .detail("It follows entities: what is kept of it is theirs, and a change of one can change many of its rows.")
+            .hint("Read the view again when its table changes.")),
+        None => Ok(version),
+    }
 }
 
 /// What is being given out.

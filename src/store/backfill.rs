@@ -31,7 +31,7 @@ use crate::store::classify::event_times;
 use crate::store::snapshot::TableState;
 use crate::store::{Shared, Snapshot};
 use crate::types::LSN_COLUMN;
-use crate::view::{Backfill, Checkpoint, Evicted, Version, apply};
+use crate::view::{Backfill, Checkpoint, Evicted, Spec, Version, apply};
 
 /// Builds the state of `view` from the rows below `lsn` and publishes it.
 pub async fn run(shared: &Arc<Shared>, view: Oid, lsn: u64) -> Result<()> {
@@ -252,7 +252,7 @@ async fn gather(shared: &Arc<Shared>, snapshot: &Snapshot, view: Oid, lsn: u64, 
         }
         Ok(())
     };
-    if let Some(plan) = cold(shared, table, &[], depends_on_order(&version.spec.view.query))? {
+    if let Some(plan) = cold(shared, table, &[], depends_on_order(&version.spec))? {
         let mut rows = execute_stream(plan, shared.parts.binder.session_state().task_ctx()).map_err(unreadable)?;
         while let Some(batch) = rows.next().await {
             add(batch.map_err(unreadable)?)?;
@@ -294,7 +294,7 @@ pub async fn windows(shared: Arc<Shared>, version: Arc<Version>, snapshot: Snaps
         filters.push(name().gt_eq(bound(window.from_us)));
         filters.push(name().lt(bound(window.to_us)));
     }
-    if let Some(plan) = cold(&shared, table, &filters, depends_on_order(&version.spec.view.query))? {
+    if let Some(plan) = cold(&shared, table, &filters, depends_on_order(&version.spec))? {
         let mut rows = execute_stream(plan, shared.parts.binder.session_state().task_ctx()).map_err(unreadable)?;
         while let Some(batch) = rows.next().await {
             add(batch.map_err(unreadable)?)?;
@@ -322,9 +322,9 @@ pub fn in_order(scan: Arc<dyn ExecutionPlan>, ordered: bool) -> Result<Arc<dyn E
 }
 
 /// Aggregates that see rows in arrival order need the backfill in LSN order; for the others sorting would be wasted.
-pub fn depends_on_order(query: &str) -> bool {
-    let query = query.to_ascii_lowercase();
-    ["array_agg", "string_agg", "first_value", "last_value", "nth_value"].iter().any(|name| query.contains(name))
+pub fn depends_on_order(spec: &Spec) -> bool {
+    let query = spec.view.query.to_ascii_lowercase();
+    spec.upper().is_some() || ["array_agg", "string_agg", "first_value", "last_value", "nth_value"].iter().any(|name| query.contains(name))
 }
 
 /// The rows (LSN last) whose LSN is wanted, without it.

@@ -251,7 +251,7 @@ impl Corrected {
         if is_filed(state, self.read_lsn)
             && let Some(plan) = state.scan_cold(&session, None, filters, None)?
         {
-            let ordered = self.views.iter().any(|view| depends_on_order(&view.replacement.spec().view.query));
+            let ordered = self.views.iter().any(|view| depends_on_order(view.replacement.spec()));
             let mut rows = execute_stream(in_order(plan, ordered)?, session.task_ctx()).map_err(unreadable)?;
             while let Some(batch) = rows.next().await {
                 self.add(&batch.map_err(unreadable)?)?;

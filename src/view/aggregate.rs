@@ -61,6 +61,8 @@ pub(super) struct Lowering<'a> {
     /// The table's columns, unqualified.
     pub(super) schema: &'a DFSchema,
     pub(super) context: &'a PhysicalPlanningContext,
+    /// Whether functions of one name may be different ones.
+    pub(super) is_shaped: bool,
 }
 
 impl Aggregate {
@@ -88,7 +90,10 @@ impl Aggregate {
             arguments.extend(function.order_bys().iter().map(|order| Expression::new(Arc::clone(&order.expr))));
             Kind::Function(Arc::clone(&function))
         };
-        let identity = identity(&function, lowered.filter.as_ref());
+        let mut identity = identity(&function, lowered.filter.as_ref());
+        if lowering.is_shaped {
+            let _ = write!(identity, " as {:?}", function.fun());
+        }
         let schema = lowering.schema.as_arrow();
         let types = arguments.iter().map(|argument| argument.physical.data_type(schema)).collect::<DataFusionResult<_>>();
         let mut aggregate = Aggregate {

@@ -3,7 +3,8 @@
 //! *Place*: CREATE MATERIALIZED VIEW asks [`describe`]; the store compiles every view when it opens or is created.
 //!
 //! For state of its own the analyzed plan must be projections, HAVING filters and aliases over one aggregation (or DISTINCT) over
-//! filters and projections over one event table, or over such a view. Anything else is kept another way, with the reason.
+//! filters and projections over one event table, or over such a view. Of an operator that follows entities, it is that of its innermost
+//! aggregation ([`nested`]). Anything else is kept another way, with the reason.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use super::failure::failure;
 use super::finish::{Finish, Stage};
 use super::join::{self, Join};
 use super::matching::Matching;
+use super::nested::{self, Upper};
 use super::session::Session;
 use super::source::{self, Source, check, check_plan, no_view, reason, refusal};
 use super::spec::{Expression, Spec};
@@ -66,13 +68,17 @@ pub fn describe(binder: &dyn Binder, catalog: &Arc<Catalog>, query: &str) -> Res
     check_plan(&plan)?;
     let mut view = View { query: query.to_owned(), columns: columns_of(&plan)?, sources: sources(catalog, &plan)?, ..View::default() };
     let reading = Reading { binder, catalog };
-    let compiled = take_apart(&reading, &plan).and_then(|shape| {
-        let (table, from_lsn) = (Arc::clone(&shape.source.table), shape.source.from_lsn);
-        build(binder, &table, &Arc::new(view.clone()), &plan, shape)?;
-        Ok((table.oid, from_lsn))
+    let compiled = kept(&reading, &plan).and_then(|kept| {
+        let (table, from_lsn, is_nested) = (Arc::clone(&kept.shape.source.table), kept.shape.source.from_lsn, kept.is_nested());
+        build(binder, &table, &Arc::new(view.clone()), kept)?;
+        Ok((table.oid, from_lsn, is_nested))
     });
     match compiled {
-        Ok((table, from_lsn)) => (view.table, view.from_lsn) = (table, from_lsn),
+        Ok((table, from_lsn, is_nested)) => {
+            (view.table, view.from_lsn) = (table, from_lsn);
+            view.by_entity = is_nested;
+            view.columns.iter_mut().for_each(|column| column.nullable |= is_nested);
+        }
         Err(refused) if refused.state() == SqlState::FEATURE_NOT_SUPPORTED => {
             let why = reason(&refused);
             view.columns.iter_mut().for_each(|column| column.nullable = true);
@@ -153,14 +159,45 @@ impl Spec {
     pub fn compile(binder: &dyn Binder, catalog: &Arc<Catalog>, table: &Table, view: &Arc<View>) -> Result<Spec> {
         let narrowed = catalog.narrowed(view);
         let plan = binder.bind_query(&narrowed, &view.query)?;
-        let shape = take_apart(&Reading { binder, catalog: &narrowed }, &plan)?;
+        let kept = kept(&Reading { binder, catalog: &narrowed }, &plan)?;
         // Columns that the table got later do not move those that are looked up behind it.
         let table = narrowed.table(table.oid).cloned().unwrap_or_else(|| Arc::new(table.clone()));
-        let mut spec = build(binder, &table, view, &plan, shape)?;
+        let mut spec = build(binder, &table, view, kept)?;
         if let Some(matching) = &mut spec.matching {
             matching.bind_generated(binder, &narrowed, &table)?;
         }
         Ok(spec)
+    }
+}
+
+/// What is kept of a definition.
+struct Kept<'a> {
+    /// All of it.
+    plan: &'a LogicalPlan,
+    /// The part that state is kept of: all of it, or its innermost aggregation.
+    lower: &'a LogicalPlan,
+    /// Of that part.
+    shape: Shape<'a>,
+}
+
+impl Kept<'_> {
+    /// Whether the state is that of an aggregation below others.
+    fn is_nested(&self) -> bool {
+        !std::ptr::eq(self.plan, self.lower)
+    }
+}
+
+/// Finds what state can be kept of.
+fn kept<'a>(reading: &Reading<'_>, plan: &'a LogicalPlan) -> Result<Kept<'a>> {
+    let refused = match take_apart(reading, plan) {
+        Ok(shape) => return Ok(Kept { plan, lower: plan, shape }),
+        Err(refused) => refused,
+    };
+    let lower = nested::lower(plan).filter(|_| refused.state() == SqlState::FEATURE_NOT_SUPPORTED).ok_or(refused)?;
+    let shape = take_apart(reading, lower)?;
+    match shape.session.is_some() || shape.source.hop.is_some() {
+        true => Err(no_view("an operator over windows that overlap or join", "Keep the windows as a materialized view.")),
+        false => Ok(Kept { plan, lower, shape }),
     }
 }
 
@@ -235,8 +272,10 @@ fn session(keys: &mut [Expr]) -> Option<(usize, Expr)> {
     Some((index, gap))
 }
 
-fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, plan: &LogicalPlan, shape: Shape<'_>) -> Result<Spec> {
+fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, kept: Kept<'_>) -> Result<Spec> {
     let session = binder.session_state();
+    let upper = kept.is_nested().then(|| Upper::new(kept.plan.clone(), view.schema()));
+    let Kept { plan, lower, shape } = kept;
     let join = joins(&session, table, &shape)?;
     let row_schema = join.as_ref().map_or_else(|| table.schema(), |join| Arc::clone(join.schema()));
     let rows = Planner::new(&session, DFSchema::try_from(row_schema).map_err(failure)?);
@@ -261,7 +300,7 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, plan: &LogicalPla
     for (index, call) in shape.aggregates.iter().enumerate() {
         let call = rows.simplify_arguments(call)?;
         let output = shape.schema.field(shape.keys.len() + index).data_type();
-        let lowering = Lowering { session: &session, schema: &rows.schema, context: &rows.context };
+        let lowering = Lowering { session: &session, schema: &rows.schema, context: &rows.context, is_shaped: upper.is_some() };
         aggregates.push(Arc::new(Aggregate::lower(&call, output, &lowering)?));
         calls.push(call);
     }
@@ -279,11 +318,12 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, plan: &LogicalPla
         }
     }
     let state_schema = Arc::new(Schema::new(state_fields));
-    let finish = finish(&session, view, plan, &shape, &types)?;
+    let output = if upper.is_some() { nested::groups_schema(shape.schema) } else { view.schema() };
+    let finish = finish(&session, &view.name, output, lower, &shape, &types)?;
     let mut hasher = DefaultHasher::new();
     keys.iter().for_each(|key| key.hash.hash(&mut hasher));
     let fingerprint = fingerprint(filter.as_ref(), expansion.as_ref(), sessions.as_ref(), &keys, &aggregates, &state_schema);
-    let matching = match join.is_some() || expansion.is_some() || sessions.is_some() {
+    let matching = match join.is_some() || expansion.is_some() || sessions.is_some() || upper.is_some() {
         // What a row was joined with is not in the table; and who groups otherwise cannot tell from state how rows fell into windows.
         true => None,
         false => {
@@ -305,6 +345,7 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, plan: &LogicalPla
         time,
         slot_keys,
         finish,
+        upper,
         fingerprint,
         join: join.map(Arc::new),
         matching,
@@ -382,7 +423,14 @@ fn fingerprint(
 }
 
 /// The stages above the aggregation, innermost first, over its output columns.
-fn finish(session: &SessionState, view: &View, plan: &LogicalPlan, shape: &Shape<'_>, key_types: &[DataType]) -> Result<Finish> {
+fn finish(
+    session: &SessionState,
+    view: &str,
+    output: SchemaRef,
+    plan: &LogicalPlan,
+    shape: &Shape<'_>,
+    key_types: &[DataType],
+) -> Result<Finish> {
     let mut stages = Vec::new();
     let mut keys: Vec<Option<usize>> = (0..shape.schema.fields().len()).map(|index| (index < shape.keys.len()).then_some(index)).collect();
     let mut schema = shape.schema;
@@ -412,11 +460,9 @@ fn finish(session: &SessionState, view: &View, plan: &LogicalPlan, shape: &Shape
         }
         schema = node.schema();
     }
-    let output = view.schema();
     if output.fields().len() != plan.schema().fields().len() {
         return Err(Error::internal(format!(
-            "materialized view {} has {} columns but its query {}",
-            view.name,
+            "materialized view {view} has {} columns but its query {}",
             output.fields().len(),
             plan.schema().fields().len()
         )));

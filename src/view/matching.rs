@@ -183,8 +183,12 @@ impl Normalizer {
 
 /// The accumulators of a call over the columns of `schema`.
 pub(super) fn lower(session: &SessionState, schema: &DFSchema, call: &AggregateFunction, output: &DataType) -> Result<Arc<Aggregate>> {
-    let lowering =
-        Lowering { session, schema, context: &datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext::default() };
+    let lowering = Lowering {
+        session,
+        schema,
+        context: &datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext::default(),
+        is_shaped: false,
+    };
     Ok(Arc::new(Aggregate::lower(call, output, &lowering)?))
 }
 

@@ -14,6 +14,7 @@
 //! |---|---|
 //! | `compile`, `source`, `window` | a defining SELECT to a [`Spec`]; what it reads; which key is its time bucket |
 //! | `join` | plain tables looked up for each row, as of its commit |
+//! | `nested` | an aggregate over the groups of another one, which are what is kept |
 //! | `combine` | an aggregate over a view's groups as one over its rows |
 //! | `aggregate`, `distinct`, `groups` | DataFusion's accumulators over interned groups; COUNT(DISTINCT) as value lists |
 //! | `apply` | a batch of rows to one [`Delta`] per view, sharing work between views |
@@ -50,6 +51,7 @@ mod join;
 mod local;
 mod matching;
 mod members;
+mod nested;
 mod prune;
 mod read;
 mod recomputed;
@@ -77,6 +79,7 @@ pub use evict::Evicted;
 pub use join::{Join, Lookup, Step};
 pub use local::Local;
 pub use matching::{Bucket, Grain, Matching, Normalizer};
+pub use nested::Upper;
 pub use recomputed::Recomputed;
 pub use replace::Replacement;
 pub use result::{Position, Stored, Writer};

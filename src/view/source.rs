@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, JoinType, NullEquality};
+use datafusion::common::{Column, DFSchema, JoinType, NullEquality, ScalarValue};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, Join, LogicalPlan, Volatility};
 
@@ -18,6 +18,7 @@ use super::join::{self, Side};
 use super::window;
 use crate::catalog::{Maintenance, Table, TableKind, View};
 use crate::error::{Error, Result, SqlState};
+use crate::types::LSN_COLUMN;
 
 /// The function that the table form of SESSION is made of.
 const SESSION_BREAK: &str = "session_break";
@@ -54,6 +55,10 @@ pub(super) fn fold(reading: &Reading<'_>, plan: &LogicalPlan) -> Result<Source> 
         LogicalPlan::TableScan(scan) => {
             let mut source = relation(reading, scan.table_name.table())?;
             let schema = plan.schema();
+            if schema.fields().len() == source.outputs.len() + 1 && schema.field(source.outputs.len()).name() == LSN_COLUMN {
+                // Rows come in the order of their numbers, and states are merged in it: who asks for the numbers goes by that.
+                source.outputs.push(Expr::Literal(ScalarValue::Int64(None), None));
+            }
             let filters = scan.filters.iter().map(|filter| source.over_table(filter, schema)).collect::<Result<Vec<_>>>()?;
             source.filters.extend(filters);
             Ok(source)

@@ -17,6 +17,7 @@ use super::failure::failure;
 use super::finish::Finish;
 use super::join::Join;
 use super::matching::Matching;
+use super::nested::Upper;
 use super::session::Session;
 use super::window::TimeKey;
 use crate::catalog::View;
@@ -52,6 +53,8 @@ pub struct Spec {
     pub(super) slot_keys: Vec<usize>,
     /// From merged aggregates to output columns.
     pub(super) finish: Finish,
+    /// What the view is over these groups, where they are not what it shows.
+    pub(super) upper: Option<Upper>,
     /// Columns of the table that keys and aggregates read, ascending.
     pub(super) columns: Vec<usize>,
     /// Of everything that gives stored state its meaning.
@@ -70,7 +73,12 @@ impl Spec {
         self.session.is_some()
     }
 
-    /// The output's Arrow schema: the view's declared columns.
+    /// What the view is over the groups that it keeps, where they are not what it shows.
+    pub fn upper(&self) -> Option<&Upper> {
+        self.upper.as_ref()
+    }
+
+    /// The groups' Arrow schema: the view's declared columns, unless there is an [`Upper`].
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.finish.schema)
     }

@@ -3,8 +3,8 @@
 //! *Place*: operators implement [`Kernel`] and call [`gather`] in an aggregation by entity, whose list they unnest. The rows go through
 //! DataFusion's hash aggregation: partial per partition, exchanged by entity, spilled when memory is short.
 //!
-//! *Invariants*: (1) the state is the rows themselves, a list of structures of the arguments, in no order: a kernel orders what it
-//! needs ordered, so that the result does not depend on how rows were divided; (2) what is held is counted in `size`, so that the
+//! *Invariants*: (1) the state is the rows themselves, a list of structures of the arguments, in the order in which they came: a kernel
+//! orders what it needs ordered, by arguments where rows are divided among threads; (2) what is held is counted in `size`, so that the
 //! memory of queries bounds it.
 
 use std::fmt::Debug;
@@ -59,7 +59,7 @@ impl Rows {
         self.bounds.len() - 1
     }
 
-    /// The places of an entity's rows, in no order.
+    /// The places of an entity's rows, in the order in which they came.
     pub fn of(&self, entity: usize) -> &[u32] {
         &self.order[self.bounds[entity]..self.bounds[entity + 1]]
     }

@@ -21,6 +21,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, T
 use crate::catalog::{Maintenance, Oid, Table};
 use crate::error::{Error, SqlState};
 use crate::query::Context;
+use crate::query::error::from_datafusion;
 use crate::query::system::SystemTables;
 use crate::store::snapshot::with_lsn;
 use crate::types::LSN_COLUMN;
@@ -111,6 +112,11 @@ impl Unresolved {
                     return self.recomputed(Arc::clone(recomputed), context, state, system);
                 }
                 let version = snapshot.views.get(oid).ok_or_else(|| self.missing())?;
+                if let Some(upper) = version.spec.upper() {
+                    let (state, schema) = (Arc::clone(state), Arc::clone(&self.schema));
+                    let derived = recomputed::Derived::over_groups(version, upper, context, state, schema);
+                    return Ok(provider_as_source(Arc::new(derived.map_err(from_datafusion)?)));
+                }
                 let table = snapshot.tables.get(&version.spec.view.table).cloned();
                 let rows = view::ViewRows::new(Arc::clone(version), table, Arc::clone(state), Arc::clone(&self.schema));
                 Ok(provider_as_source(Arc::new(rows)))
@@ -136,7 +142,7 @@ impl Unresolved {
         Ok(match recomputed.view.maintenance {
             Maintenance::Refreshed => provider_as_source(Arc::new(recomputed::ResultRows::new(recomputed, state, schema)?)),
             Maintenance::State | Maintenance::Derived => {
-                provider_as_source(Arc::new(recomputed::Derived::new(recomputed, context, state, system, schema)))
+                provider_as_source(Arc::new(recomputed::Derived::new(&recomputed, context, state, system, schema)))
             }
         })
     }

@@ -9,27 +9,31 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, Result};
+use datafusion::datasource::provider_as_source;
 use datafusion::execution::context::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{Expr, LogicalPlanBuilder, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::StreamExt;
 
+use crate::catalog::View;
 use crate::error::{Error, SqlState};
 use crate::query::Context;
 use crate::query::functions::session::Values;
+use crate::query::provider::view::ViewRows;
 use crate::query::resolve::Resolver;
 use crate::query::system::SystemTables;
 use crate::query::windows;
 use crate::types::UTC;
-use crate::view::Recomputed;
+use crate::view::{Recomputed, Upper, Version};
 
-/// Computes a view from the state of the view that it reads, as of the same snapshot.
+/// Computes a view from the state of the view that it reads, as of the same snapshot, or from the groups that it keeps itself.
 #[derive(Debug)]
 pub struct Derived {
-    recomputed: Arc<Recomputed>,
+    view: Arc<View>,
+    plan: LogicalPlan,
     context: Context,
     state: Arc<SessionState>,
     system: Option<Arc<dyn SystemTables>>,
@@ -39,13 +43,32 @@ pub struct Derived {
 impl Derived {
     /// The rows of `recomputed`'s query over the snapshot of `context`.
     pub fn new(
-        recomputed: Arc<Recomputed>,
+        recomputed: &Recomputed,
         context: &Context,
         state: Arc<SessionState>,
         system: Option<&Arc<dyn SystemTables>>,
         schema: SchemaRef,
     ) -> Self {
-        Self { recomputed, context: context.clone(), state, system: system.cloned(), schema }
+        let (view, plan) = (Arc::clone(&recomputed.view), recomputed.plan.clone());
+        Self { view, plan, context: context.clone(), state, system: system.cloned(), schema }
+    }
+
+    /// What a view is over the groups of `version`.
+    pub fn over_groups(
+        version: &Arc<Version>,
+        upper: &Upper,
+        context: &Context,
+        state: Arc<SessionState>,
+        schema: SchemaRef,
+    ) -> Result<Self> {
+        let groups = ViewRows::new(Arc::clone(version), None, Arc::clone(&state), version.spec.schema());
+        let plan = upper.over(provider_as_source(Arc::new(groups)))?;
+        Ok(Self { view: Arc::clone(&version.spec.view), plan, context: context.clone(), state, system: None, schema })
+    }
+
+    /// The view.
+    pub fn view(&self) -> &View {
+        &self.view
     }
 }
 
@@ -79,7 +102,7 @@ impl TableProvider for Derived {
             parameters: &[],
             relations: Some((context, &self.state, self.system.as_ref())),
         };
-        let plan = windows::lower(resolver.plan(self.recomputed.plan.clone())?)?;
+        let plan = windows::lower(resolver.plan(self.plan.clone())?)?;
         let columns: Vec<Expr> = plan
             .schema()
             .iter()
@@ -96,7 +119,7 @@ impl TableProvider for Derived {
         let plan = builder.project(shown)?.limit(0, limit)?.build()?;
         let plan = self.state.optimizer().optimize(plan, self.state.as_ref(), |_, _| {})?;
         let input = self.state.query_planner().create_physical_plan(&plan, self.state.as_ref()).await?;
-        Ok(Arc::new(Shown::new(&self.recomputed, input, Arc::new(self.schema.project(&projection)?))))
+        Ok(Arc::new(Shown::new(&self.view, input, Arc::new(self.schema.project(&projection)?))))
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
@@ -132,9 +155,9 @@ struct Shown {
 }
 
 impl Shown {
-    fn new(recomputed: &Recomputed, input: Arc<dyn ExecutionPlan>, schema: SchemaRef) -> Self {
-        let view = &recomputed.view;
-        let label = format!("view={}, maintenance=incremental, reason={:?}", view.name, view.reason.as_deref().unwrap_or_default());
+    fn new(view: &View, input: Arc<dyn ExecutionPlan>, schema: SchemaRef) -> Self {
+        let reason = view.reason.as_ref().map(|reason| format!(", reason={reason:?}")).unwrap_or_default();
+        let label = format!("view={}, maintenance=incremental{reason}", view.name);
         Self::labelled(label, input, schema)
     }
 

@@ -34,7 +34,9 @@ use self::prove::{Proof, Prover};
 use self::query::Query;
 use self::rewrite::Rewrite;
 use self::shape::{Found, Shape};
+use crate::catalog::Maintenance;
 use crate::query::Context;
+use crate::query::provider::recomputed::Derived;
 use crate::query::provider::view::ViewRows;
 use crate::store::TableState;
 use crate::view::{Spec, Version};
@@ -125,6 +127,11 @@ pub fn route(plan: LogicalPlan, context: &Context, session: &Arc<SessionState>, 
 fn named_view(node: &LogicalPlan) -> Option<Route> {
     let LogicalPlan::TableScan(scan) = node else { return None };
     let provider = source_as_provider(&scan.source).ok()?;
+    if let Some(derived) = provider.downcast_ref::<Derived>() {
+        let view = derived.view();
+        let kept = view.maintenance == Maintenance::State;
+        return kept.then(|| Route { kind: Kind::View, view: Some(view.name.clone()), cover: None, rejected: Vec::new(), reason: None });
+    }
     let version = provider.downcast_ref::<ViewRows>()?.version();
     let view = Some(version.spec.view.name.clone());
     Some(match version.coverage().evicted {

@@ -2,7 +2,7 @@
 //!
 //! *Place*: `cohort::lower` gathers rows by user with this kernel and unnests them; above it nothing needs to be distinct by user.
 //!
-//! Arguments: the activity date; with groups, when a row came (a time, then the order of arrival), whether it can be the user's
+//! Arguments: the activity date; with groups, when a row came (a time, then the order of arrival, NULL where rows come in it), whether it can be the user's
 //! entry, and the groups' values; and what the metric needs. Rows without an activity date are left out.
 //!
 //! *Invariants*: (1) of a user's rows exactly one is `opening`, and one of each activity date `active`; the last of these is `closing`;
@@ -58,8 +58,11 @@ impl CohortRows {
     fn entries(&self, rows: &Rows) -> Result<Vec<Option<u32>>> {
         let ascending = SortOptions { descending: false, nulls_first: false };
         let mut order = Vec::new();
-        // Rows of one time without an order of arrival: by the values, so that every run gives the same.
-        for column in [&rows.columns[1], &rows.columns[2]].into_iter().chain(&rows.columns[BEFORE_GROUPS..BEFORE_GROUPS + self.groups]) {
+        // Rows of one time without an order of arrival: by the values, so that every run gives the same; where they come in it (all
+        // NULL), the first.
+        let as_they_come = rows.columns[2].null_count() == rows.columns[2].len();
+        let values = &rows.columns[BEFORE_GROUPS..BEFORE_GROUPS + self.groups];
+        for column in [&rows.columns[1], &rows.columns[2]].into_iter().chain(if as_they_come { &[] } else { values }) {
             order.push(make_comparator(column.as_ref(), column.as_ref(), ascending)?);
         }
         let is_entry = rows.columns[3].as_boolean();

@@ -3,7 +3,7 @@
 //! *Place*: [`super::Funnel`] aggregates by entity with it; DataFusion partitions the entities by hash, runs the partitions in parallel
 //! and spills what does not fit the query's memory.
 //!
-//! Arguments, in this order: time, order of arrival (bigint), window (bigint, microseconds, NULL for none), whether the event is excluded,
+//! Arguments, in this order: time, order of arrival (bigint, NULL for the order in which rows and states come), window (bigint, microseconds, NULL for none), whether the event is excluded,
 //! a condition for each step, the values to group by, the values that have to be the same.
 //!
 //! Result: `{reached int, gaps bigint[], key_0, key_1, ...}`; `gaps` are the microseconds between the events of the chain.
@@ -58,6 +58,8 @@ pub struct Shape {
 /// The place of the first step among the arguments.
 const STEPS: usize = 4;
 const EVENT_BYTES: usize = 24;
+/// The order of all events where they come in theirs.
+const AS_IT_COMES: i64 = i64::MIN;
 /// Of a state: there is no window.
 const NO_WINDOW: i64 = -1;
 /// The name of the struct's field with the number of steps.
@@ -248,7 +250,8 @@ impl Paths {
                 continue;
             }
             let is_excluded = excluded.value(row);
-            let (time, order) = (times.value(row), arrivals.value(row) << 1 | i64::from(is_excluded));
+            let arrival = if arrivals.is_valid(row) { arrivals.value(row) << 1 } else { AS_IT_COMES };
+            let (time, order) = (times.value(row), arrival | i64::from(is_excluded));
             if self.shape.has_entity_keys() && self.decides(owners[row], time, order) {
                 self.deciding[owners[row]] = Deciding { time, order, number: row as u32 };
                 deciding.push(row as u32);
@@ -308,10 +311,15 @@ impl Paths {
         let known = self.deciding[owner];
         known.number == NEVER
             || match self.shape.attribution {
-                Attribution::Last => (time, order) >= (known.time, known.order),
-                _ => (time, order) < (known.time, known.order),
+                Attribution::Last => (time, arrival(order)) >= (known.time, arrival(known.order)),
+                _ => (time, arrival(order)) < (known.time, arrival(known.order)),
             }
     }
+}
+
+/// What events of one time are ordered by.
+fn arrival(order: i64) -> i64 {
+    if order < 0 { AS_IT_COMES } else { order }
 }
 
 /// The rows of which a condition is true.
@@ -355,7 +363,8 @@ impl Paths {
         }
         for entity in 0..count {
             let own = &mut places[begins[entity]..begins[entity + 1]];
-            let order = |place: &u32| (self.events[*place as usize].time, self.events[*place as usize].order);
+            // Stable: those that come in no other order stay in that in which they came.
+            let order = |place: &u32| (self.events[*place as usize].time, arrival(self.events[*place as usize].order));
             if !own.is_sorted_by_key(order) {
                 own.sort_by_key(order);
             }
