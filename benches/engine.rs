@@ -218,6 +218,7 @@ fn parquet_write(criterion: &mut Criterion) {
         event_time: table.watermark.map(|watermark| watermark.column),
         zstd: false,
         fills: Fills::default(),
+        retention_us: None,
     };
     let files = house.dir.path().join("files");
     let columns = house.runtimes.block_on(ColumnTable::open(&files, "bench_events", layout)).expect("a table of files");

@@ -47,6 +47,9 @@ impl Options {
             ("VERUS_LIMITS_STORE_CHECKPOINT_MS", "40"),
             ("VERUS_LIMITS_WAL_SEGMENT_BYTES_MAX", "65536"),
             ("VERUS_LIMITS_VIEW_BLOCK_ROWS_MAX", "64"),
+            ("VERUS_LIMITS_COLUMNAR_PAGE_ROWS", "32"),
+            ("VERUS_LIMITS_COLUMNAR_STEP_ROWS_MAX", "1000"),
+            ("VERUS_LIMITS_COLUMNAR_SETTLE_MS", "200"),
         ];
         Options { template: false, env: env.map(|(key, value)| (key, value.to_owned())).to_vec() }
     }

@@ -1,4 +1,4 @@
-//! The order of rows in files: by UTC date, then partition, event time and LSN.
+//! The order of rows in files: by UTC date where files are cut by it, then partition, event time and LSN.
 //!
 //! *Place*: the first half of `ColumnTable::write`; `encode` is the second.
 //!
@@ -36,8 +36,22 @@ pub struct Clustered {
     pub partitions: usize,
 }
 
-/// Puts `batches` in file order. A date of fewer than `date_rows_min` rows shares a cut with the next.
-pub fn cluster(layout: &Layout, batches: &[RecordBatch], date_rows_min: usize) -> Result<Clustered> {
+/// Where files are cut, apart from their size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cuts {
+    /// By UTC date. A date of fewer than `rows_min` rows shares a cut with the next one of the same window of `days` days.
+    Dates {
+        /// Rows.
+        rows_min: usize,
+        /// Days of a window; windows begin at multiples of their length since 1970.
+        days: i64,
+    },
+    /// Nowhere.
+    None,
+}
+
+/// Puts `batches` in file order.
+pub fn cluster(layout: &Layout, batches: &[RecordBatch], cut: Cuts) -> Result<Clustered> {
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     if u32::try_from(rows).is_err() {
         return Err(ColumnarError::Invariant(format!("{rows} rows are too many for one write")));
@@ -50,6 +64,7 @@ pub fn cluster(layout: &Layout, batches: &[RecordBatch], date_rows_min: usize) -
         .map(|column| column.values().to_vec())
         .ok_or_else(|| ColumnarError::Invariant("the last column of a layout is the LSN".to_owned()))?;
     let times = layout.event_time.and_then(|index| event_times(&raw[index]));
+    let time_of = |row: u32| times.as_ref().map_or(0, |times| times[row as usize]);
     let (ids, partitions) = match layout.partition_by {
         Some(index) => partition_ranks(&raw[index])?,
         None => (vec![0; rows], 1),
@@ -60,9 +75,9 @@ pub fn cluster(layout: &Layout, batches: &[RecordBatch], date_rows_min: usize) -
         order = counting_sort(&order, partitions, |row| ids[row as usize]);
     }
     let mut cuts = Vec::new();
-    match &times {
-        None => sort_runs(&mut order, 0..rows, |row| ids[row as usize], |row| (0, lsns[row as usize])),
-        Some(times) => {
+    match (&times, cut) {
+        (None, _) | (_, Cuts::None) => sort_runs(&mut order, 0..rows, |row| ids[row as usize], |row| (time_of(row), lsns[row as usize])),
+        (Some(times), Cuts::Dates { rows_min, days: window }) => {
             let (days, distinct) = day_ranks(times);
             if distinct > 1 {
                 order = counting_sort(&order, distinct, |row| days[row as usize]);
@@ -72,7 +87,10 @@ pub fn cluster(layout: &Layout, batches: &[RecordBatch], date_rows_min: usize) -
                 let day = days[order[from] as usize];
                 let to = from + order[from..].partition_point(|row| days[*row as usize] == day);
                 sort_runs(&mut order, from..to, |row| ids[row as usize], |row| (times[row as usize], lsns[row as usize]));
-                push_cut(&mut cuts, from..to, date_rows_min);
+                let first = cuts.last().map(|cut: &std::ops::Range<usize>| order[cut.start]);
+                let window_of = |row: u32| times[row as usize].div_euclid(DAY_US).div_euclid(window);
+                let shares = first.is_some_and(|first| window_of(first) == window_of(order[from]));
+                push_cut(&mut cuts, from..to, if shares { rows_min } else { 0 });
                 from = to;
             }
         }
@@ -244,8 +262,14 @@ mod tests {
             Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, None), false),
             Field::new("_lsn", DataType::Int64, false),
         ]));
-        let layout =
-            Layout { schema: Arc::clone(&schema), partition_by: Some(0), event_time: Some(1), zstd: true, fills: Default::default() };
+        let layout = Layout {
+            schema: Arc::clone(&schema),
+            partition_by: Some(0),
+            event_time: Some(1),
+            zstd: true,
+            fills: Default::default(),
+            retention_us: None,
+        };
         let batch = |stores: Vec<Option<&str>>, times: Vec<i64>, lsns: Vec<i64>| {
             let columns: Vec<ArrayRef> = vec![
                 Arc::new(StringViewArray::from(stores)),
@@ -258,11 +282,17 @@ mod tests {
             batch(vec![Some("b"), Some("a"), None, Some("b")], vec![5, DAY_US + 1, 3, 4], vec![0, 1, 2, 3]),
             batch(vec![Some("a"), Some("b"), Some("a")], vec![7, -1, 7], vec![6, 5, 4]),
         ];
-        let clustered = cluster(&layout, &batches, 0).unwrap();
+        let dates = |rows_min| Cuts::Dates { rows_min, days: 32 };
+        let clustered = cluster(&layout, &batches, dates(0)).unwrap();
         let lsns: Vec<i64> = clustered.order.iter().map(|row| clustered.lsns[*row as usize]).collect();
         assert_eq!(lsns, [5, 4, 6, 3, 0, 2, 1]);
         assert_eq!(clustered.cuts, [0..1, 1..6, 6..7]);
         assert_eq!(clustered.partitions, 3);
-        assert_eq!(cluster(&layout, &batches, 100).unwrap().cuts, vec![0..7]);
+        // The first is of 1969, which is another window.
+        assert_eq!(cluster(&layout, &batches, dates(100)).unwrap().cuts, [0..1, 1..7]);
+        assert_eq!(cluster(&layout, &batches, Cuts::Dates { rows_min: 100, days: 1 }).unwrap().cuts, [0..1, 1..6, 6..7]);
+        let whole = cluster(&layout, &batches, Cuts::None).unwrap();
+        assert_eq!(whole.order.iter().map(|row| whole.lsns[*row as usize]).collect::<Vec<_>>(), [4, 6, 1, 5, 3, 0, 2]);
+        assert_eq!(whole.cuts, vec![0..7]);
     }
 }

@@ -1,34 +1,45 @@
-//! Which files to merge, and reading them for it.
+//! Which files to merge.
 //!
-//! *Place*: `ColumnTable::compact`, called by the store's background work.
+//! *Place*: `merge`, which does it.
 //!
-//! Files are looked at by the UTC date of their event times; files of more than one date (small dates share a file) are a
-//! group of their own. Within a group: as soon as `merge_files_min` files are of one size class, they and all smaller ones
-//! are merged, so a row is rewritten once a size class; else, when more than `overlap_max` files cover one (partition,
-//! time), these are merged into files that do not overlap. When nothing is to be merged, files with dead rows are rewritten
-//! without them, the one with most first. Whatever is rewritten loses its dead rows.
+//! A file belongs to the smallest *window* of days that holds all its event times: a UTC date, or an aligned window of
+//! [`spans`]. What one merge writes is one sorted *run*, however many files that is: of it a partition lies in one file, two at
+//! most. Within a window:
+//!
+//! 1. As soon as `merge_files_min` runs are of one size class, they and all smaller ones are merged, so a row is rewritten once a
+//!    size class.
+//! 2. When more than `overlap_max` files of a date cover one (partition, time), these are merged, as long as they are few rows.
+//! 3. When a window has settled (the newest event is a day past it, or nothing has been written into it for `settle_ms`), all runs in
+//!    it become one, the widest window of at most `span_rows_max` rows first: the rows of one partition then lie in one or two
+//!    files a window, whatever the number of dates. A run that is more than four times what has come since stays.
+//!
+//! Windows are short against the table's retention, which drops whole files, and rows in them few, because a question about a date but
+//! no partition reads the whole window. When nothing is to be merged, files with dead rows are rewritten without them, the one
+//! with most first. Whatever is rewritten loses its dead rows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
-use bytes::Bytes;
+use arrow::datatypes::Int64Type;
 use datafusion::common::ScalarValue;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use uuid::Uuid;
 
 use super::cluster::DAY_US;
 use super::error::{ColumnarError, Result};
 use super::log::stats::micros_range;
-use super::{DataFile, Dead, Deleted, Layout, physical};
+use super::{DataFile, Dead, Deleted, Layout};
 use crate::config::limits::ColumnarLimits;
 
 /// Rows of the smallest size class; each further class is four times as large.
 const CLASS_ROWS: u64 = 4_096;
 
-/// Rows of a batch read for merging.
-const READ_ROWS: usize = 65_536;
+/// A window's days are an eighth of the retention at most.
+const RETENTION_PARTS: i64 = 8;
+
+/// A run is left alone while what is to be merged with it is smaller by more than this.
+const GROWTH_PART: u64 = 4;
 
 /// Event times of a file in microseconds.
 fn times(layout: &Layout, file: &DataFile) -> Option<(i64, i64)> {
@@ -45,28 +56,209 @@ pub fn expired(layout: &Layout, files: &[Arc<DataFile>], retain_from: i64) -> Ve
     files.iter().filter(|file| times(layout, file).is_some_and(|(_, last)| last < retain_from)).cloned().collect()
 }
 
-/// The files that the next round merges: at least two, of at most `rows_max` rows together; none when all is well.
-pub fn pick(layout: &Layout, files: &[Arc<DataFile>], rows_max: u64, limits: &ColumnarLimits) -> Vec<Arc<DataFile>> {
-    let mut groups: BTreeMap<Option<i64>, Vec<&Arc<DataFile>>> = BTreeMap::new();
+/// Days of a table's windows, the widest first, the last a single date. Each is a whole number of the next.
+pub fn spans(layout: &Layout, limits: &ColumnarLimits) -> Vec<i64> {
+    let retained = layout.retention_us.map_or(i64::MAX, |us| us / DAY_US / RETENTION_PARTS);
+    let most = limits.span_days_max.min(retained).max(1);
+    let widest = 1_i64 << most.ilog2().min(16);
+    let wide = std::iter::successors(Some(widest), |days| Some(days / 4)).take_while(|days| *days >= 4);
+    wide.chain([1]).collect()
+}
+
+/// Aligned days: their number, and how many such lie between 1970 and them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Window {
+    days: i64,
+    index: i64,
+}
+
+impl Window {
+    /// The smallest window that holds two times.
+    fn around(first: i64, last: i64, spans: &[i64]) -> Option<Window> {
+        let day = |time: i64| time.div_euclid(DAY_US);
+        let whole = spans.iter().rev().find(|days| day(first).div_euclid(**days) == day(last).div_euclid(**days))?;
+        Some(Window { days: *whole, index: day(first).div_euclid(*whole) })
+    }
+
+    /// The smallest window that holds all rows of some files.
+    pub fn of(layout: &Layout, files: &[Arc<DataFile>], spans: &[i64]) -> Option<Window> {
+        let mut times = files.iter().map(|file| times(layout, file));
+        let (mut first, mut last) = times.next()??;
+        for time in times {
+            let (from, to) = time?;
+            (first, last) = (first.min(from), last.max(to));
+        }
+        Window::around(first, last, spans)
+    }
+
+    /// The first microsecond after it.
+    fn end(&self) -> i64 {
+        (self.index + 1).saturating_mul(self.days).saturating_mul(DAY_US)
+    }
+}
+
+/// Files that one merge wrote, or one that no merge did.
+struct Run<'a> {
+    files: Vec<&'a Arc<DataFile>>,
+    rows: u64,
+}
+
+/// The runs of some files, the smallest first.
+fn runs<'a>(files: impl Iterator<Item = &'a Arc<DataFile>>) -> Vec<Run<'a>> {
+    let mut named: BTreeMap<Uuid, Run<'a>> = BTreeMap::new();
+    let mut runs = Vec::new();
     for file in files {
-        let date = match times(layout, file) {
-            Some((first, last)) if first.div_euclid(DAY_US) == last.div_euclid(DAY_US) => Some(first.div_euclid(DAY_US)),
-            _ => None,
+        match file.run {
+            None => runs.push(Run { files: vec![file], rows: file.rows }),
+            Some(run) => {
+                let run = named.entry(run).or_insert(Run { files: Vec::new(), rows: 0 });
+                run.files.push(file);
+                run.rows += file.rows;
+            }
+        }
+    }
+    runs.extend(named.into_values());
+    runs.sort_by_key(|run| (run.rows, run.files[0].lsn_range));
+    runs
+}
+
+fn files_of(runs: &[Run<'_>]) -> Vec<Arc<DataFile>> {
+    runs.iter().flat_map(|run| run.files.iter().map(|file| Arc::clone(file))).collect()
+}
+
+/// What is known besides the files.
+pub struct Picking<'a> {
+    /// The table's.
+    pub layout: &'a Layout,
+    /// The table's.
+    pub limits: &'a ColumnarLimits,
+    /// Rows that are merged at once; more are merged in slices.
+    pub rows_max: u64,
+    /// Milliseconds since 1970.
+    pub now_ms: i64,
+    /// Sets of files that cannot be cut into slices.
+    pub refused: &'a dyn Fn(&[Arc<DataFile>]) -> bool,
+}
+
+impl Picking<'_> {
+    /// The files that are to be merged next: at least two; none when all is well.
+    pub fn pick(&self, files: &[Arc<DataFile>]) -> Vec<Arc<DataFile>> {
+        let spans = spans(self.layout, self.limits);
+        let mut windows: BTreeMap<Option<(i64, Window)>, Vec<&Arc<DataFile>>> = BTreeMap::new();
+        for file in files {
+            let window = times(self.layout, file).and_then(|(first, last)| Window::around(first, last, &spans));
+            windows.entry(window.map(|window| (window.end(), window))).or_default().push(file);
+        }
+        // The newest first: it is what most queries read, and where small files come in.
+        let groups = || windows.iter().rev().map(|(window, group)| (window.map(|(_, window)| window), group));
+        let first = groups().map(|(window, group)| self.within(window, group)).find(|picked| !picked.is_empty());
+        first.unwrap_or_else(|| {
+            let within: Vec<_> = groups().filter_map(|(window, group)| Some((window?, group))).collect();
+            self.settled(files, &within, &spans)
+        })
+    }
+
+    fn within(&self, window: Option<Window>, group: &[&Arc<DataFile>]) -> Vec<Arc<DataFile>> {
+        let mut picked = Vec::new();
+        if window.is_some() && self.layout.partition_by.is_some() {
+            picked = self.tier(group);
+        }
+        if picked.is_empty() {
+            picked = self.small(group);
+        }
+        if picked.is_empty() && window.is_some_and(|window| window.days == 1) {
+            picked = self.overlapping(group);
+        }
+        picked
+    }
+
+    /// The runs of the smallest class that is full, with all smaller ones.
+    fn tier(&self, group: &[&Arc<DataFile>]) -> Vec<Arc<DataFile>> {
+        let runs = runs(group.iter().copied());
+        for full in runs.chunk_by(|left, right| class(left.rows) == class(right.rows)) {
+            if full.len() >= self.limits.merge_files_min.max(2) {
+                let last = full[full.len() - 1].rows;
+                let upto = runs.partition_point(|run| run.rows <= last);
+                let picked = files_of(&runs[..upto]);
+                if self.fits(&picked) {
+                    return picked;
+                }
+            }
+        }
+        Vec::new()
+    }
+
+    /// Whether some files can be merged in slices.
+    fn fits(&self, files: &[Arc<DataFile>]) -> bool {
+        rows_of(files) <= self.limits.merge_rows_max.max(self.rows_max) && !(self.refused)(files)
+    }
+
+    /// As [`Picking::tier`], but for files that have to be merged all at once.
+    fn small(&self, group: &[&Arc<DataFile>]) -> Vec<Arc<DataFile>> {
+        // Files that were closed for their size are as large as files get; parts of a run are not for themselves.
+        let is_whole = |file: &DataFile| file.run.is_none() && file.bytes < self.limits.file_bytes_max as u64 / 2;
+        let mut mergeable: Vec<_> = group.iter().filter(|file| is_whole(file)).collect();
+        mergeable.sort_by_key(|file| (file.rows, file.lsn_range));
+        for full in mergeable.chunk_by(|left, right| class(left.rows) == class(right.rows)) {
+            if full.len() >= self.limits.merge_files_min.max(2) {
+                let last = full[full.len() - 1].rows;
+                let picked = bounded(mergeable.iter().filter(|file| file.rows <= last).map(|file| **file), self.rows_max);
+                if picked.len() >= 2 && !(self.refused)(&picked) {
+                    return picked;
+                }
+            }
+        }
+        Vec::new()
+    }
+
+    /// The files around the (partition, time) that most files cover, when they are too many. Parts of one sorted sequence
+    /// never count as overlapping more than three times: see [`Span`].
+    fn overlapping(&self, group: &[&Arc<DataFile>]) -> Vec<Arc<DataFile>> {
+        let mut spans: Vec<(Span, &Arc<DataFile>)> = group.iter().filter_map(|file| Some((Span::of(self.layout, file)?, *file))).collect();
+        spans.sort_by_key(|(_, file)| (file.rows, file.lsn_range));
+        let covering = |point: &Key| spans.iter().filter(|(span, _)| span.covers(point)).count();
+        let deepest = spans.iter().map(|(span, _)| &span.first).max_by_key(|point| covering(point));
+        let Some(point) = deepest.filter(|point| covering(point) > self.limits.overlap_max) else { return Vec::new() };
+        let picked = bounded(spans.iter().filter(|(span, _)| span.covers(point)).map(|(_, file)| *file), self.rows_max);
+        if picked.len() < 2 || (self.refused)(&picked) { Vec::new() } else { picked }
+    }
+
+    /// All files of a settled window whose runs are to become one.
+    fn settled(&self, files: &[Arc<DataFile>], groups: &[(Window, &Vec<&Arc<DataFile>>)], spans: &[i64]) -> Vec<Arc<DataFile>> {
+        let Some(newest) = files.iter().filter_map(|file| last_time(self.layout, file)).max() else { return Vec::new() };
+        for days in spans {
+            let mut windows: BTreeMap<i64, Vec<&Arc<DataFile>>> = BTreeMap::new();
+            for (window, group) in groups.iter().filter(|(window, _)| window.days <= *days) {
+                windows.entry((window.index * window.days).div_euclid(*days)).or_default().extend(group.iter().copied());
+            }
+            for (index, group) in windows.into_iter().rev() {
+                let window = Window { days: *days, index };
+                let written_ms = group.iter().map(|file| file.written_ms).max().unwrap_or(i64::MAX);
+                let has_settled =
+                    window.end().saturating_add(DAY_US) <= newest || written_ms.saturating_add(self.limits.settle_ms) <= self.now_ms;
+                if has_settled && let Some(picked) = self.joined(window, group) {
+                    return picked;
+                }
+            }
+        }
+        Vec::new()
+    }
+
+    /// The files of a window, when making one run of them is worth it.
+    fn joined(&self, window: Window, group: Vec<&Arc<DataFile>>) -> Option<Vec<Arc<DataFile>>> {
+        let runs = runs(group.into_iter());
+        let (largest, rest) = runs.split_last()?;
+        let rows: u64 = rest.iter().map(|run| run.rows).sum();
+        let most = match (window.days, self.layout.partition_by) {
+            // Without partitions rows are in order of time: all that is won is fewer files.
+            (_, None) => self.limits.row_group_rows as u64,
+            (1, Some(_)) => self.limits.merge_rows_max,
+            (_, Some(_)) => self.limits.span_rows_max,
         };
-        groups.entry(date).or_default().push(file);
+        let is_worth = !rest.is_empty() && rows.saturating_mul(GROWTH_PART) >= largest.rows && rows + largest.rows <= most;
+        let picked = is_worth.then(|| files_of(&runs))?;
+        self.fits(&picked).then_some(picked)
     }
-    // The newest date first: it is what most queries read, and where small files come in.
-    for (date, mut group) in groups.into_iter().rev() {
-        group.sort_by_key(|file| (file.rows, file.lsn_range));
-        let mut picked = small(&group, rows_max, limits);
-        if picked.is_empty() && date.is_some() {
-            picked = overlapping(layout, &group, rows_max, limits);
-        }
-        if !picked.is_empty() {
-            return picked;
-        }
-    }
-    Vec::new()
 }
 
 /// Of a file with fewer dead rows than one in this many the rewriting can wait.
@@ -89,24 +281,13 @@ pub fn living(batch: &RecordBatch, deleted: &Deleted) -> Result<RecordBatch> {
     }
 }
 
-fn class(rows: u64) -> u32 {
-    rows.div_ceil(CLASS_ROWS).max(1).ilog2() / 2
+/// Rows of some files.
+pub fn rows_of(files: &[Arc<DataFile>]) -> u64 {
+    files.iter().map(|file| file.rows).sum()
 }
 
-/// The files of the smallest class that is full, with all smaller ones. `group` is in order of rows.
-fn small(group: &[&Arc<DataFile>], rows_max: u64, limits: &ColumnarLimits) -> Vec<Arc<DataFile>> {
-    // Files that were closed for their size are as large as files get.
-    let mergeable: Vec<_> = group.iter().filter(|file| file.bytes < limits.file_bytes_max as u64 / 2).collect();
-    for run in mergeable.chunk_by(|left, right| class(left.rows) == class(right.rows)) {
-        if run.len() >= limits.merge_files_min.max(2) {
-            let last = run[run.len() - 1].rows;
-            let picked = bounded(mergeable.iter().filter(|file| file.rows <= last).map(|file| **file), rows_max);
-            if picked.len() >= 2 {
-                return picked;
-            }
-        }
-    }
-    Vec::new()
+fn class(rows: u64) -> u32 {
+    rows.div_ceil(CLASS_ROWS).max(1).ilog2() / 2
 }
 
 fn bounded<'a>(files: impl Iterator<Item = &'a Arc<DataFile>>, rows_max: u64) -> Vec<Arc<DataFile>> {
@@ -116,17 +297,6 @@ fn bounded<'a>(files: impl Iterator<Item = &'a Arc<DataFile>>, rows_max: u64) ->
         rows <= rows_max
     });
     fitting.cloned().collect()
-}
-
-/// The files around the (partition, time) that most files cover, when they are too many. Parts of one sorted sequence
-/// never count as overlapping more than three times: see [`Span`].
-fn overlapping(layout: &Layout, group: &[&Arc<DataFile>], rows_max: u64, limits: &ColumnarLimits) -> Vec<Arc<DataFile>> {
-    let spans: Vec<(Span, &Arc<DataFile>)> = group.iter().filter_map(|file| Some((Span::of(layout, file)?, *file))).collect();
-    let covering = |point: &Key| spans.iter().filter(|(span, _)| span.covers(point)).count();
-    let deepest = spans.iter().map(|(span, _)| &span.first).max_by_key(|point| covering(point));
-    let Some(point) = deepest.filter(|point| covering(point) > limits.overlap_max) else { return Vec::new() };
-    let picked = bounded(spans.iter().filter(|(span, _)| span.covers(point)).map(|(_, file)| *file), rows_max);
-    if picked.len() < 2 { Vec::new() } else { picked }
 }
 
 /// A place in the order of rows within one date.
@@ -155,37 +325,4 @@ impl Span {
     fn covers(&self, point: &Key) -> bool {
         self.first <= *point && *point <= self.last
     }
-}
-
-/// All rows of a file in the layout's schema, with the columns that the file was written without.
-pub fn rows(layout: &Layout, file: &DataFile, bytes: Bytes) -> Result<Vec<RecordBatch>> {
-    let refused = |problem: String| ColumnarError::damaged(&file.path, problem);
-    let plain = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new()).map_err(|error| refused(error.to_string()))?;
-    // Strings are decoded as views, which is what the layout has; all else as it lies.
-    let fields = plain.schema().fields().iter().map(|field| match field.data_type() {
-        DataType::Utf8 => Arc::new(Field::clone(field).with_data_type(DataType::Utf8View)),
-        _ => Arc::clone(field),
-    });
-    let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields.collect::<Vec<_>>())));
-    let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options)
-        .and_then(|builder| builder.with_batch_size(READ_ROWS).build())
-        .map_err(|error| refused(error.to_string()))?;
-    let mut batches = Vec::new();
-    for batch in reader {
-        let batch = batch.map_err(|error| refused(error.to_string()))?;
-        let columns = layout.schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
-            Some(column) => physical::cast(column, field.data_type()),
-            None => layout.fills.column(field, batch.num_rows()),
-        });
-        let mut columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
-        if file.lsn_base != 0
-            && let Some(lsns) = columns.last_mut()
-        {
-            let numbers = lsns.as_primitive_opt::<Int64Type>().ok_or_else(|| refused("its LSNs are no numbers".to_owned()))?;
-            *lsns = Arc::new(numbers.unary::<_, Int64Type>(|lsn| lsn + file.lsn_base));
-        }
-        let batch = RecordBatch::try_new(Arc::clone(&layout.schema), columns).map_err(|error| refused(error.to_string()))?;
-        batches.push(batch);
-    }
-    Ok(batches)
 }

@@ -11,7 +11,7 @@
 //! | `publish` | whole, durable objects |
 //! | `log` | the table log: Delta's protocol behind a trait |
 //! | `reads`, `scan` | checked reads, footers; the plan |
-//! | `compact` | what to merge |
+//! | `compact`, `merge`, `slice` | what to merge; merging it in steps; the rows of one step |
 //! | `deleted` | which rows are dead |
 //! | `foreign` | files that others have written |
 //!
@@ -33,10 +33,12 @@ mod error;
 mod fill;
 pub mod foreign;
 mod log;
+mod merge;
 mod physical;
 mod publish;
 mod reads;
 mod scan;
+mod slice;
 #[cfg(test)]
 mod tests;
 
@@ -57,16 +59,21 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
+use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
+use self::cluster::Cuts;
 pub use self::deleted::{Deleted, LsnSet};
 use self::encode::{Encoded, Encoder};
 use self::error::ColumnarError;
 pub use self::fill::Fills;
 use self::log::delta::{DeltaLog, LOG_DIR};
 use self::log::{Change, Listing, TableLog, stats};
+pub use self::merge::Dead;
+use self::merge::Merging;
 use self::publish::{Created, LocalPublish, Publish};
 use self::reads::Reads;
+use self::slice::Slice;
 use crate::clock::{Clock, SystemClock};
 use crate::config::limits::ColumnarLimits;
 use crate::error::Result;
@@ -88,6 +95,8 @@ pub struct Layout {
     pub zstd: bool,
     /// What added columns are in files that were written before them.
     pub fills: Fills,
+    /// Rows this much older than the newest are removed, microseconds: files are kept short against it.
+    pub retention_us: Option<i64>,
 }
 
 /// A file that the table log lists.
@@ -109,6 +118,9 @@ pub struct DataFile {
     pub written_ms: i64,
     /// No row of it was deleted by a commit below this LSN: such rows were left out when it was written.
     pub clean_lsn: u64,
+    /// The sorted run that the file is a part of: files that one merge wrote, no two of which hold the same (partition, time, LSN) or
+    /// lie between each other. None: it is one by itself.
+    pub run: Option<Uuid>,
     /// Added to the LSNs in the file. Not zero for files that were written before their commit's LSNs were known.
     pub lsn_base: i64,
 }
@@ -149,17 +161,6 @@ pub struct Version {
     pub flushed_lsn: u64,
 }
 
-/// What a round of compaction knows of dead rows.
-#[derive(Clone, Copy, Debug)]
-pub struct Dead<'a> {
-    /// The dead rows: all that commits below `clean_lsn` deleted, perhaps more.
-    pub deleted: &'a Deleted,
-    /// See [`DataFile::clean_lsn`].
-    pub clean_lsn: u64,
-    /// Files with any dead row are rewritten; otherwise only those of which a large part is dead.
-    pub thorough: bool,
-}
-
 /// A table's cold half. One writer at a time (the store's background work). A clone is another handle on the same table,
 /// with a layout of its own: old snapshots keep reading by theirs after [`ColumnTable::evolve`].
 #[derive(Clone, Debug)]
@@ -181,6 +182,8 @@ struct Shared {
     unsettled: tokio::sync::Mutex<bool>,
     /// Files that were or are being written and are not listed yet.
     pending: Mutex<HashSet<String>>,
+    /// The merge under way, and what could not be merged.
+    merging: tokio::sync::Mutex<Merging>,
     limits: ColumnarLimits,
 }
 
@@ -214,6 +217,7 @@ impl ColumnTable {
             current: ArcSwap::from_pointee(listing),
             unsettled: tokio::sync::Mutex::new(false),
             pending: Mutex::default(),
+            merging: tokio::sync::Mutex::default(),
             limits,
         };
         Ok(ColumnTable { shared: Arc::new(shared), layout })
@@ -238,24 +242,30 @@ impl ColumnTable {
     /// safe from [`ColumnTable::collect`] until they are committed or given to [`ColumnTable::abandon`].
     /// Rows that commits below `clean_lsn` deleted are not among them.
     pub async fn write(&self, batches: Vec<RecordBatch>, clean_lsn: u64) -> Result<Vec<DataFile>> {
+        let days = compact::spans(&self.layout, &self.shared.limits)[0];
+        let cuts = Cuts::Dates { rows_min: self.shared.limits.date_rows_min, days };
+        Ok(self.write_cut(batches, clean_lsn, cuts).await?)
+    }
+
+    async fn write_cut(&self, batches: Vec<RecordBatch>, clean_lsn: u64, cuts: Cuts) -> error::Result<Vec<DataFile>> {
         let mut files = Vec::new();
-        match self.write_into(batches, clean_lsn, &mut files).await {
+        match self.write_into(batches, clean_lsn, cuts, &mut files).await {
             Ok(()) => Ok(files),
             Err(error) => {
                 self.abandon(&files);
-                Err(error.into())
+                Err(error)
             }
         }
     }
 
-    async fn write_into(&self, batches: Vec<RecordBatch>, clean_lsn: u64, files: &mut Vec<DataFile>) -> error::Result<()> {
+    async fn write_into(&self, batches: Vec<RecordBatch>, clean_lsn: u64, cuts: Cuts, files: &mut Vec<DataFile>) -> error::Result<()> {
         if batches.iter().all(|batch| batch.num_rows() == 0) {
             return Ok(());
         }
         let schema = physical::file_schema(&self.layout.schema).map_err(ColumnarError::Invariant)?;
-        let (layout, rows_min) = (self.layout.clone(), self.shared.limits.date_rows_min);
+        let layout = self.layout.clone();
         let clustered = Spawner::current()
-            .blocking(move || cluster::cluster(&layout, &batches, rows_min))
+            .blocking(move || cluster::cluster(&layout, &batches, cuts))
             .await
             .map_err(|stopped| ColumnarError::Invariant(format!("clustering was cut off: {stopped}")))??;
         let clustered = Arc::new(clustered);
@@ -273,7 +283,7 @@ impl ColumnTable {
 
     async fn publish_file(&self, schema: &SchemaRef, encoded: Encoded, clean_lsn: u64) -> error::Result<DataFile> {
         let file = DataFile {
-            path: format!("{DATA_DIR}/{}.parquet", uuid::Uuid::now_v7()),
+            path: format!("{DATA_DIR}/{}.parquet", Uuid::now_v7()),
             bytes: encoded.bytes.len() as u64,
             rows: encoded.rows,
             checksum: xxh3_64(&encoded.bytes),
@@ -282,6 +292,7 @@ impl ColumnTable {
             written_ms: SystemClock.now() / 1000,
             lsn_base: 0,
             clean_lsn,
+            run: None,
         };
         self.shared.pending.lock().insert(file.path.clone());
         let created = self.shared.publish.create(&file.path, encoded.bytes).await;
@@ -331,13 +342,14 @@ impl ColumnTable {
 
     /// All rows of a file, checked, in this handle's layout and in file order.
     pub async fn read(&self, file: &DataFile) -> Result<Vec<RecordBatch>> {
-        Ok(self.rows_of(file).await?)
+        Ok(self.rows_of(file, None).await?)
     }
 
-    async fn rows_of(&self, file: &DataFile) -> error::Result<Vec<RecordBatch>> {
+    /// Those rows of a file whose partition is in a slice, or all.
+    async fn rows_of(&self, file: &DataFile, slice: Option<Arc<Slice>>) -> error::Result<Vec<RecordBatch>> {
         let bytes = self.shared.reads.whole(file).await?;
         let (layout, file) = (self.layout.clone(), file.clone());
-        let read = Spawner::current().blocking(move || compact::rows(&layout, &file, bytes)).await;
+        let read = Spawner::current().blocking(move || slice::rows(&layout, &file, bytes, slice.as_deref())).await;
         read.map_err(|stopped| ColumnarError::Invariant(format!("reading was cut off: {stopped}")))?
     }
 
@@ -399,70 +411,6 @@ impl ColumnTable {
             DataFile { stats, ..file }
         };
         files.into_iter().map(under).collect()
-    }
-
-    /// Whether files of a version hold nothing but rows before `retain_from` (microseconds of event time).
-    pub fn has_expired(&self, version: &Version, retain_from: i64) -> bool {
-        !compact::expired(&self.layout, &version.files, retain_from).is_empty()
-    }
-
-    /// The greatest event time, microseconds, of what [`ColumnTable::compact`] would unlist for `retain_from`; none when nothing.
-    pub fn expires(&self, retain_from: i64) -> Option<i64> {
-        let expired = compact::expired(&self.layout, &self.version().files, retain_from);
-        expired.iter().filter_map(|file| compact::last_time(&self.layout, file)).max()
-    }
-
-    /// Picks small or overlapping files of one date, or one with dead rows, and writes better ones in their place; and unlists files
-    /// whose rows all lie before `retain_from` (microseconds of event time). None when there is nothing to do. `rows_max` bounds
-    /// one round.
-    pub async fn compact(&self, retain_from: Option<i64>, rows_max: u64, dead: &Dead<'_>) -> Result<Option<Arc<Version>>> {
-        let mut done = None;
-        if let Some(retain_from) = retain_from {
-            let expired = compact::expired(&self.layout, &self.version().files, retain_from);
-            if !expired.is_empty() {
-                done = Some(self.commit_change(Vec::new(), expired, None, true).await?);
-            }
-        }
-        let mut picked = compact::pick(&self.layout, &self.version().files, rows_max, &self.shared.limits);
-        if picked.is_empty() {
-            picked.extend(compact::most_dead(&self.version().files, dead));
-        }
-        if !picked.is_empty() {
-            done = Some(self.merge(picked, dead).await?);
-        }
-        Ok(done)
-    }
-
-    async fn merge(&self, picked: Vec<Arc<DataFile>>, dead: &Dead<'_>) -> Result<Arc<Version>> {
-        let mut batches = Vec::new();
-        let (mut before, mut removed) = (0, 0);
-        for file in &picked {
-            for batch in self.rows_of(file).await? {
-                before += batch.num_rows();
-                let live = compact::living(&batch, dead.deleted)?;
-                removed += batch.num_rows() - live.num_rows();
-                batches.push(live);
-            }
-        }
-        let adds = self.write(batches, dead.clean_lsn).await?;
-        let after: u64 = adds.iter().map(|file| file.rows).sum();
-        let listed: u64 = picked.iter().map(|file| file.rows).sum();
-        if before as u64 != listed || listed != after + removed as u64 {
-            self.abandon(&adds);
-            let problem = format!("merging {listed} rows of \"{}\", {removed} of them dead, made {after}", self.shared.name);
-            return Err(ColumnarError::Invariant(problem).into());
-        }
-        let unlisted = adds.clone();
-        match self.commit_change(adds, picked, None, removed > 0).await {
-            Ok(version) => Ok(version),
-            Err(error) => {
-                // After an unknown outcome they may be listed: they stay, and the next start knows.
-                if !matches!(error, ColumnarError::Unknown { .. }) {
-                    self.abandon(&unlisted);
-                }
-                Err(error.into())
-            }
-        }
     }
 
     /// Deletes files that no live version lists, and returns their number. `live` are the versions that snapshots still hold,

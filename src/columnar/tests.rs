@@ -8,12 +8,15 @@ use arrow::array::*;
 use arrow::compute::concat_batches;
 use arrow::datatypes::{IntervalMonthDayNano, Schema};
 use datafusion::physical_plan::collect;
+use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::prelude::{SessionConfig, SessionContext, col, lit};
 use tempfile::TempDir;
 
 use super::*;
 use crate::error::SqlState;
 use crate::types::{LSN_COLUMN, SqlType, UTC};
+
+mod merging;
 
 /// 2024-02-01 00:00:00 UTC.
 const DAY: i64 = 1_706_745_600_000_000;
@@ -26,7 +29,14 @@ fn events() -> Layout {
         SqlType::Numeric(Some((12, 2))).field("revenue", true),
         SqlType::BigInt.field(LSN_COLUMN, false),
     ];
-    Layout { schema: Arc::new(Schema::new(fields)), partition_by: Some(1), event_time: Some(2), zstd: true, fills: Fills::default() }
+    Layout {
+        schema: Arc::new(Schema::new(fields)),
+        partition_by: Some(1),
+        event_time: Some(2),
+        zstd: true,
+        fills: Fills::default(),
+        retention_us: None,
+    }
 }
 
 /// `rows` events from `lsn` on, a second apart from `from`, over ten stores; every third without revenue.
@@ -50,10 +60,15 @@ fn context() -> SessionContext {
 
 /// All rows of the newest version that pass `filter`, in LSN order, and the plan's metrics.
 async fn rows(table: &ColumnTable, filter: Option<Expr>) -> Result<(RecordBatch, BTreeMap<String, usize>)> {
+    living(table, &Deleted::default(), filter).await
+}
+
+/// [`rows`] without those that are dead.
+async fn living(table: &ColumnTable, deleted: &Deleted, filter: Option<Expr>) -> Result<(RecordBatch, BTreeMap<String, usize>)> {
     let context = context();
     let state = context.state();
     let filters: Vec<Expr> = filter.into_iter().collect();
-    let scan = table.scan(&state, &table.version(), &Deleted::default(), None, &filters, None)?;
+    let scan = table.scan(&state, &table.version(), deleted, None, &filters, None)?;
     let mut plan: Arc<dyn ExecutionPlan> = Arc::clone(&scan);
     for filter in filters {
         let schema = datafusion::common::DFSchema::try_from(scan.schema()).unwrap();
@@ -74,8 +89,10 @@ async fn rows(table: &ColumnTable, filter: Option<Expr>) -> Result<(RecordBatch,
         crate::error::Error::internal(error.to_string())
     })?;
     let mut metrics = BTreeMap::new();
-    for metric in scan.metrics().unwrap().iter() {
-        *metrics.entry(metric.value().name().to_owned()).or_default() += metric.value().as_usize();
+    for metric in scan.metrics().iter().flat_map(MetricsSet::iter) {
+        let sum: &mut usize = metrics.entry(metric.value().name().to_owned()).or_default();
+        // Among them are points in time.
+        *sum = sum.wrapping_add(metric.value().as_usize());
     }
     let all = concat_batches(&scan.schema(), &batches).unwrap();
     let lsns = all.column_by_name(LSN_COLUMN).unwrap();
@@ -175,6 +192,7 @@ async fn every_type_comes_back_as_it_was() {
             event_time: Some(16),
             zstd: partition_by.is_none(),
             fills: Fills::default(),
+            retention_us: None,
         };
         let open = || ColumnTable::open(dir.path(), "types", layout.clone());
         append(&open().await.unwrap(), written.clone()).await;

@@ -59,6 +59,16 @@ pub struct ColumnarLimits {
     pub merge_files_min: usize,
     /// Files of one date that may cover the same (partition, time).
     pub overlap_max: usize,
+    /// UTC days that one file may hold at most, a power of two; an eighth of the table's retention where that is less.
+    pub span_days_max: i64,
+    /// Rows of files of several days in one place: a question about one of the days but no partition reads them all.
+    pub span_rows_max: u64,
+    /// Rows of one merge, which goes on partition range by partition range.
+    pub merge_rows_max: u64,
+    /// Rows of one such range, less where memory is short: nothing else is flushed or merged meanwhile.
+    pub step_rows_max: u64,
+    /// Time without new files after which a window of days is merged into one sorted run even if events may still come, milliseconds.
+    pub settle_ms: i64,
 }
 
 /// Limits of commit and flush.
@@ -261,6 +271,11 @@ impl Default for ColumnarLimits {
             checkpoint_commits: 32,
             merge_files_min: 4,
             overlap_max: 4,
+            span_days_max: 32,
+            span_rows_max: 2_097_152,
+            merge_rows_max: 16_777_216,
+            step_rows_max: 1_048_576,
+            settle_ms: 60_000,
         }
     }
 }

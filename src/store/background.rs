@@ -4,7 +4,7 @@
 //! that no two of them meet.
 //!
 //! *Order of a round*: what is out of use is deleted first, so that nothing stored later is deleted with it; checkpoints; flushes;
-//! windows that leave or enter view state; one merge per view, and those after deletions; when there was no flush to do, one compaction per table; then the log is cut.
+//! windows that leave or enter view state; one merge per view, and those after deletions; when there was no flush to do, one step of compaction per table; then the log is cut.
 //!
 //! *On failure*: a round that fails is logged and tried again in the next one; nothing is lost, the log keeps what is not stored.
 
@@ -105,7 +105,7 @@ struct Background {
 /// How long a round resolves what deletions have left in views; the next one goes on.
 const RESOLVING_MAX: Duration = Duration::from_secs(2);
 
-/// Memory of hot rows in the budget for each row that one round of compaction rewrites: they are all in memory, twice while they
+/// Memory of hot rows in the budget for each row that one step of compaction rewrites: they are all in memory, twice while they
 /// are put in order.
 const BYTES_PER_COMPACTED_ROW: usize = 640;
 
@@ -326,7 +326,8 @@ impl Background {
 
     fn compact(&mut self) -> Result<()> {
         let snapshot = self.shared.published.load();
-        let rows_max = (self.shared.parts.limits.store.hot_bytes_max / BYTES_PER_COMPACTED_ROW) as u64;
+        let limits = &self.shared.parts.limits;
+        let rows_max = ((limits.store.hot_bytes_max / BYTES_PER_COMPACTED_ROW) as u64).min(limits.columnar.step_rows_max);
         for (oid, table) in &snapshot.tables {
             let Some(cold) = &table.cold else { continue };
             // A replay of the log would read files that it names, for views that have not stored them yet.

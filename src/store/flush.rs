@@ -36,6 +36,7 @@ pub fn layout(table: &Table) -> Result<Layout> {
         event_time: table.watermark.map(|watermark| watermark.column),
         zstd: table.options.compression == Compression::Zstd,
         fills,
+        retention_us: table.options.retention_us,
     })
 }
 

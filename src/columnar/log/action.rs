@@ -20,6 +20,8 @@ pub const TAG_LSN_MAX: &str = "verus.lsnMax";
 pub const TAG_LSN_BASE: &str = "verus.lsnBase";
 /// Tag of an `add` with the LSN below which no commit deleted a row of the file; absent: zero.
 pub const TAG_CLEAN_LSN: &str = "verus.cleanLsn";
+/// Tag of an `add` with the name of the sorted run that the file is a part of; absent: it is one by itself.
+pub const TAG_RUN: &str = "verus.run";
 /// Application of the `txn` action that carries the flushed LSN.
 pub const APP_ID: &str = "verus";
 /// Feature of tables with timestamps without time zone.

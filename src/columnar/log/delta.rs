@@ -443,6 +443,9 @@ fn add(file: &DataFile, schema: &Schema, data_change: bool) -> Add {
     if file.lsn_base != 0 {
         tags.push((action::TAG_LSN_BASE, file.lsn_base.to_string()));
     }
+    if let Some(run) = file.run {
+        tags.push((action::TAG_RUN, run.simple().to_string()));
+    }
     Add {
         path: file.path.clone(),
         partition_values: BTreeMap::new(),
@@ -474,6 +477,7 @@ fn file(add: Add, schema: &Schema) -> Result<DataFile> {
     let lsn_max = tag(action::TAG_LSN_MAX)?.parse().map_err(|_| foreign())?;
     let lsn_base = add.tags.get(action::TAG_LSN_BASE).map_or(Ok(0), |base| base.parse()).map_err(|_| foreign())?;
     let clean_lsn = add.tags.get(action::TAG_CLEAN_LSN).map_or(Ok(0), |lsn| lsn.parse()).map_err(|_| foreign())?;
+    let run = add.tags.get(action::TAG_RUN).map(|run| run.parse()).transpose().map_err(|_| foreign())?;
     let (rows, stats) = stats::from_json(schema, add.stats.as_deref().unwrap_or("{}"))
         .map_err(|error| ColumnarError::damaged(&add.path, format!("its statistics cannot be read: {error}")))?;
     Ok(DataFile {
@@ -486,6 +490,7 @@ fn file(add: Add, schema: &Schema) -> Result<DataFile> {
         clean_lsn,
         path: add.path,
         lsn_base,
+        run,
     })
 }
 
