@@ -211,7 +211,7 @@ impl ColumnTable {
         let shared = Shared {
             name: name.to_owned(),
             url: url(name)?,
-            reads: Arc::new(Reads::new(store, limits.metadata_bytes_max)),
+            reads: Arc::new(Reads::new(store, true, &limits)),
             publish,
             log: Box::new(log),
             current: ArcSwap::from_pointee(listing),

@@ -3,10 +3,15 @@
 //! *Place*: the scan's reader factory and compaction.
 //!
 //! *Invariants*: (1) before the first byte of a file is used in this process, its length and checksum have been compared
-//! with the table log; (2) footers in memory are bounded by `metadata_bytes_max`.
+//! with the table log; (2) footers in memory are bounded by `metadata_bytes_max`, open files by `open_files_max`.
+//!
+//! Files of this machine are kept open, and a small part is read where it is asked for: to hand a read of some pages, which are most
+//! often in the page cache, to another thread and to open the file there takes several times as long as the read.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,7 +23,7 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::{AsyncFileReader, MetadataFetch};
@@ -29,6 +34,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::DataFile;
 use super::error::{ColumnarError, Result};
+use crate::config::limits::ColumnarLimits;
 
 /// Key of a footer's metadata, in memory only: what is to be added to the LSNs of the file.
 pub const LSN_BASE: &str = "verus.lsnBase";
@@ -39,6 +45,9 @@ const CHECK_STEP_BYTES: u64 = 4 * 1024 * 1024;
 /// Bytes at the end of a file that most likely hold footer and page index.
 const FOOTER_GUESS_BYTES: usize = 128 * 1024;
 
+/// Bytes that are read without leaving the thread.
+const INLINE_BYTES_MAX: u64 = 1024 * 1024;
+
 /// Reads files of one table, checking each once.
 #[derive(Debug)]
 pub struct Reads {
@@ -46,13 +55,16 @@ pub struct Reads {
     /// Files whose check has begun; set when it succeeded. One entry a listed file: [`Reads::forget`] removes it.
     checked: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
     footers: Mutex<Footers>,
+    /// None where the store's objects are no files of this machine.
+    opened: Option<Mutex<Opened>>,
 }
 
 impl Reads {
-    /// Reads of files in `store`.
-    pub fn new(store: Arc<dyn ObjectStore>, metadata_bytes_max: usize) -> Reads {
-        let footers = Footers { entries: HashMap::new(), bytes: 0, bytes_max: metadata_bytes_max, uses: 0 };
-        Reads { store, checked: Mutex::default(), footers: Mutex::new(footers) }
+    /// Reads of files in `store`, whose objects are files of this machine when `is_local`.
+    pub fn new(store: Arc<dyn ObjectStore>, is_local: bool, limits: &ColumnarLimits) -> Reads {
+        let footers = Footers { entries: HashMap::new(), bytes: 0, bytes_max: limits.metadata_bytes_max, uses: 0 };
+        let opened = Opened { entries: HashMap::new(), files_max: limits.open_files_max, uses: 0 };
+        Reads { store, checked: Mutex::default(), footers: Mutex::new(footers), opened: is_local.then(|| Mutex::new(opened)) }
     }
 
     /// Where files are.
@@ -107,6 +119,39 @@ impl Reads {
     pub fn forget(&self, path: &str) {
         self.checked.lock().remove(path);
         self.footers.lock().remove(path);
+        if let Some(opened) = &self.opened {
+            opened.lock().entries.remove(path);
+        }
+    }
+
+    /// Parts of a file, checked.
+    async fn ranges(&self, file: &DataFile, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.check(file).await?;
+        let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        if bytes <= INLINE_BYTES_MAX
+            && let Some(opened) = self.open(file).await?
+        {
+            return ranges
+                .iter()
+                .map(|range| read_at(&opened, range))
+                .collect::<std::io::Result<_>>()
+                .map_err(ColumnarError::io("read", &file.path));
+        }
+        let path = Path::from(file.path.as_str());
+        self.store.get_ranges(&path, ranges).await.map_err(ColumnarError::storage("read", &file.path))
+    }
+
+    /// A file of this machine.
+    async fn open(&self, file: &DataFile) -> Result<Option<Arc<File>>> {
+        let Some(opened) = &self.opened else { return Ok(None) };
+        if let Some(found) = opened.lock().get(&file.path) {
+            return Ok(Some(found));
+        }
+        let got = self.store.get(&Path::from(file.path.as_str())).await.map_err(ColumnarError::storage("read", &file.path))?;
+        let GetResultPayload::File(found, _) = got.payload else { return Ok(None) };
+        let found = Arc::new(found);
+        opened.lock().put(&file.path, &found);
+        Ok(Some(found))
     }
 
     async fn expect_length(&self, file: &DataFile) -> Result<()> {
@@ -201,6 +246,39 @@ impl Footers {
     }
 }
 
+/// Open files by path, the least recently used closed first.
+#[derive(Debug)]
+struct Opened {
+    entries: HashMap<String, (Arc<File>, u64)>,
+    files_max: usize,
+    uses: u64,
+}
+
+impl Opened {
+    fn get(&mut self, path: &str) -> Option<Arc<File>> {
+        let (file, used) = self.entries.get_mut(path)?;
+        self.uses += 1;
+        *used = self.uses;
+        Some(Arc::clone(file))
+    }
+
+    fn put(&mut self, path: &str, file: &Arc<File>) {
+        while self.entries.len() >= self.files_max.max(1) {
+            let oldest = self.entries.iter().min_by_key(|(_, (_, used))| *used).map(|(path, _)| path.clone());
+            let Some(oldest) = oldest else { break };
+            self.entries.remove(&oldest);
+        }
+        self.uses += 1;
+        self.entries.insert(path.to_owned(), (Arc::clone(file), self.uses));
+    }
+}
+
+fn read_at(file: &File, range: &Range<u64>) -> std::io::Result<Bytes> {
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    file.read_exact_at(&mut bytes, range.start)?;
+    Ok(bytes.into())
+}
+
 struct Fetch<'a> {
     reads: &'a Reads,
     file: &'a DataFile,
@@ -248,21 +326,15 @@ impl AsyncFileReader for Reader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
         self.metrics.bytes_scanned.add((range.end - range.start) as usize);
         async move {
-            self.reads.check(&self.file).await.map_err(external)?;
-            self.reads.range(&self.file, range).await.map_err(external)
+            let mut read = self.reads.ranges(&self.file, std::slice::from_ref(&range)).await.map_err(external)?;
+            read.pop().ok_or_else(|| ParquetError::General("nothing was read".to_owned()))
         }
         .boxed()
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
         self.metrics.bytes_scanned.add(ranges.iter().map(|range| (range.end - range.start) as usize).sum());
-        async move {
-            self.reads.check(&self.file).await.map_err(external)?;
-            let path = Path::from(self.file.path.as_str());
-            let read = self.reads.store.get_ranges(&path, &ranges).await;
-            read.map_err(|error| external(ColumnarError::storage("read", &self.file.path)(error)))
-        }
-        .boxed()
+        async move { self.reads.ranges(&self.file, &ranges).await.map_err(external) }.boxed()
     }
 
     /// Always with the page index: it is small, and a second request for it would cost more.

@@ -53,6 +53,8 @@ pub struct ColumnarLimits {
     pub bloom_distinct_max: u64,
     /// Decoded footers and page indexes kept of one table, bytes.
     pub metadata_bytes_max: usize,
+    /// Files of one table that are kept open.
+    pub open_files_max: usize,
     /// Commits between two checkpoints of the table log.
     pub checkpoint_commits: u64,
     /// Files of one size and date from which compaction merges them.
@@ -268,6 +270,7 @@ impl Default for ColumnarLimits {
             encode_tasks: 2,
             bloom_distinct_max: 65_536,
             metadata_bytes_max: 64 * MIB,
+            open_files_max: 128,
             checkpoint_commits: 32,
             merge_files_min: 4,
             overlap_max: 4,
