@@ -4,7 +4,8 @@
 //!
 //! *Invariants*: (1) connections and timers run on the `io` runtime, queries and decoding on the `cpu` runtime, so that
 //! a long plan never delays a ping; (2) sorting and encoding of Parquet files run on threads of lower priority while memory
-//! is plentiful, so that they take the time that nobody waits for; (3) a task that panics is reported in the log and in its caller's result, never swallowed.
+//! is plentiful, so that they take the time that nobody waits for; (3) queries that watch (alerts) run on threads of still lower priority: as fast as
+//! ever beside idle cores, and hardly felt beside busy ones; (4) a task that panics is reported in the log and in its caller's result, never swallowed.
 
 use std::future::Future;
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub struct Runtimes {
     io: Runtime,
     cpu: Runtime,
     background: Runtime,
+    watch: Runtime,
 }
 
 /// A cheap handle to the runtimes, passed to every component that spawns.
@@ -29,10 +31,13 @@ pub struct Spawner {
     io: Handle,
     cpu: Handle,
     background: Handle,
+    watch: Handle,
 }
 
 /// Niceness of threads that nobody waits for: a third of the usual share of a busy core.
 const BACKGROUND_NICE: libc::c_int = 5;
+/// Niceness of threads that watch: a tenth of the usual share.
+const WATCH_NICE: libc::c_int = 10;
 
 /// Stack of a worker that plans and runs SQL: deep expression trees recurse.
 const CPU_STACK_BYTES: usize = 16 * 1024 * 1024;
@@ -50,15 +55,27 @@ impl Runtimes {
         let background = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("verus-background")
-            .on_thread_start(lower_priority)
+            .on_thread_start(|| lower_priority(BACKGROUND_NICE))
             .enable_all()
             .build()?;
-        Ok(Self { io, cpu, background })
+        let watch = Builder::new_multi_thread()
+            .worker_threads(cores.clamp(1, 2))
+            .thread_name("verus-watch")
+            .thread_stack_size(CPU_STACK_BYTES)
+            .on_thread_start(|| lower_priority(WATCH_NICE))
+            .enable_all()
+            .build()?;
+        Ok(Self { io, cpu, background, watch })
     }
 
     /// A handle for components.
     pub fn spawner(&self) -> Spawner {
-        Spawner { io: self.io.handle().clone(), cpu: self.cpu.handle().clone(), background: self.background.handle().clone() }
+        Spawner {
+            io: self.io.handle().clone(),
+            cpu: self.cpu.handle().clone(),
+            background: self.background.handle().clone(),
+            watch: self.watch.handle().clone(),
+        }
     }
 
     /// Runs `future` on the io runtime from a thread that belongs to neither.
@@ -69,6 +86,7 @@ impl Runtimes {
     /// Stops them and waits (not for ever) until their tasks are dropped: what they hold, RocksDB above all, must be closed before
     /// the process takes down its C++ globals.
     pub fn shutdown(self) {
+        self.watch.shutdown_timeout(SHUTDOWN_WITHIN);
         self.background.shutdown_timeout(SHUTDOWN_WITHIN);
         self.cpu.shutdown_timeout(SHUTDOWN_WITHIN);
         self.io.shutdown_timeout(SHUTDOWN_WITHIN);
@@ -78,7 +96,13 @@ impl Runtimes {
 impl Spawner {
     /// A spawner over the runtime of the caller, for tests.
     pub fn current() -> Self {
-        Self { io: Handle::current(), cpu: Handle::current(), background: Handle::current() }
+        Self { io: Handle::current(), cpu: Handle::current(), background: Handle::current(), watch: Handle::current() }
+    }
+
+    /// The same, with queries on the threads that watch. They hold no lock that others wait for longer than a moment.
+    #[must_use]
+    pub fn watching(&self) -> Self {
+        Self { cpu: self.watch.clone(), ..self.clone() }
     }
 
     /// Runs connection and timer work.
@@ -135,10 +159,10 @@ impl Spawner {
 
 /// Lowers the priority of the calling thread. A system that refuses only makes background work compete with clients.
 #[allow(unsafe_code, reason = "the standard library does not set priorities")]
-fn lower_priority() {
+fn lower_priority(niceness: libc::c_int) {
     const CALLING_THREAD: libc::id_t = 0;
     // SAFETY: takes three numbers and touches no memory of this process. On Linux a process's priority is one thread's.
-    let refused = unsafe { libc::setpriority(libc::PRIO_PROCESS, CALLING_THREAD, BACKGROUND_NICE) } != 0;
+    let refused = unsafe { libc::setpriority(libc::PRIO_PROCESS, CALLING_THREAD, niceness) } != 0;
     if refused {
         tracing::debug!(error = %std::io::Error::last_os_error(), "background work runs at the usual priority");
     }

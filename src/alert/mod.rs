@@ -378,9 +378,16 @@ impl Alerts {
     }
 
     fn compiled(&self, catalog: &Arc<Catalog>, alert: &Arc<Alert>) -> Option<Arc<Compiled>> {
-        let all = self.compiled.lock();
-        let ready = all.get(&alert.oid).filter(|ready| Arc::ptr_eq(&ready.catalog, catalog) && Arc::ptr_eq(&ready.alert, alert));
-        ready.map(|ready| Arc::clone(&ready.compiled))
+        let mut all = self.compiled.lock();
+        let ready = all.get_mut(&alert.oid).filter(|ready| Arc::ptr_eq(&ready.alert, alert))?;
+        if !Arc::ptr_eq(&ready.catalog, catalog) {
+            // Most changes of the catalog are about other objects.
+            if !ready.compiled.sources.iter().all(|source| is_same(source.oid, &ready.catalog, catalog)) {
+                return None;
+            }
+            ready.catalog = Arc::clone(catalog);
+        }
+        Some(Arc::clone(&ready.compiled))
     }
 
     fn compile(&self, catalog: &Arc<Catalog>, alert: &Arc<Alert>) -> Result<Arc<Compiled>> {
@@ -450,6 +457,19 @@ async fn ready_snapshot(store: &Store, next_lsn: u64) -> Arc<Snapshot> {
             return snapshot;
         }
     }
+}
+
+/// Whether a table or view, and what it is made of, is the same in two catalogs.
+fn is_same(oid: Oid, one: &Catalog, other: &Catalog) -> bool {
+    let mut open = vec![oid];
+    while let Some(oid) = open.pop() {
+        match (one.view(oid), other.view(oid), one.table(oid), other.table(oid)) {
+            (Some(old), Some(new), ..) if Arc::ptr_eq(old, new) => open.extend(new.sources.iter().map(|source| source.oid)),
+            (None, None, Some(old), Some(new)) if Arc::ptr_eq(old, new) => {}
+            _ => return false,
+        }
+    }
+    true
 }
 
 /// Runs a closure when it goes, after a panic too: nothing stays marked as under way.

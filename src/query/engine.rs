@@ -122,6 +122,22 @@ impl Engine {
         }))
     }
 
+    /// The same engine, whose queries run where `spawner` says. To be made when everything has been joined.
+    pub fn on(&self, spawner: Spawner) -> Arc<Engine> {
+        Arc::new(Engine {
+            state: Arc::clone(&self.state),
+            task: Arc::clone(&self.task),
+            short: Arc::clone(&self.short),
+            planners: self.planners.clone(),
+            spawner,
+            clock: Arc::clone(&self.clock),
+            system: self.system.clone(),
+            streams: self.streams.clone(),
+            shadow: self.shadow.clone(),
+            limits: self.limits.clone(),
+        })
+    }
+
     /// Joins the system schemas, once.
     pub fn set_system(&self, system: Arc<dyn SystemTables>) {
         // A second call is a programming error without harm: the first one stays.

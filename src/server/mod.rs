@@ -126,9 +126,9 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
     let guard = Guard { private: config.allow_private_channels, allowed: config.channel_networks.clone() };
     let alerts = Alerts::open(alert::Parts {
         store: Arc::clone(&store),
-        engine: Arc::clone(&engine),
+        engine: engine.on(spawner.watching()),
         clock: Arc::clone(&clock),
-        spawner: spawner.clone(),
+        spawner: spawner.watching(),
         metrics: Arc::clone(&metrics),
         bus: Arc::clone(&bus),
         data_dir: config.data_dir.clone(),

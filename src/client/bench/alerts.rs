@@ -64,7 +64,7 @@ async fn delivery(target: &Target, control: &Connection, args: AlertsArgs) -> Re
     let received = Received::default();
     let address = receive(target, Arc::clone(&received)).await?;
     let channel =
-        format!("CREATE NOTIFICATION CHANNEL bench_hook TYPE webhook WITH (url = 'http://{address}/', messages_per_minute = '100000')");
+        format!("CREATE NOTIFICATION CHANNEL bench_hook TYPE webhook WITH (url = 'http://{address}/', messages_per_minute = '60000')");
     control.run(&channel).await?;
     control.run("TEST NOTIFICATION CHANNEL bench_hook").await.map_err(|error| {
         Error::Wrong(format!("the server cannot send to {address} (it has to be on this machine, with --allow-private-channels): {error}"))
