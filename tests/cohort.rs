@@ -186,7 +186,8 @@ impl Case {
         }
         let mut rows = Rows::new();
         for (key, mut periods) in cells {
-            if self.fill {
+            // Users that come again later count in a period without an event.
+            if self.fill || self.on_or_after {
                 for period in 0..=self.period(key.1, newest.unwrap()) {
                     periods.entry(period).or_insert_with(|| Cell { cents: Some(0), ..Cell::default() });
                 }
@@ -205,6 +206,9 @@ impl Case {
                     true => orders.to_string(),
                     false => cents.map_or_else(|| "NULL".to_owned(), money),
                 };
+                if active == 0 && !self.fill {
+                    continue;
+                }
                 let mut row: Vec<String> = key.0.iter().map(|source| source.unwrap_or("NULL").to_owned()).collect();
                 row.extend([format!("{} 00:00:00+00", key.1), period.to_string(), sizes[&key].to_string(), active.to_string(), metric]);
                 row.extend([(active as f64 / sizes[&key] as f64).to_string(), "t".to_owned()]);

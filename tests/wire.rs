@@ -519,3 +519,28 @@ async fn copy_takes_defaults() {
         assert_eq!(session.failure(&format!("COPY t {options}")).await.state, state, "{options}");
     }
 }
+
+/// Conditions are evaluated while files are read too: their errors are those of a query in memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_of_conditions_over_files_keep_their_states() {
+    let mut server = Server::start().await;
+    let session = server.connect().await;
+    session.rows("CREATE TABLE f (n integer, t text, at timestamptz NOT NULL, WATERMARK FOR at AS at - INTERVAL '1 hour')").await;
+    session.rows("INSERT INTO f VALUES (1, 'one', '2024-05-01 10:00+00'), (2, '2', '2024-05-01 10:01+00')").await;
+    server.restart_from_files("f").await;
+    let session = server.connect().await;
+    let conditions = [
+        ("1 / (n - 1) > 0", "22012"),
+        ("t::integer > 1", "22P02"),
+        ("n * 2000000000 > 5", "22003"),
+        ("at > 'garbage'", "22007"),
+        ("t ~ '('", "2201B"),
+        ("sqrt(1 - n) > 0", "2201F"),
+        ("at AT TIME ZONE t > '2024-01-01'", "22023"),
+    ];
+    for (condition, state) in conditions {
+        let error = session.query(&format!("SELECT count(*) FROM f WHERE {condition}")).await.expect_err(condition);
+        assert_eq!((error.state.as_str(), condition), (state, condition), "{error}");
+        assert!(!error.to_string().contains("Report"), "{error}");
+    }
+}

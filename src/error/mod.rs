@@ -5,7 +5,10 @@
 //!
 //! Messages follow PostgreSQL's style: lower case, no full stop, naming the object. Detail and hint are sentences.
 
+use std::collections::BTreeSet;
 use std::fmt;
+
+use parking_lot::Mutex;
 
 /// Result with Verus's client-facing [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -101,6 +104,24 @@ states! {
     DATA_CORRUPTED = "XX001";
 }
 
+impl SqlState {
+    /// The state of a code that the server has written itself. None where it is no code.
+    fn named(code: &str) -> Option<SqlState> {
+        static CODES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+        if code.len() != 5 || !code.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase()) {
+            return None;
+        }
+        let mut codes = CODES.lock();
+        if let Some(known) = codes.get(code) {
+            return Some(SqlState(known));
+        }
+        // Once for each of the server's own codes, of which there are a hundred.
+        let code: &'static str = Box::leak(code.to_owned().into_boxed_str());
+        codes.insert(code);
+        Some(SqlState(code))
+    }
+}
+
 impl fmt::Debug for SqlState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
@@ -112,7 +133,7 @@ impl fmt::Debug for SqlState {
 pub struct Error(Box<Report>);
 
 /// The fields of an ErrorResponse or NoticeResponse.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Report {
     /// The SQLSTATE.
     pub state: SqlState,
@@ -128,7 +149,36 @@ pub struct Report {
     pub position: Option<u32>,
 }
 
+/// What stands before the fields in the text that `Debug` writes.
+const WRITTEN: &str = "Report {";
+
+/// As JSON, so that [`Error::written_in`] can read it: the Parquet reader passes on errors of its filters as such text alone.
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { state, message, detail, hint, context, position } = self;
+        let fields = serde_json::json!({
+            "state": state.0, "message": message, "detail": detail, "hint": hint, "context": context, "position": position
+        });
+        write!(f, "Report {fields}")
+    }
+}
+
 impl Error {
+    /// The error whose `Debug` text is part of a text.
+    pub fn written_in(text: &str) -> Option<Error> {
+        let start = text.find(WRITTEN)? + WRITTEN.len() - 1;
+        let fields = serde_json::Deserializer::from_str(&text[start..]).into_iter::<serde_json::Value>().next()?.ok()?;
+        let field = |name: &str| fields.get(name).and_then(|value| value.as_str()).map(str::to_owned);
+        Some(Error(Box::new(Report {
+            state: SqlState::named(&field("state")?)?,
+            message: field("message")?,
+            detail: field("detail"),
+            hint: field("hint"),
+            context: field("context"),
+            position: fields.get("position").and_then(serde_json::Value::as_u64).and_then(|position| u32::try_from(position).ok()),
+        })))
+    }
+
     /// An error with a state and a message.
     pub fn new(state: SqlState, message: impl Into<String>) -> Self {
         Error(Box::new(Report { state, message: message.into(), detail: None, hint: None, context: None, position: None }))
@@ -214,5 +264,19 @@ impl std::error::Error for Error {}
 impl From<Error> for datafusion::error::DataFusionError {
     fn from(error: Error) -> Self {
         datafusion::error::DataFusionError::External(Box::new(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_read_from_its_debug_text() {
+        let error = Error::new(SqlState("2201F"), "no \"root\" of {-1}\n").detail("D: }").hint("H").position(7);
+        let around = format!("filter: External({error:?}), 1");
+        assert_eq!(Error::written_in(&around), Some(error));
+        assert_eq!(Error::written_in("Report {\"state\": \"too long\", \"message\": \"\"}"), None);
+        assert_eq!(Error::written_in("Report { state: 22003 }"), None);
     }
 }

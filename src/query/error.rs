@@ -184,7 +184,7 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
 
 /// Errors that come as text, recognised by what DataFusion and Arrow write.
 fn known(text: &str) -> Option<Error> {
-    cast(text).or_else(|| function(text)).or_else(|| query(text))
+    Error::written_in(text).or_else(|| cast(text)).or_else(|| function(text)).or_else(|| query(text))
 }
 
 fn cast(text: &str) -> Option<Error> {
@@ -229,7 +229,7 @@ fn cast(text: &str) -> Option<Error> {
     if text.contains("is too large to store in a Decimal") || text.contains("Value overflows for output scale") {
         return Some(Error::new(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "numeric field overflow"));
     }
-    if text.contains("Divide by zero") || text.contains("divide by zero") {
+    if text.contains("DivideByZero") || text.contains("Divide by zero") || text.contains("divide by zero") {
         return Some(division_by_zero());
     }
     if text.contains("Invalid regular expression")

@@ -69,11 +69,17 @@ pub(super) fn plan(cohort: Cohort) -> Result<LogicalPlan> {
     let (users, metric) = users(&cohort)?;
     let cells = cells(&cohort, users, metric, &date_type, &activity_type)?;
     let sized = sized(&cohort, cells)?;
-    let filled = match cohort.fill {
+    // A user counts in periods without an event of the cohort as well: these are made, and those without users left out again.
+    let sparse = !cohort.fill && cohort.retention == Retention::OnOrAfter;
+    let filled = match cohort.fill || sparse {
         true => filled(&cohort, sized, &date_type, &activity_type, &metric_type)?,
         false => sized,
     };
-    let counted = running(&cohort, filled, &metric_type)?;
+    let mut counted = running(&cohort, filled, &metric_type)?;
+    if sparse {
+        let some = Expr::BinaryExpr(BinaryExpr::new(Box::new(column(&hidden(ACTIVE))), Operator::Gt, Box::new(lit(0_i64))));
+        counted = LogicalPlanBuilder::from(counted).filter(some)?.build()?;
+    }
     shown(&cohort, counted, &date_type)
 }
 
