@@ -69,6 +69,11 @@ fn convert(expression: Expr, source: &DataType, target: &SqlType, field: &FieldR
         return Ok(Err(expression));
     }
     if is_text(source) {
+        let from = super::sql_type(&expression, schema)?;
+        // A document's text is no document any more.
+        if matches!(from, SqlType::Json | SqlType::Jsonb) && matches!(target, SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_)) {
+            return Ok(Ok(limited(text::format(expression, from, session::time_zone()), target)));
+        }
         return from_text(expression, target);
     }
     let to_text = matches!(target, SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_) | SqlType::Name | SqlType::Json | SqlType::Jsonb);
