@@ -45,8 +45,8 @@ const CHECK_STEP_BYTES: u64 = 4 * 1024 * 1024;
 /// Bytes at the end of a file that most likely hold footer and page index.
 const FOOTER_GUESS_BYTES: usize = 128 * 1024;
 
-/// Bytes that are read without leaving the thread.
-const INLINE_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes that are read without leaving the thread. More are better read by another one while this one decodes.
+const INLINE_BYTES_MAX: u64 = 128 * 1024;
 
 /// Reads files of one table, checking each once.
 #[derive(Debug)]
@@ -131,6 +131,8 @@ impl Reads {
         if bytes <= INLINE_BYTES_MAX
             && let Some(opened) = self.open(file).await?
         {
+            // A scan that never waits would keep the plan's other tasks from the other threads.
+            tokio::task::yield_now().await;
             return ranges
                 .iter()
                 .map(|range| read_at(&opened, range))
