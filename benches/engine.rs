@@ -72,6 +72,16 @@ impl House {
         let plans = verus::session::shared::SharedPlans::new(config.limits.query.shared_plans_max);
         let subscribers = Arc::new(tokio::sync::Semaphore::new(config.limits.wire.subscribers_max));
         let bus = verus::bus::Bus::new(config.limits.wire.notify_bytes_max);
+        let vault = Arc::new(verus::catalog::vault::Vault::new(&config.data_dir));
+        let sources = verus::ingest::source::Sources::new(verus::ingest::source::Parts {
+            store: Arc::clone(&store),
+            binder: Arc::clone(&binder),
+            clock: Arc::clone(&clock),
+            spawner: spawner.clone(),
+            metrics: Arc::clone(&metrics),
+            vault: Arc::clone(&vault),
+            limits: config.limits.clone(),
+        });
         let alerts = verus::alert::Alerts::open(verus::alert::Parts {
             store: Arc::clone(&store),
             engine: Arc::clone(&engine),
@@ -79,7 +89,7 @@ impl House {
             spawner: spawner.clone(),
             metrics: Arc::clone(&metrics),
             bus: Arc::clone(&bus),
-            data_dir: config.data_dir.clone(),
+            vault,
             guard: Arc::default(),
             limits: config.limits.alert.clone(),
         })
@@ -99,6 +109,7 @@ impl House {
             bus,
             alerts,
             history,
+            sources,
         });
         let session = Session::new(Arc::clone(&services), registration);
         let mut house = House { runtimes, services, session, dir };

@@ -12,7 +12,7 @@
 //! | 3 | [`config`], [`telemetry`], [`task`] | settings and limits; every metric once; the only spawner |
 //! | 4 | [`types`], [`bus`] | SQL types, their Arrow form, text and binary values; LISTEN and NOTIFY |
 //! | 5 | [`sql`], [`event`] | text to statement; bytes to Arrow batch |
-//! | 6 | [`wal`], [`state`], [`columnar`], [`anomaly`] | the log; RocksDB; Parquet and the Delta table log; arithmetic of time series |
+//! | 6 | [`wal`], [`state`], [`columnar`], [`anomaly`], [`kafka`] | the log; RocksDB; Parquet and the Delta table log; arithmetic of time series; the Kafka protocol |
 //! | 7 | [`catalog`] | what objects exist |
 //! | 8 | [`view`] | incremental view state: compile, apply, merge, read |
 //! | 9 | [`store`] | commit, snapshot, flush, recovery: what a table is |
@@ -50,6 +50,7 @@ pub mod config;
 pub mod error;
 pub mod event;
 pub mod ingest;
+pub mod kafka;
 pub mod pg;
 pub mod query;
 pub mod server;

@@ -17,6 +17,7 @@ mod funnel;
 mod harness;
 mod import;
 mod ingest_http;
+mod kafka;
 mod listen;
 mod maintained;
 mod plain;

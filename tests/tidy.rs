@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["config", "telemetry", "task"],
     &["types", "bus"],
     &["sql", "event"],
-    &["wal", "state", "columnar", "anomaly"],
+    &["wal", "state", "columnar", "anomaly", "kafka"],
     &["catalog"],
     &["view"],
     &["store"],

@@ -22,10 +22,8 @@ pub mod notify;
 mod outbox;
 pub mod plan;
 pub mod span;
-mod vault;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,8 +38,8 @@ use self::ledger::{Book, Changes, Entry, Ledger, Outgoing};
 use self::lifecycle::Kind;
 use self::notify::guard::Guard;
 use self::plan::Compiled;
-use self::vault::{Options, Vault};
 use crate::bus::Bus;
+use crate::catalog::vault::{Options, Vault};
 use crate::catalog::{Alert, Catalog, Channel, ChannelKind, Oid};
 use crate::clock::{Clock, Micros};
 use crate::config::limits::AlertLimits;
@@ -81,8 +79,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// NOTIFY.
     pub bus: Arc<Bus>,
-    /// Where the key of secrets is.
-    pub data_dir: PathBuf,
+    /// Seals the options of channels.
+    pub vault: Arc<Vault>,
     /// Which addresses may be called.
     pub guard: Arc<Guard>,
     /// Named maxima.
@@ -93,7 +91,6 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Alerts {
     parts: Parts,
-    vault: Vault,
     ledger: Ledger,
     outbox: outbox::Outbox,
     tools: notify::Tools,
@@ -144,7 +141,6 @@ impl Alerts {
         let ledger = Ledger::open(Arc::clone(parts.store.state()), parts.limits.clone())?;
         let tools = notify::Tools { guard: Arc::clone(&parts.guard), bus: Arc::clone(&parts.bus) };
         Ok(Arc::new(Alerts {
-            vault: Vault::new(&parts.data_dir),
             ledger,
             outbox: outbox::Outbox::default(),
             tools,
@@ -189,7 +185,7 @@ impl Alerts {
             }
         }
         let shown = notify::check(kind, &options)?;
-        Ok(Channel { oid, name: name.to_owned(), kind, shown, sealed: self.vault.seal(oid, &options)? })
+        Ok(Channel { oid, name: name.to_owned(), kind, shown, sealed: self.parts.vault.seal(oid, &options)? })
     }
 
     /// The kind and the options of a channel.
@@ -197,7 +193,7 @@ impl Alerts {
         let snapshot = self.parts.store.snapshot();
         let channel = snapshot.catalog.channel(oid);
         let channel = channel.ok_or_else(|| Error::new(SqlState::UNDEFINED_OBJECT, "the notification channel was dropped"))?;
-        Ok((channel.kind, self.vault.open(oid, &channel.sealed)?))
+        Ok((channel.kind, self.parts.vault.open(oid, &channel.sealed)?))
     }
 
     /// TEST NOTIFICATION CHANNEL: sends a message now. 08006 with the reason when it does not arrive.

@@ -16,9 +16,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Delivery, Outgoing};
-use super::vault::Options;
 use super::{Alerts, Finally, notify};
 use crate::catalog::Oid;
+use crate::catalog::vault::Options;
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
 

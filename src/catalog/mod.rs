@@ -8,7 +8,9 @@
 
 pub mod alert;
 pub mod bind;
+pub mod source;
 pub mod token;
+pub mod vault;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ use crate::types::SqlType;
 use crate::types::text::parse_scalar;
 use crate::types::zone::Zone;
 pub use alert::{Alert, Channel, ChannelKind, NoData};
+pub use source::EventSource;
 
 /// Identifies a table or view for ever.
 pub type Oid = u32;
@@ -45,6 +48,8 @@ pub struct Catalog {
     channels: BTreeMap<Oid, Arc<Channel>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     alerts: BTreeMap<Oid, Arc<Alert>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    sources: BTreeMap<Oid, Arc<EventSource>>,
     next_oid: Oid,
 }
 
@@ -81,6 +86,12 @@ pub enum Change {
     AlterAlert(Arc<Alert>),
     /// Removes an alert.
     DropAlert(Oid),
+    /// Adds a source of events.
+    CreateSource(Arc<EventSource>),
+    /// Replaces a source's definition (same OID).
+    AlterSource(Arc<EventSource>),
+    /// Removes a source, and how far it has come.
+    DropSource(Oid),
 }
 
 /// What kind of table it is.
@@ -300,6 +311,7 @@ impl Default for Catalog {
             tokens: BTreeMap::new(),
             channels: BTreeMap::new(),
             alerts: BTreeMap::new(),
+            sources: BTreeMap::new(),
             next_oid: FIRST_USER_OID,
         }
     }
@@ -500,6 +512,21 @@ impl Catalog {
         self.alerts.values().find(|alert| alert.name == name)
     }
 
+    /// All sources of events, in OID order.
+    pub fn sources(&self) -> impl Iterator<Item = &Arc<EventSource>> {
+        self.sources.values()
+    }
+
+    /// A source by OID.
+    pub fn source(&self, oid: Oid) -> Option<&Arc<EventSource>> {
+        self.sources.get(&oid)
+    }
+
+    /// A source by name.
+    pub fn source_named(&self, name: &str) -> Option<&Arc<EventSource>> {
+        self.sources.values().find(|source| source.name == name)
+    }
+
     /// The alerts that read a table or view.
     pub fn alerts_reading(&self, oid: Oid) -> impl Iterator<Item = &Arc<Alert>> {
         self.alerts.values().filter(move |alert| alert.sources.iter().any(|source| source.oid == oid))
@@ -602,14 +629,31 @@ impl Catalog {
             Change::DropAlert(oid) => {
                 next.alerts.remove(oid).ok_or_else(|| missing(*oid))?;
             }
+            Change::CreateSource(source) => {
+                if next.source_named(&source.name).is_some() {
+                    return Err(taken("source", &source.name));
+                }
+                next.table(source.table).ok_or_else(|| missing(source.table))?;
+                next.next_oid = next.next_oid.max(source.oid + 1);
+                next.sources.insert(source.oid, Arc::clone(source));
+            }
+            Change::AlterSource(source) => {
+                next.sources.insert(source.oid, Arc::clone(source)).ok_or_else(|| missing(source.oid))?;
+            }
+            Change::DropSource(oid) => {
+                next.sources.remove(oid).ok_or_else(|| missing(*oid))?;
+            }
         }
         Ok(next)
     }
 
-    /// 2BP01 while views or alerts depend on an object.
+    /// 2BP01 while views, alerts or sources depend on an object.
     fn droppable(&self, oid: Oid, what: &str, name: &str) -> Result<()> {
         if let Some(view) = self.views.values().find(|view| view.oid != oid && view.reads(oid)) {
             return Err(needed(what, name, "Materialized view", &view.name));
+        }
+        if let Some(source) = self.sources.values().find(|source| source.table == oid) {
+            return Err(needed(what, name, "Source", &source.name));
         }
         match self.alerts_reading(oid).next() {
             Some(alert) => Err(needed(what, name, "Alert", &alert.name)),

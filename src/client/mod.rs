@@ -3,6 +3,7 @@
 //! *Place*: called by `main`. Nothing here reaches into the server: what they measure and show is what any client gets.
 
 pub mod bench;
+pub mod broker;
 pub mod demo;
 pub mod event;
 pub mod import;

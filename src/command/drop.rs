@@ -76,7 +76,8 @@ fn steps(catalog: &Catalog, relation: &Relation, cascade: bool) -> Result<Vec<Ch
         }
         Relation::Table(table) => [dependents(catalog, table.oid, cascade), vec![Change::DropTable(table.oid)]].concat(),
     };
-    Ok([alerts, relations].concat())
+    let sources = catalog.sources().filter(|source| cascade && source.table == head).map(|source| Change::DropSource(source.oid));
+    Ok([alerts, sources.collect(), relations].concat())
 }
 
 /// The alerts over a relation and over the views that depend on it.

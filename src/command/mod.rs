@@ -30,6 +30,7 @@ pub mod select;
 pub mod set;
 pub mod show;
 pub mod show_create;
+mod source;
 pub mod subscribe;
 pub mod transaction;
 pub mod truncate;
@@ -51,7 +52,7 @@ pub use crate::session::Prepared;
 use crate::session::Session;
 use crate::session::transaction::{Status, aborted};
 use crate::sql::Parsed;
-use crate::sql::statement::{AlertStatement, CopyDirection, Statement};
+use crate::sql::statement::{AlertStatement, CopyDirection, SourceStatement, Statement};
 use crate::types::SqlType;
 
 /// What a statement answers.
@@ -130,9 +131,9 @@ pub fn prepare(session: &mut Session, parsed: Option<Parsed>, declared: &[Option
             let query = prepare(session, Some(prepare::only(text)?), declared)?;
             Ok(Prepared { parameters: query.parameters, ..untyped(session, Some(parsed), None, declared)? })
         }
-        Statement::ShowCreate(_) | Statement::Alert(AlertStatement::ShowAlert(_) | AlertStatement::ShowChannel(_)) => {
-            untyped(session, Some(parsed), Some(show_create::schema()), declared)
-        }
+        Statement::ShowCreate(_)
+        | Statement::Alert(AlertStatement::ShowAlert(_) | AlertStatement::ShowChannel(_))
+        | Statement::Source(SourceStatement::Show(_)) => untyped(session, Some(parsed), Some(show_create::schema()), declared),
         Statement::Alert(AlertStatement::Backtest { .. }) => untyped(session, Some(parsed), Some(alert::backtest_schema()), declared),
         Statement::Fetch { name, .. } => {
             let schema = cursor::schema(session, name)?;
@@ -246,6 +247,7 @@ pub async fn execute(
         Statement::RefreshView(name) => refresh::execute(session, name).await,
         Statement::CheckView(name) => check::execute(session, name, cancel).await,
         Statement::Alert(statement) => alerting(session, statement, cancel).await,
+        Statement::Source(statement) => source::execute(session, statement).await,
         Statement::Begin { isolation, read_only } => transaction::begin(session, isolation.as_deref(), *read_only),
         Statement::Commit => transaction::commit(session).await,
         Statement::Rollback => transaction::rollback(session),
@@ -320,6 +322,12 @@ fn writes(statement: &Statement) -> Option<&'static str> {
         Statement::AlterTable(_) => Some("ALTER TABLE"),
         Statement::AlterView { .. } => Some("ALTER MATERIALIZED VIEW"),
         Statement::RefreshView(_) => Some("REFRESH MATERIALIZED VIEW"),
+        Statement::Source(statement) => match statement {
+            SourceStatement::Create { .. } => Some("CREATE SOURCE"),
+            SourceStatement::Drop { .. } => Some("DROP SOURCE"),
+            SourceStatement::Pause { .. } | SourceStatement::Set { .. } => Some("ALTER SOURCE"),
+            SourceStatement::Show(_) => None,
+        },
         Statement::Alert(statement) => match statement {
             AlertStatement::CreateChannel { .. } => Some("CREATE NOTIFICATION CHANNEL"),
             AlertStatement::DropChannels { .. } => Some("DROP NOTIFICATION CHANNEL"),

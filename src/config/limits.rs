@@ -22,6 +22,8 @@ pub struct Limits {
     pub wire: WireLimits,
     /// Events from the web.
     pub ingest: IngestLimits,
+    /// Sources that read Kafka.
+    pub kafka: KafkaLimits,
     /// Alerts and their messages.
     pub alert: AlertLimits,
 }
@@ -221,6 +223,37 @@ pub struct IngestLimits {
     pub idempotency_keys_max: usize,
 }
 
+/// Limits of sources that read Kafka.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KafkaLimits {
+    /// Sources.
+    pub sources_max: usize,
+    /// Partitions of one topic.
+    pub partitions_max: usize,
+    /// Bytes of all sources that are asked for or fetched and not yet committed; a source waits for room.
+    pub in_flight_bytes_max: usize,
+    /// Bytes that one request asks for, of all partitions that a broker leads. A first batch that is longer comes all the same.
+    pub fetch_bytes: usize,
+    /// Bytes of one answer; a source whose broker sends a longer one fails.
+    pub frame_bytes_max: usize,
+    /// Bytes of one batch of messages when it is decompressed; a source whose topic has a longer one fails.
+    pub batch_bytes_max: usize,
+    /// Bytes of messages that are decoded and committed together.
+    pub commit_bytes: usize,
+    /// Messages that are decoded and committed together.
+    pub commit_messages_max: usize,
+    /// Such commits that are under way, of all sources; the next wait.
+    pub commits_max: usize,
+    /// Time that a broker may wait for messages before it answers that there are none, milliseconds.
+    pub wait_ms: u64,
+    /// Time between two looks at a topic's partitions and their leaders, milliseconds.
+    pub refresh_ms: u64,
+    /// Time before a source tries again after a failure, milliseconds; doubled with each.
+    pub retry_ms_min: u64,
+    /// The most that it is doubled to.
+    pub retry_ms_max: u64,
+}
+
 const MIB: usize = 1024 * 1024;
 
 /// The memory budget of a server that is told nothing, bytes.
@@ -232,7 +265,7 @@ pub const MEMORY_BYTES_MIN: usize = 256 * MIB;
 impl Limits {
     /// Divides a memory budget. In sixteenths: three for hot rows, one and a half for decoded view blocks, half a one for
     /// RocksDB, five for running queries, two for the rows of one statement, one for the keys of `dedup_key`, half a one for bodies of
-    /// HTTP requests; two and a half are left to the work on what is in these shares (decoding, encoding files), to connections and to
+    /// HTTP requests, a quarter for what Kafka sources have fetched; two and a quarter are left to the work on what is in these shares (decoding, encoding files), to connections and to
     /// the allocator. What is not
     /// memory keeps its default.
     pub fn divide(memory_bytes: usize) -> Limits {
@@ -248,6 +281,7 @@ impl Limits {
             view: ViewLimits { block_cache_bytes: 3 * share, rocksdb_bytes: share, ..ViewLimits::default() },
             query: QueryLimits { memory_bytes: 10 * share, ..QueryLimits::default() },
             ingest: IngestLimits { in_flight_bytes_max: share, ..IngestLimits::default() },
+            kafka: KafkaLimits { in_flight_bytes_max: share / 2, ..KafkaLimits::default() },
             ..Limits::default()
         }
     }
@@ -374,6 +408,26 @@ impl Default for IngestLimits {
             rejected_days: 30,
             idempotency_seconds: 86_400,
             idempotency_keys_max: 100_000,
+        }
+    }
+}
+
+impl Default for KafkaLimits {
+    fn default() -> Self {
+        Self {
+            sources_max: 64,
+            partitions_max: 1_024,
+            in_flight_bytes_max: 32 * MIB,
+            fetch_bytes: 8 * MIB,
+            frame_bytes_max: 64 * MIB,
+            batch_bytes_max: 64 * MIB,
+            commit_bytes: 2 * MIB,
+            commit_messages_max: 16_384,
+            commits_max: 4,
+            wait_ms: 500,
+            refresh_ms: 30_000,
+            retry_ms_min: 200,
+            retry_ms_max: 30_000,
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Events as JSON: one object, an array of objects, or objects one after the other (NDJSON).
 //!
 //! *Place*: called by `ingest::events`. The keys are column names; what has no column goes into the `properties` column, where
-//! there is one.
+//! there is one. Messages of which each is an event ([`JsonDecoder::decode_messages`]) stand in one text, so that a thousand cost one call.
 //!
 //! A value's text is read as COPY would read it: strings without quotes and escapes, numbers and booleans as they are written, objects and
 //! arrays as JSON (an array in an array column by its elements). `null` is NULL; a key that is missing leaves the column its default. Of
 //! equal keys the last counts.
 //!
-//! *Invariants*: (1) text that is not JSON refuses the whole input, with the place; of NDJSON only the rest of its line, as an event of its own; (2) an event that is JSON and does not fit is refused
+//! *Invariants*: (1) text that is not JSON refuses the whole input, with the place; of NDJSON only the rest of its line, as an event of its own; of
+//! messages, the one; (2) an event that is JSON and does not fit is refused
 //! alone, and every event that is not refused becomes a row, in order; (3) the work is linear in the input, whatever is refused.
 
 use std::borrow::Cow;
@@ -131,7 +132,7 @@ impl JsonDecoder {
         }
         let mut form = Form { careful: false, lines: false };
         loop {
-            match self.run(text, form, refused_max) {
+            match self.run(text, None, form, refused_max) {
                 Ok(Some(rows)) => return Ok(rows),
                 // Some value does not fit its column: once more, looking at each value before a column takes it.
                 Ok(None) if !form.careful => form.careful = true,
@@ -144,11 +145,12 @@ impl JsonDecoder {
     }
 
     /// None when a value does not fit and that was not looked for.
-    fn run(&self, text: &str, form: Form, refused_max: usize) -> Result<Option<JsonRows>, Stop> {
-        let rows_about = text.len() / 256 + 1;
+    fn run(&self, text: &str, messages: Option<&[Range<usize>]>, form: Form, refused_max: usize) -> Result<Option<JsonRows>, Stop> {
+        let rows_about = messages.map_or(text.len() / 256 + 1, <[_]>::len);
+        let state = if messages.is_some() { State::InMessages } else { State::Start };
+        let messages = messages.unwrap_or_default();
         let scan = Scan::new(if form.lines { "" } else { text });
-        let mut reader =
-            Events { decoder: self, scan, text, lines: form.lines, line_end: 0, next_line: 0, state: State::Start, position: 0 };
+        let mut reader = Events { decoder: self, scan, text, lines: form.lines, line_end: 0, next_line: 0, state, position: 0, messages };
         let mut columns: Vec<_> =
             self.targets.iter().map(|target| ColumnBuilder::new(&target.sql_type, self.zone, rows_about.min(BLOCK_ROWS))).collect();
         let mut told: Vec<_> = self.told.iter().map(|_| BooleanBufferBuilder::new(rows_about.min(BLOCK_ROWS))).collect();
@@ -159,7 +161,10 @@ impl JsonDecoder {
             fields.clear();
             let first = found.positions.len();
             while more && fields.rows() < BLOCK_ROWS && found.refused.len() <= refused_max {
-                more = reader.event(&mut fields, &mut found).map_err(Stop::Malformed)?;
+                more = match reader.state {
+                    State::InMessages => reader.message(&mut fields, &mut found),
+                    State::Start | State::InArray | State::InSequence => reader.event(&mut fields, &mut found).map_err(Stop::Malformed)?,
+                };
             }
             if form.careful {
                 self.refuse_misfits(&mut fields, first, &mut found);
@@ -249,6 +254,7 @@ enum State {
     Start,
     InArray,
     InSequence,
+    InMessages,
 }
 
 struct Events<'a, 'd> {
@@ -263,6 +269,8 @@ struct Events<'a, 'd> {
     next_line: usize,
     state: State,
     position: usize,
+    /// With [`State::InMessages`], where they are.
+    messages: &'d [Range<usize>],
 }
 
 /// How an input is read.
@@ -637,6 +645,9 @@ fn quote(text: &str, array: &mut String) {
     }
     array.push('"');
 }
+
+#[path = "json_messages.rs"]
+mod messages;
 
 #[cfg(test)]
 #[path = "json_tests.rs"]

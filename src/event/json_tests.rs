@@ -124,3 +124,38 @@ fn an_input_with_too_many_refused_events_goes_no_further() {
     assert_eq!((error.state().0, error.to_string().as_str()), ("22000", "more than 100 events of the request break a rule"));
     assert_eq!(columns().decode(r#"[1, 2, {"id": 1}]"#, 2).unwrap().refused.len(), 2);
 }
+
+#[test]
+fn messages_are_read_one_by_one() {
+    let decoder = decoder(&[("id", "bigint"), ("properties", "jsonb")]);
+    let messages = [
+        "{\"id\":1,\"a\":{\"b\":[1]}}",
+        "{\"id\":",
+        "2}",
+        "",
+        "[]",
+        " {\"id\":3} ",
+        "{\"id\":4}{\"id\":5}",
+        "{\"id\":\"x\"}",
+        "{\"id\":6}",
+        "nul",
+    ];
+    let mut text = String::new();
+    let spans: Vec<_> = messages
+        .iter()
+        .map(|message| {
+            let start = text.len();
+            text.push_str(message);
+            let end = text.len();
+            text.push('\n');
+            start..end
+        })
+        .collect();
+    let rows = decoder.decode_messages(&text, &spans).unwrap();
+    assert_eq!(rows.positions, [0, 5, 8]);
+    let refused: Vec<_> = rows.refused.iter().map(|refused| (refused.position, refused.error.state().0)).collect();
+    let expected = [(1, "22P02"), (2, "22P02"), (3, "22P02"), (4, "22023"), (6, "22P02"), (7, "22P02"), (9, "22P02")];
+    assert_eq!(refused, expected);
+    assert_eq!(rows.refused[1].error.report().context.as_deref(), Some("JSON data, character 2"));
+    assert_eq!(&text[rows.spans[1].clone()], " {\"id\":3} ");
+}

@@ -1,7 +1,8 @@
 //! Events as JSON, for one table: decoded, completed, and those that break a rule set apart.
 //!
-//! *Place*: called by `web::events`, on the cpu runtime; what it gives is committed by its caller.
+//! *Place*: called by `web::events` and `ingest::source`, on the cpu runtime; what it gives is committed by its caller.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, Scalar};
@@ -58,6 +59,15 @@ impl Events {
         if let Some(partition) = partition {
             self.confine(&mut rows, partition)?;
         }
+        self.keep_rules(rows, refused_max)
+    }
+
+    /// Reads messages, each a part of `text` and one event: what cannot be read or breaks a rule is refused alone.
+    pub fn take_messages(&self, text: &str, messages: &[Range<usize>]) -> Result<Taken> {
+        self.keep_rules(self.decoder.decode_messages(text, messages)?, usize::MAX)
+    }
+
+    fn keep_rules(&self, rows: JsonRows, refused_max: usize) -> Result<Taken> {
         let JsonRows { batch, positions, spans, mut refused } = rows;
         let sifted = self.pipeline.sift(&batch, refused_max);
         let accepted = sifted.rows.iter().map(RecordBatch::num_rows).sum();

@@ -104,11 +104,11 @@ async fn table(store: &Store, name: &str, columns: &Columns, retention_us: i64) 
 pub struct Origin {
     /// The table that they were sent to.
     pub table_name: String,
-    /// The way they came, such as `http`.
-    pub source: &'static str,
+    /// The way they came: `http`, or the name of a source.
+    pub source: String,
     /// The client's network, not its whole address.
     pub client: Option<String>,
-    /// What the client calls the request.
+    /// What the client calls the request; of a source, `topic/partition`.
     pub request: Option<String>,
 }
 
@@ -137,7 +137,7 @@ pub async fn rejected(
     let columns: Vec<ArrayRef> = vec![
         Arc::new(TimestampMicrosecondArray::from_value(now, rows).with_timezone(UTC)),
         repeated(&origin.table_name),
-        repeated(origin.source),
+        repeated(&origin.source),
         optional(origin.client.as_deref()),
         optional(origin.request.as_deref()),
         Arc::new(Int64Array::from_iter_values(refused.iter().map(|refused| refused.position as i64))),

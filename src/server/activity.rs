@@ -9,8 +9,10 @@ use crate::bus::{Bus, Message};
 use crate::catalog::Oid;
 use crate::clock::{Clock, Micros};
 use crate::error::Result;
+use crate::ingest::source::Sources;
 use crate::query::catalogs::alerts::{AlertRow, HistoryRow, NotificationRow};
 use crate::query::catalogs::signal::Signal;
+use crate::query::catalogs::sources::SourceRow;
 use crate::query::catalogs::{Activity, LogRow, SessionRow};
 use crate::session::Registry;
 use crate::session::history::{Finished, History};
@@ -32,6 +34,8 @@ pub struct Running {
     pub bus: Arc<Bus>,
     /// Alerts, joined after this; weak, because they hold the store.
     pub alerts: Arc<OnceLock<Weak<Alerts>>>,
+    /// Sources, joined after this; weak, because they hold the store.
+    pub sources: Arc<OnceLock<Weak<Sources>>>,
     /// The default `refresh_interval`.
     pub refresh_interval_ms: u64,
     /// Time.
@@ -102,6 +106,11 @@ impl Activity for Running {
 
     fn notifications(&self) -> Vec<NotificationRow> {
         self.alerts().map(|alerts| super::alerts::notifications(&alerts)).unwrap_or_default()
+    }
+
+    fn source(&self, source: Oid) -> SourceRow {
+        let sources = self.sources.get().and_then(Weak::upgrade);
+        sources.map(|sources| super::sources::source(&sources, source)).unwrap_or_default()
     }
 
     fn now(&self) -> Micros {

@@ -8,6 +8,7 @@
 
 mod activity;
 mod alerts;
+mod sources;
 mod template;
 
 use std::net::SocketAddr;
@@ -22,9 +23,11 @@ use crate::alert::notify::guard::Guard;
 use crate::alert::{self, Alerts};
 use crate::bus::Bus;
 use crate::catalog::bind::Binder;
+use crate::catalog::vault::Vault;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::{Error, Result, SqlState};
+use crate::ingest::source::{self, Sources};
 use crate::query::Engine;
 use crate::query::catalogs::SystemCatalogs;
 use crate::session::history::History;
@@ -55,13 +58,14 @@ fn start_and_serve(runtimes: &Runtimes, config: Config) -> Result<()> {
     let door = web::Door::new(config.limits.wire.http_subscribers_max, stop.clone());
     let (http, listener) =
         runtimes.block_on(async { Ok::<_, Error>((bind(config.http, "HTTP").await?, bind(config.listen, "PostgreSQL").await?)) })?;
+    let intake = Arc::new(web::Intake::new(&config.limits.ingest));
     let serve_http = web::serve(
         http,
         config.limits.wire.http_connections_max,
         Arc::clone(&health) as Arc<dyn web::Health>,
         Arc::clone(&metrics),
         Arc::clone(&door),
-        config.limits.ingest.clone(),
+        Arc::clone(&intake),
         shutdown.clone().cancelled_owned(),
     );
     spawner.io(async move {
@@ -71,10 +75,13 @@ fn start_and_serve(runtimes: &Runtimes, config: Config) -> Result<()> {
     });
     let services = build(config, &spawner, metrics)?;
     template::apply(runtimes, &services)?;
+    let room = sources::Room { prune: intake.prune(), services: Arc::downgrade(&services) };
+    services.sources.start(Arc::new(room));
     health.ready(Arc::clone(&services.store));
     door.open(Arc::clone(&services));
     tracing::info!(listen = %services.config.listen, http = %services.config.http, "ready");
     let outcome = runtimes.block_on(serve(listener, &services, &health, (&stop, &shutdown)));
+    runtimes.block_on(services.sources.stop());
     runtimes.block_on(services.alerts.stop());
     runtimes.block_on(services.store.close());
     tracing::info!("stopped");
@@ -111,6 +118,7 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
     let bus = Bus::new(config.limits.wire.notify_bytes_max);
     let alerts_of_activity = Arc::new(std::sync::OnceLock::new());
     let history = Arc::new(History::new(config.limits.wire.query_log_max));
+    let sources_of_activity = Arc::new(std::sync::OnceLock::new());
     let running = activity::Running {
         registry: Arc::clone(&registry),
         history: Arc::clone(&history),
@@ -118,11 +126,13 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
         metrics: Arc::clone(&metrics),
         bus: Arc::clone(&bus),
         alerts: Arc::clone(&alerts_of_activity),
+        sources: Arc::clone(&sources_of_activity),
         refresh_interval_ms: config.limits.store.refresh_interval_ms,
         clock: Arc::clone(&clock),
     };
     engine.set_system(Arc::new(SystemCatalogs::new(Arc::new(running))));
     store.keep_fresh(Arc::clone(&engine) as Arc<dyn Runner>);
+    let vault = Arc::new(Vault::new(&config.data_dir));
     let guard = Guard { private: config.allow_private_channels, allowed: config.channel_networks.clone() };
     let alerts = Alerts::open(alert::Parts {
         store: Arc::clone(&store),
@@ -131,13 +141,23 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
         spawner: spawner.watching(),
         metrics: Arc::clone(&metrics),
         bus: Arc::clone(&bus),
-        data_dir: config.data_dir.clone(),
+        vault: Arc::clone(&vault),
         guard: Arc::new(guard),
         limits: config.limits.alert.clone(),
     })?;
     // Set once, just made.
     let _ = alerts_of_activity.set(Arc::downgrade(&alerts));
     alerts.start();
+    let sources = Sources::new(source::Parts {
+        store: Arc::clone(&store),
+        binder: Arc::clone(&binder),
+        clock: Arc::clone(&clock),
+        spawner: spawner.clone(),
+        metrics: Arc::clone(&metrics),
+        vault,
+        limits: config.limits.clone(),
+    });
+    let _ = sources_of_activity.set(Arc::downgrade(&sources));
     let config = Arc::new(config);
     let plans = SharedPlans::new(config.limits.query.shared_plans_max);
     let subscribers = Arc::new(Semaphore::new(config.limits.wire.subscribers_max));
@@ -155,6 +175,7 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
         bus,
         alerts,
         history,
+        sources,
     }))
 }
 

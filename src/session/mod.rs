@@ -24,6 +24,7 @@ use crate::catalog::bind::Binder;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, Result, SqlState};
+use crate::ingest::source::Sources;
 use crate::query::{Context, Engine};
 use crate::store::Store;
 use crate::task::Spawner;
@@ -63,6 +64,8 @@ pub struct Services {
     pub alerts: Arc<Alerts>,
     /// Statements that have ended.
     pub history: Arc<History>,
+    /// Sources of events.
+    pub sources: Arc<Sources>,
 }
 
 /// One connection.

@@ -118,6 +118,7 @@ pub fn changes(snapshot: &mut Snapshot, changes: &[Change], lsn: u64, tools: &To
             // They have no rows: `alert` looks at the catalog.
             Change::CreateChannel(_) | Change::DropChannel(_) => {}
             Change::CreateAlert(_) | Change::AlterAlert(_) | Change::DropAlert(_) => {}
+            Change::CreateSource(_) | Change::AlterSource(_) | Change::DropSource(_) => {}
             Change::DropView(oid) => {
                 retired.views.extend(snapshot.views.remove(oid));
                 retired.results.extend(snapshot.recomputed.remove(oid).and_then(|recomputed| recomputed.result.clone()));

@@ -28,6 +28,7 @@ use crate::store::erase::{self, Corrections};
 use crate::store::erased;
 use crate::store::flush::layout;
 use crate::store::positions::{Judged, Staging};
+use crate::store::progress::{self, Logged};
 use crate::store::record::{
     CorrectionHeader, DeletesHeader, Encoder, ErasedHeader, FoundHeader, Header, RowsHeader, encode_header, encode_states,
 };
@@ -90,6 +91,8 @@ struct Group {
     changes_lsn: u64,
     /// Files and deltas of a statement that did not fit memory.
     staged: Option<(Vec<Files>, Deltas)>,
+    /// Where sources are then.
+    sources: Vec<Logged>,
 }
 
 /// What one transaction adds.
@@ -102,6 +105,8 @@ struct Additions {
     erased: Vec<erased::Keys>,
     /// Keys taken by rows whose LSNs begin at the last member.
     keys: Vec<(Oid, Keys, u64)>,
+    /// Where its source is then.
+    sources: Vec<Logged>,
 }
 
 impl Sequencer {
@@ -193,7 +198,7 @@ impl Sequencer {
 
     /// Judges a transaction's rows, assigns LSNs and appends its record. On error nothing has changed.
     fn stage(&mut self, transaction: Transaction, corrections: Option<Corrections>, group: &mut Group) -> Result<Committed> {
-        let Transaction { changes, deletes, writes, staged, unwritten, returning, notes } = transaction;
+        let Transaction { changes, deletes, writes, staged, unwritten, returning, notes, progress } = transaction;
         if let Some(staged) = staged {
             return self.stage_files(staged, group);
         }
@@ -206,6 +211,9 @@ impl Sequencer {
         if !changes.is_empty() {
             // Compiles new views once more at publication; here it proves that they can be.
             apply::changes(&mut (*snapshot).clone(), &changes, self.next_lsn, &self.shared.tools)?;
+        }
+        if let Some(progress) = &progress {
+            progress::check(progress, &catalog, &self.shared.positions.lock().sources)?;
         }
         let mut committed = Committed::default();
         let mut staged = Additions::default();
@@ -240,7 +248,10 @@ impl Sequencer {
             staged.accepted.push(Accepted { table: note.table, first_lsn: lsn, rows, very_late: 0, found: Vec::new() });
             lsn = staged.accepted[staged.accepted.len() - 1].next_lsn();
         }
-        if staged.accepted.is_empty() && staged.gone.is_empty() && changes.is_empty() {
+        if let Some(progress) = &progress {
+            staged.sources = progress::logged(progress, &self.shared.positions.lock().sources, &committed, now);
+        }
+        if staged.accepted.is_empty() && staged.gone.is_empty() && changes.is_empty() && staged.sources.is_empty() {
             committed.next_lsn = self.next_lsn;
             return Ok(committed);
         }
@@ -257,6 +268,7 @@ impl Sequencer {
         group.corrections.rebuilt.extend(staged.corrections.rebuilt);
         group.corrections_lsn = committed.first_lsn;
         group.accepted.extend(staged.accepted);
+        group.sources.extend(staged.sources);
         self.next_lsn = next_lsn;
         Ok(committed)
     }
@@ -399,7 +411,8 @@ impl Sequencer {
     }
 
     fn append(&mut self, changes: &[Change], staged: &Additions, next_lsn: u64, now: i64) -> Result<()> {
-        let mut header = Header { changes: changes.to_vec(), committed_at: now, ..Header::default() };
+        let sources = staged.sources.clone();
+        let mut header = Header { changes: changes.to_vec(), sources, committed_at: now, ..Header::default() };
         let mut buffers: Vec<Buffer> = Vec::new();
         for Accepted { table, rows, first_lsn, very_late, .. } in &staged.accepted {
             let message = self.encoder.encode(*table, rows)?;
@@ -465,6 +478,9 @@ impl Sequencer {
             if let Change::DropTable(oid) | Change::Truncate(oid) = change {
                 positions.forget(*oid, self.next_lsn);
             }
+            if let Change::DropSource(oid) = change {
+                positions.sources.remove(oid);
+            }
         }
         for delete in deletes {
             positions.delete(delete.table, &Arc::new(delete.rows.clone()), &delete.keys, self.next_lsn);
@@ -483,6 +499,7 @@ impl Sequencer {
                 positions.remember(owner, &rows.rows)?;
             }
         }
+        progress::advance(&mut positions.sources, &staged.sources);
         positions.next_lsn = next_lsn;
         Ok(())
     }
@@ -526,6 +543,7 @@ impl Sequencer {
                 apply::files(snapshot, files);
                 apply::rows(snapshot, Vec::new(), deltas)?;
             }
+            progress::publish(snapshot, &group.sources, &group.changes);
             snapshot.next_lsn = next_lsn;
             self.shared.hot_bytes.store(snapshot.hot_bytes(), Ordering::Release);
             Ok(retired)

@@ -23,6 +23,7 @@ mod flush;
 mod lock;
 pub mod note;
 mod positions;
+pub mod progress;
 mod recent;
 mod record;
 mod recover;
@@ -78,6 +79,8 @@ pub struct Transaction {
     pub returning: bool,
     /// What the server notes about the transaction, in tables of its own.
     pub notes: Vec<Note>,
+    /// How far it brings the source of its rows.
+    pub progress: Option<progress::Progress>,
 }
 
 /// Rows of one table that are to be deleted.

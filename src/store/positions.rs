@@ -21,7 +21,7 @@ use crate::store::erased::{Erased, Keys};
 use crate::store::rows::Recent;
 use crate::store::snapshot::{Snapshot, compact_strings};
 use crate::store::unique::{self, Taken};
-use crate::store::{Delete, Parts};
+use crate::store::{Delete, Parts, progress};
 
 /// Watermarks and recent keys of every event table, after the commit that ends at `next_lsn`.
 #[derive(Debug, Default)]
@@ -42,6 +42,8 @@ pub struct Positions {
     pub recent: HashMap<Oid, Recent>,
     /// By table, the greatest event time of a row that retention may have removed.
     pub expired: HashMap<Oid, Micros>,
+    /// Where sources are.
+    pub sources: progress::Positions,
 }
 
 /// The rows of one batch, sorted out.
@@ -311,6 +313,9 @@ pub struct Saved {
     pub catalog: Catalog,
     /// By table, below which LSN rows were truncated away.
     pub truncated: HashMap<Oid, u64>,
+    /// Where sources are after the rows below `next_lsn`.
+    #[serde(default, skip_serializing_if = "progress::Positions::is_empty")]
+    pub sources: progress::Positions,
 }
 
 impl Saved {
@@ -319,7 +324,8 @@ impl Saved {
 
     /// The watermarks as they are now. They may include rows that are not yet published: see [`Saved::with_catalog`].
     pub fn of(positions: &Positions) -> Saved {
-        Saved { next_lsn: positions.next_lsn, watermarks: positions.watermarks.clone(), ..Saved::default() }
+        let (watermarks, sources) = (positions.watermarks.clone(), positions.sources.clone());
+        Saved { next_lsn: positions.next_lsn, watermarks, sources, ..Saved::default() }
     }
 
     /// Adds the catalog of a snapshot that has reached the watermarks' LSN.

@@ -24,6 +24,7 @@ use crate::columnar::LsnSet;
 use crate::error::{Error, Result, SqlState};
 use crate::store::classify::Lateness;
 use crate::store::erased::Keys;
+use crate::store::progress::Logged;
 
 /// The JSON part of a record.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -58,6 +59,9 @@ pub struct Header {
     /// The keys of deleted rows that follow them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub erased: Vec<ErasedHeader>,
+    /// Where sources are after the record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Logged>,
     /// The server's clock at the commit, microseconds: arrival time of the rows.
     pub committed_at: i64,
 }

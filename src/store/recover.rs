@@ -26,7 +26,7 @@ use crate::store::flush::{layout, table_dir};
 use crate::store::positions::{self, Positions, Saved};
 use crate::store::record::Decoded;
 use crate::store::snapshot::{Published, Snapshot, TableState};
-use crate::store::{Parts, Shared, backfill, recent, record, refresh, staging, ttl, unique};
+use crate::store::{Parts, Shared, backfill, progress, recent, record, refresh, staging, ttl, unique};
 use crate::view;
 use crate::wal::{Record, Wal};
 
@@ -80,6 +80,7 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
         positions: Positions {
             next_lsn: saved.next_lsn,
             watermarks: saved.watermarks.clone(),
+            sources: saved.sources.clone(),
             bounds: Some(key_bounds(parts)),
             ..Positions::default()
         },
@@ -96,6 +97,7 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
     replay.drop_unfinished()?;
     replay.remember_keys()?;
     replay.remember_unique()?;
+    replay.show_sources();
     let Replay { snapshot, positions, retired, tools, .. } = replay;
     let next_lsn = snapshot.next_lsn;
     let rebuild: Vec<Oid> = snapshot.views.iter().filter(|(_, version)| version.must_rebuild()).map(|(oid, _)| *oid).collect();
@@ -201,6 +203,9 @@ impl Replay<'_> {
             }
             self.pending_rows += accepted.rows.num_rows();
             self.pending.push(accepted);
+        }
+        if first_lsn >= self.saved.next_lsn {
+            progress::advance(&mut self.positions.sources, &header.sources);
         }
         self.staged(&header, first_lsn, messages.newest.as_ref())?;
         let gone =
@@ -375,6 +380,11 @@ impl Replay<'_> {
     fn miss_nothing(&mut self) -> Result<()> {
         let wanted = |(table, lsn, _): &(Oid, u64, Error)| self.snapshot.tables.get(table).is_some_and(|state| state.truncated_lsn <= *lsn);
         self.unread.iter().find(|unread| wanted(unread)).map_or(Ok(()), |(_, _, error)| Err(error.clone()))
+    }
+
+    fn show_sources(&mut self) {
+        progress::forget(&mut self.positions.sources, &self.snapshot.catalog);
+        self.snapshot.sources = Arc::new(self.positions.sources.clone());
     }
 
     fn drop_unfinished(&mut self) -> Result<()> {

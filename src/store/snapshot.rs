@@ -19,6 +19,7 @@ use crate::clock::Micros;
 use crate::columnar::{Deleted, LsnSet};
 use crate::error::{Error, Result};
 use crate::store::flush::layout;
+use crate::store::progress;
 use crate::types::LSN_COLUMN;
 use crate::{columnar, view};
 
@@ -37,6 +38,8 @@ pub struct Snapshot {
     pub recomputed: HashMap<Oid, Arc<view::Recomputed>>,
     /// Rows from this LSN on are an open transaction's own, which only it sees; none where there is no such transaction.
     pub own_from: Option<u64>,
+    /// Where sources are.
+    pub sources: Arc<progress::Positions>,
 }
 
 /// A table's rows: hot and cold are disjoint, together they are the table.
@@ -392,6 +395,7 @@ impl Snapshot {
             views: HashMap::new(),
             recomputed: HashMap::new(),
             own_from: None,
+            sources: Arc::default(),
         }
     }
 

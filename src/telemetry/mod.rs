@@ -155,6 +155,22 @@ metrics! {
     routes_verified: Counter;
     /// Of these, the ones that differed: their views answer no more.
     routes_wrong: Counter;
+    /// Messages read by sources.
+    source_messages: Counter;
+    /// Messages of sources that were refused.
+    source_messages_rejected: Counter;
+    /// Messages of sources without a value.
+    source_tombstones: Counter;
+    /// Offsets whose messages a broker did not have any more when a source came to them.
+    source_offsets_lost: Counter;
+    /// Read from brokers by sources.
+    source_received: Counter, Bytes;
+    /// Fetched or asked for by sources, and not yet committed.
+    source_in_flight: Gauge, Bytes;
+    /// Failures of sources, each followed by another attempt.
+    source_failures: Counter;
+    /// Messages behind the ends of the topics that are read.
+    source_lag: Gauge;
     /// Open PostgreSQL connections.
     connections: Gauge;
     /// PostgreSQL connections accepted.

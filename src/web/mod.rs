@@ -23,11 +23,11 @@ use axum::routing::{get, post};
 use serde::Serialize;
 use tokio::net::TcpListener;
 
-use crate::config::limits::IngestLimits;
 use crate::error::Error;
 use crate::telemetry::Metrics;
 use crate::types::text::to_json;
 pub use changes::Door;
+pub use events::{Intake, Prune};
 
 /// How long a connection may last. Probes and scrapers reconnect.
 pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(60);
@@ -66,7 +66,7 @@ struct Shared {
     health: Arc<dyn Health>,
     metrics: Arc<Metrics>,
     door: Arc<Door>,
-    intake: Arc<events::Intake>,
+    intake: Arc<Intake>,
 }
 
 /// Serves until `shutdown` resolves; then finishes the requests under way.
@@ -76,7 +76,7 @@ pub async fn serve(
     health: Arc<dyn Health>,
     metrics: Arc<Metrics>,
     door: Arc<Door>,
-    limits: IngestLimits,
+    intake: Arc<Intake>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let router = Router::new()
@@ -85,7 +85,7 @@ pub async fn serve(
         .route("/views/{name}/changes", get(changes::stream))
         .route("/v1/events", post(events::post).options(events::preflight))
         .route("/v1/events/{table}", post(events::post_to).options(events::preflight))
-        .with_state(Shared { health, metrics, door, intake: Arc::new(events::Intake::new(&limits)) })
+        .with_state(Shared { health, metrics, door, intake })
         .into_make_service_with_connect_info::<listener::Lease>();
     let listener = listener::Bounded::new(listener, connections_max, CONNECTION_LIFETIME);
     axum::serve(listener, router).with_graceful_shutdown(shutdown).await
@@ -163,7 +163,7 @@ mod tests {
             Arc::new(Fixed(status)),
             Arc::new(Metrics::default()),
             Door::new(1, CancellationToken::new()),
-            IngestLimits::default(),
+            Arc::new(Intake::new(&crate::config::limits::IngestLimits::default())),
             std::future::pending(),
         );
         let client = async {

@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 
 use super::guard::Guard;
 use super::{Message, http, invalid, option};
-use crate::alert::vault::Options;
+use crate::catalog::vault::Options;
 use crate::error::{Error, Result};
 
 const FROM_DEFAULT: &str = "verus@localhost";

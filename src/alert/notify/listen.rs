@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::{Message, option};
-use crate::alert::vault::Options;
 use crate::bus::{self, Bus, PAYLOAD_BYTES_END, Pending};
+use crate::catalog::vault::Options;
 use crate::error::Result;
 
 /// The sender, as sessions see it: not one of them.

@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::lifecycle::Kind;
-use super::vault::Options;
 use crate::bus::Bus;
 use crate::catalog::ChannelKind;
+use crate::catalog::vault::Options;
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
 use guard::Guard;

@@ -10,7 +10,7 @@ use super::guard::Guard;
 use super::http::{self, Target};
 use super::{Message, option, shown};
 use crate::alert::lifecycle::Kind;
-use crate::alert::vault::Options;
+use crate::catalog::vault::Options;
 use crate::error::Result;
 
 /// Slack's limit of a header block is 150 characters, of a section's text 3000.

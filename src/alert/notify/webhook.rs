@@ -11,7 +11,7 @@ use ring::hmac;
 use super::guard::Guard;
 use super::http::{self, Target};
 use super::{Message, option};
-use crate::alert::vault::Options;
+use crate::catalog::vault::Options;
 use crate::error::Result;
 
 /// What may be shown.

@@ -130,7 +130,7 @@ fn span(us: Option<Micros>) -> Value {
     us.map_or(Value::Null, Value::Span)
 }
 
-fn object(columns: &Map<String, Json>) -> Value {
+pub(super) fn object(columns: &Map<String, Json>) -> Value {
     Value::Text(jsonb(columns))
 }
 

@@ -19,6 +19,7 @@ mod relation;
 pub mod rewrite;
 mod rows;
 pub mod signal;
+pub mod sources;
 #[cfg(test)]
 mod tests;
 mod verus;
@@ -81,6 +82,9 @@ pub trait Activity: Send + Sync + Debug {
 
     /// Messages to notification channels.
     fn notifications(&self) -> Vec<alerts::NotificationRow>;
+
+    /// What is known of a source.
+    fn source(&self, source: Oid) -> sources::SourceRow;
 
     /// How far the backfill of a view is, if one is running.
     fn backfill(&self, view: Oid) -> Option<Progress>;
@@ -190,6 +194,7 @@ fn batch(relation: &'static Relation, world: &World) -> Result<RecordBatch> {
         PG_CATALOG => pg_catalog::fill(relation.name, world, &mut rows),
         INFORMATION_SCHEMA => information_schema::fill(relation.name, world, &mut rows),
         VERUS if alerts::fill(relation.name, world, &mut rows)? => {}
+        VERUS if sources::fill(relation.name, world, &mut rows) => {}
         VERUS => verus::fill(relation.name, world, &mut rows),
         _ => {}
     }

@@ -23,6 +23,10 @@ use crate::types::SqlType;
 struct Quiet;
 
 impl Activity for Quiet {
+    fn source(&self, _: crate::catalog::Oid) -> super::sources::SourceRow {
+        super::sources::SourceRow::default()
+    }
+
     fn alert(&self, _: &crate::catalog::Alert) -> super::alerts::AlertRow {
         super::alerts::AlertRow::default()
     }

@@ -1,7 +1,7 @@
 //! `DROP {TABLE | MATERIALIZED VIEW} [IF EXISTS] name, ... [CASCADE | RESTRICT]`, `TRUNCATE [TABLE] [ONLY] name, ...`,
 //! `ALTER TABLE t ADD [COLUMN] [IF NOT EXISTS] column [, ADD ...]`, `ALTER MATERIALIZED VIEW v SET (option = value, ...)`.
 
-use super::{AddColumn, AlterTable, Drop, Statement, alert, create_table, refuse_known};
+use super::{AddColumn, AlterTable, Drop, Statement, alert, create_table, refuse_known, source};
 use crate::error::{Error, Result};
 use crate::sql::reader::Reader;
 
@@ -17,6 +17,12 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
     }
     if reader.sees(&["DROP", "ALERT"]) || reader.sees(&["DROP", "NOTIFICATION", "CHANNEL"]) {
         return alert::drop(reader);
+    }
+    if reader.sees(&["DROP", "SOURCE"]) {
+        return source::drop(reader);
+    }
+    if reader.sees(&["ALTER", "SOURCE"]) {
+        return source::alter(reader);
     }
     if reader.sees(&["ALTER", "ALERT"]) {
         return alert::alter(reader);
@@ -48,7 +54,6 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
         "SCHEMA",
         "SEQUENCE",
         "SERVER",
-        "SOURCE",
         "STATISTICS",
         "SYSTEM",
         "TRIGGER",

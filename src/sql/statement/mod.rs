@@ -16,6 +16,7 @@ mod insert;
 mod listen;
 mod prepare;
 mod set;
+mod source;
 mod subscribe;
 mod transaction;
 mod update;
@@ -31,6 +32,7 @@ use crate::error::{Error, Result};
 use crate::types::SqlType;
 pub use crate::types::copy::{CopyFormat, CopyOptions, Header};
 pub use alert::{AlertStatement, CreateAlert};
+pub use source::SourceStatement;
 
 /// A statement. Names are already folded to lower case unless quoted. What is not here is refused.
 #[derive(Clone, Debug)]
@@ -88,6 +90,8 @@ pub enum Statement {
     CheckView(Name),
     /// Alerts and their channels.
     Alert(AlertStatement),
+    /// Sources of events.
+    Source(SourceStatement),
     /// BEGIN, START TRANSACTION.
     Begin {
         /// The isolation level that was asked for, in lower case.
@@ -246,6 +250,9 @@ fn create(reader: &mut Reader<'_>) -> Result<Statement> {
     if reader.sees(&["CREATE", "INGEST"]) {
         return ingest_token::parse_create(reader);
     }
+    if reader.sees(&["CREATE", "SOURCE"]) {
+        return source::create(reader);
+    }
     if reader.sees(&["CREATE", "ALERT"]) || reader.sees(&["CREATE", "NOTIFICATION", "CHANNEL"]) {
         return alert::create(reader);
     }
@@ -271,7 +278,6 @@ fn create(reader: &mut Reader<'_>) -> Result<Statement> {
         "SCHEMA",
         "SEQUENCE",
         "SERVER",
-        "SOURCE",
         "STATISTICS",
         "TEMP",
         "TEMPORARY",

@@ -153,5 +153,8 @@ fn show(reader: &mut Reader<'_>) -> Result<Statement> {
     if let Some(statement) = super::alert::show(reader)? {
         return Ok(statement);
     }
+    if let Some(statement) = super::source::show(reader)? {
+        return Ok(statement);
+    }
     Ok(Statement::Show(parameter(reader)?))
 }

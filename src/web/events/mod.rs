@@ -43,6 +43,7 @@ pub(super) use admission::preflight;
 use answer::{Answer, Counts};
 use body::Arrived;
 use keys::{Begun, Keys};
+pub use prune::Prune;
 
 /// The table of `POST /v1/events`.
 const DEFAULT_TABLE: &str = "events";
@@ -63,7 +64,7 @@ pub struct Intake {
     places: Arc<Semaphore>,
     room: Arc<Semaphore>,
     keys: Keys,
-    prune: prune::Prune,
+    prune: Arc<Prune>,
     bound: Mutex<HashMap<Oid, (Micros, Arc<Events>)>>,
 }
 
@@ -75,9 +76,14 @@ impl Intake {
             places: Arc::new(Semaphore::new(limits.requests_max)),
             room: Arc::new(Semaphore::new(limits.in_flight_bytes_max.min(Semaphore::MAX_PERMITS))),
             keys: Keys::new(limits),
-            prune: prune::Prune::new(limits.rejected_bytes_max),
+            prune: Arc::new(Prune::new(limits.rejected_bytes_max)),
             bound: Mutex::default(),
         }
+    }
+
+    /// What keeps `verus.rejected_events` small, for others that write to it.
+    pub fn prune(&self) -> Arc<Prune> {
+        Arc::clone(&self.prune)
     }
 
     /// The rules of a table, as of now.
@@ -236,7 +242,7 @@ impl Request {
         if !refused.is_empty() && self.intake.prune.has_room(services) {
             let origin = ledger::Origin {
                 table_name: table.name.clone(),
-                source: "http",
+                source: "http".to_owned(),
                 client: Some(self.client.clone()),
                 request: self.key.clone(),
             };

@@ -1,12 +1,12 @@
-//! The options of channels, sealed: in the log, in RocksDB and in backups of them nothing can be read.
+//! The options of channels and sources, sealed: in the log, in RocksDB and in backups of them nothing can be read.
 //!
-//! *Place*: `alert::Alerts` holds one. The key is the file `channels.key` in the data directory, readable by its owner alone, made with
-//! the first channel.
+//! *Place*: a server has one, which `alert` and `ingest::source` share. The key is the file `channels.key` in the data directory, readable
+//! by its owner alone, made with the first channel or source.
 //!
-//! Sealed bytes: a nonce of 12 bytes, then ChaCha20-Poly1305 over the options as JSON, with the channel's OID (little-endian) as
-//! associated data: a sealed text cannot be moved to another channel.
+//! Sealed bytes: a nonce of 12 bytes, then ChaCha20-Poly1305 over the options as JSON, with the object's OID (little-endian) as
+//! associated data: a sealed text cannot be moved to another object.
 //!
-//! *On failure*: without its key a channel cannot be used (55000): its messages wait, and it has to be created anew.
+//! *On failure*: without its key a channel or a source cannot be used (55000): it waits, and has to be created anew.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,7 +25,7 @@ use crate::error::{Error, Result, SqlState};
 const FILE: &str = "channels.key";
 const KEY_BYTES: usize = 32;
 
-/// The options of a channel, by name.
+/// The options of a channel or a source, by name.
 pub type Options = BTreeMap<String, String>;
 
 /// Seals and opens options.
@@ -47,24 +47,24 @@ impl Vault {
         Vault { path: data_dir.join(FILE), key: Mutex::default() }
     }
 
-    /// Seals the options of a channel.
-    pub fn seal(&self, channel: Oid, options: &Options) -> Result<Vec<u8>> {
+    /// Seals the options of an object.
+    pub fn seal(&self, owner: Oid, options: &Options) -> Result<Vec<u8>> {
         let key = self.key(true)?;
         let mut nonce = [0; NONCE_LEN];
         SystemRandom::new().fill(&mut nonce).map_err(|_| Error::internal("the system gives no random bytes"))?;
         let mut bytes = serde_json::to_vec(options).map_err(|error| Error::internal(error.to_string()))?;
-        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(channel.to_le_bytes()), &mut bytes)
-            .map_err(|_| Error::internal("the options of a channel could not be sealed"))?;
+        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(owner.to_le_bytes()), &mut bytes)
+            .map_err(|_| Error::internal("options could not be sealed"))?;
         Ok([&nonce[..], &bytes].concat())
     }
 
-    /// Opens what was sealed for a channel. 55000 where the key is not the one that it was sealed with.
-    pub fn open(&self, channel: Oid, sealed: &[u8]) -> Result<Options> {
+    /// Opens what was sealed for an object. 55000 where the key is not the one that it was sealed with.
+    pub fn open(&self, owner: Oid, sealed: &[u8]) -> Result<Options> {
         let key = self.key(false)?;
         let (nonce, bytes) = sealed.split_at_checked(NONCE_LEN).ok_or_else(unusable)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| unusable())?;
         let mut bytes = bytes.to_vec();
-        let opened = key.open_in_place(nonce, Aad::from(channel.to_le_bytes()), &mut bytes).map_err(|_| unusable())?;
+        let opened = key.open_in_place(nonce, Aad::from(owner.to_le_bytes()), &mut bytes).map_err(|_| unusable())?;
         serde_json::from_slice(opened).map_err(|_| unusable())
     }
 
@@ -105,9 +105,9 @@ impl Vault {
 }
 
 fn unusable() -> Error {
-    Error::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "the options of the notification channel cannot be read")
+    Error::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "the options of the notification channel or source cannot be read")
         .detail(format!("They were sealed with another key than the one in \"{FILE}\"."))
-        .hint("Restore that file, or DROP the channel and create it anew.")
+        .hint("Restore that file, or DROP what they belong to and create it anew.")
 }
 
 #[cfg(test)]
