@@ -118,13 +118,16 @@ impl Check<'_> {
         let below = if view.from_lsn > 0 { shadows(&self.context.snapshot.catalog, view) } else { String::new() };
         let names: Vec<String> = (0..view.columns.len()).map(|index| format!("c{index}")).collect();
         let (names, compared) = (names.join(", "), view.columns.iter().enumerate().map(compared).collect::<Vec<_>>().join(", "));
-        // Rows are compared as sets, their numbers apart: a row that one side has twice shows in the counts.
+        // Rows are compared as sets, their numbers apart: a row that one side has twice shows in the counts. By one grouping, which
+        // spills, and reads either side once.
         let query = format!(
             "WITH kept AS (SELECT {compared} FROM (SELECT * FROM {own}) AS k ({names})), \
-             {below}expected AS (SELECT {compared} FROM ({query}) AS e ({names})) \
-             SELECT (SELECT count(*) FROM kept), (SELECT count(*) FROM expected), \
-             (SELECT count(*) FROM (SELECT * FROM kept EXCEPT SELECT * FROM expected) AS surplus), \
-             (SELECT count(*) FROM (SELECT * FROM expected EXCEPT SELECT * FROM kept) AS missing)",
+             {below}expected AS (SELECT {compared} FROM ({query}) AS e ({names})), \
+             sides AS (SELECT {names}, 1 AS of_kept, 0 AS of_expected FROM kept \
+             UNION ALL SELECT {names}, 0, 1 FROM expected), \
+             counted AS (SELECT {names}, sum(of_kept) AS k, sum(of_expected) AS e FROM sides GROUP BY {names}) \
+             SELECT coalesce(sum(k), 0)::bigint, coalesce(sum(e), 0)::bigint, \
+             count(*) FILTER (WHERE e = 0), count(*) FILTER (WHERE k = 0) FROM counted",
             query = view.query
         );
         let counts = self.numbers(&query, (view.table, view.from_lsn)).await?;
