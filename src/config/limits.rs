@@ -119,6 +119,8 @@ pub struct ViewLimits {
     pub join_rows_max: usize,
     /// Views one over the other: reading the last plans all of them.
     pub nesting_max: usize,
+    /// Memory of what a view of an operator adds up of its entities, bytes; beyond it the view is computed from them when it is read.
+    pub fold_bytes_max: usize,
 }
 
 /// Limits of query execution.
@@ -339,7 +341,14 @@ impl Default for StoreLimits {
 
 impl Default for ViewLimits {
     fn default() -> Self {
-        Self { block_cache_bytes: 192 * MIB, block_rows_max: 16_384, rocksdb_bytes: 64 * MIB, join_rows_max: 1_000_000, nesting_max: 32 }
+        Self {
+            block_cache_bytes: 192 * MIB,
+            block_rows_max: 16_384,
+            rocksdb_bytes: 64 * MIB,
+            join_rows_max: 1_000_000,
+            nesting_max: 32,
+            fold_bytes_max: 128 * MIB,
+        }
     }
 }
 

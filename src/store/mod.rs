@@ -20,6 +20,7 @@ mod enrich;
 mod erase;
 pub mod erased;
 mod flush;
+mod keep;
 mod lock;
 pub mod note;
 mod positions;

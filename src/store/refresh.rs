@@ -31,6 +31,7 @@ use crate::catalog::{Maintenance, Oid, View};
 use crate::error::{Error, Result, SqlState};
 use crate::store::apply::Retired;
 use crate::store::backfill::unreadable;
+use crate::store::keep::keep_folded;
 use crate::store::{Shared, Snapshot};
 use crate::view::{Local, Position, Recomputed, Writer};
 
@@ -55,12 +56,19 @@ pub struct Refreshing {
     failures: Mutex<HashMap<Oid, Error>>,
     stop: CancellationToken,
     task: Mutex<Option<JoinHandle<()>>>,
+    /// See [`keep_folded`].
+    folding: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Refreshing {
     /// Why the last refresh of a view failed.
     pub fn failure(&self, view: Oid) -> Option<Error> {
         self.failures.lock().get(&view).cloned()
+    }
+
+    /// Says when to stop.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stop
     }
 
     /// Ends the task and waits for a refresh that is running: it stops at its next batch.
@@ -72,6 +80,12 @@ impl Refreshing {
         {
             tracing::error!("the task that refreshes views panicked");
         }
+        let folding = self.folding.lock().take();
+        if let Some(folding) = folding
+            && folding.await.is_err()
+        {
+            tracing::error!("the task that moves views of operators along panicked");
+        }
         drop(self.turn.lock().await);
     }
 }
@@ -81,6 +95,7 @@ pub fn start(shared: &Arc<Shared>, runner: Arc<dyn Runner>) {
     if shared.refresh.runner.set(runner).is_ok() {
         let task = shared.parts.spawner.io(keep_fresh(Arc::clone(shared)));
         *shared.refresh.task.lock() = Some(task);
+        *shared.refresh.folding.lock() = Some(shared.parts.spawner.io(keep_folded(Arc::clone(shared))));
     }
 }
 

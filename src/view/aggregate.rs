@@ -17,7 +17,7 @@ use datafusion::execution::context::SessionState;
 use datafusion::functions_aggregate::sum::sum_udaf;
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Cast, EmitTo, Expr, ExprSchemable, GroupsAccumulator};
+use datafusion::logical_expr::{Accumulator, Cast, EmitTo, Expr, ExprSchemable, GroupsAccumulator};
 use datafusion::physical_expr::GroupsAccumulatorAdapter;
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 
@@ -29,6 +29,9 @@ use super::spec::Expression;
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
 
+/// Functions of operators that take rows back.
+const SLIDING: [&str; 1] = ["funnel_summary"];
+
 /// An aggregate as it is kept.
 #[derive(Debug)]
 pub struct Aggregate {
@@ -39,7 +42,7 @@ pub struct Aggregate {
     /// The FILTER clause.
     pub(super) filter: Option<Expression>,
     /// Types of the arguments.
-    argument_types: Vec<DataType>,
+    pub(super) argument_types: Vec<DataType>,
     /// Types of the state columns.
     pub(super) state: Vec<DataType>,
     /// The value's type as the query has it.
@@ -114,6 +117,27 @@ impl Aggregate {
         match &self.kind {
             Kind::DistinctCount(_) => "count_distinct",
             Kind::Function(function) => function.fun().name(),
+        }
+    }
+
+    /// Whether the call has no DISTINCT (but that of `count`) and no ORDER BY.
+    pub(super) fn is_plain(&self) -> bool {
+        match &self.kind {
+            Kind::DistinctCount(_) => true,
+            Kind::Function(function) => !function.is_distinct() && function.order_bys().is_empty(),
+        }
+    }
+
+    /// Whether its function is one of an operator and takes rows back.
+    pub(super) fn slides(&self) -> bool {
+        SLIDING.contains(&self.name())
+    }
+
+    /// An accumulator that takes rows back, for one that [`Aggregate::slides`].
+    pub(super) fn sliding_accumulator(&self) -> DataFusionResult<Box<dyn Accumulator>> {
+        match &self.kind {
+            Kind::Function(function) => function.create_sliding_accumulator(),
+            Kind::DistinctCount(_) => Err(Error::internal("count(DISTINCT) does not slide").into()),
         }
     }
 

@@ -17,7 +17,7 @@
 //!
 //! Numbers are little-endian. The header is 64 bytes so that the Arrow buffers behind it stay aligned.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, StructArray, UInt8Array};
 use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
@@ -53,6 +53,8 @@ pub(super) struct Decoded {
     pub(super) columns: Vec<ArrayRef>,
     /// Memory held.
     pub(super) bytes: usize,
+    /// Of each row's place, if they ascend within slots: for who looks groups up, see `members`.
+    pub(super) hashes: OnceLock<Option<Vec<u64>>>,
 }
 
 impl Decoded {
@@ -150,7 +152,7 @@ pub(super) fn decode(bytes: Vec<u8>, crc_expected: u32, fingerprint: u64) -> Res
         return Err(damaged("unexpected columns"));
     }
     let slots = columns.remove(0).as_primitive::<UInt8Type>().values().clone();
-    Ok(Decoded { slots, columns, bytes: held })
+    Ok(Decoded { slots, columns, bytes: held, hashes: OnceLock::new() })
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub struct Blocks {
     cache: Cache,
     /// Rows of a block that is written.
     pub(super) rows_max: usize,
+    /// Bytes that the upper aggregation of a nested view may take.
+    pub(super) fold_bytes_max: usize,
     /// Condemned blocks that nobody holds.
     garbage: Mutex<Vec<(Oid, BlockName)>>,
     /// Of block objects, for the cache.
@@ -160,6 +162,7 @@ impl Blocks {
             state,
             cache: Cache::new(limits.block_cache_bytes),
             rows_max: limits.block_rows_max.max(1),
+            fold_bytes_max: limits.fold_bytes_max,
             garbage: Mutex::default(),
             objects: AtomicU64::new(0),
             numbers: AtomicU64::new(1),

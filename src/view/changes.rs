@@ -265,12 +265,30 @@ impl Changes {
         Ok(())
     }
 
+    /// Shows the output rows of the candidates in the new version and in the old one, part by part.
+    pub(super) fn each_pair(mut self, mut show: impl FnMut(&RecordBatch, &RecordBatch) -> Result<()>) -> Result<()> {
+        while let Some(part) = self.parts.pop_front() {
+            let Some(Sides { new, old: Some(old), .. }) = self.sides(part)? else { continue };
+            self.reservation.free();
+            show(&new.batch, &old.batch)?;
+        }
+        Ok(())
+    }
+
     /// Compares the candidates of a part and puts what differs into `ready`.
     fn part(&mut self, part: Part) -> Result<()> {
+        match self.sides(part)? {
+            Some(Sides { new, old, keys, count }) => self.compare(&new, old.as_ref(), &keys, count),
+            None => Ok(()),
+        }
+    }
+
+    /// What both versions have of the candidates of a part; none where there are none.
+    fn sides(&self, part: Part) -> Result<Option<Sides>> {
         let mut members = self.members(part).map_err(failure)?;
         let keyless = self.new.spec.keys.is_empty();
         if members.count == 0 && !keyless {
-            return Ok(());
+            return Ok(None);
         }
         members.count = members.count.max(usize::from(keyless));
         let new = Side::gather(&self.new, &mut members, &self.reservation)?;
@@ -278,7 +296,7 @@ impl Changes {
         let keys = members.keys().map_err(failure)?;
         let new = self.outputs(&new, &keys)?;
         let old = old.map(|old| self.outputs(&old, &keys)).transpose()?;
-        self.compare(&new, old.as_ref(), &keys, members.count)
+        Ok(Some(Sides { new, old, keys, count: members.count }))
     }
 
     fn members(&self, part: Part) -> DataFusionResult<Members> {
@@ -407,6 +425,14 @@ impl Changes {
         self.ready.push_back(Changed { change, rows });
         Ok(())
     }
+}
+
+/// The candidates of a part in both versions.
+struct Sides {
+    new: Outputs,
+    old: Option<Outputs>,
+    keys: Vec<ArrayRef>,
+    count: usize,
 }
 
 /// Output rows and the numbers of their groups, ascending.

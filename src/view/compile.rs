@@ -274,7 +274,7 @@ fn session(keys: &mut [Expr]) -> Option<(usize, Expr)> {
 
 fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, kept: Kept<'_>) -> Result<Spec> {
     let session = binder.session_state();
-    let upper = kept.is_nested().then(|| Upper::new(kept.plan.clone(), view.schema()));
+    let upper = kept.is_nested().then(|| Upper::new(&session, kept.plan.clone(), view.schema()));
     let Kept { plan, lower, shape } = kept;
     let join = joins(&session, table, &shape)?;
     let row_schema = join.as_ref().map_or_else(|| table.schema(), |join| Arc::clone(join.schema()));
@@ -308,6 +308,8 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, kept: Kept<'_>) -
     // A session must not be torn: it has no time bucket, and its slot does not depend on its start.
     let time = if sessions.is_some() { None } else { window::detect(table, &key_exprs, &types, shape.source.hop.as_ref()) };
     let slot_keys = match &sessions {
+        // Entities are looked up one by one.
+        _ if upper.is_some() => (0..keys.len()).collect(),
         Some(sessions) => slot_keys(table, &key_exprs, Some(sessions.key), true),
         None => slot_keys(table, &key_exprs, time.as_ref().map(|time| time.key), false),
     };
@@ -488,6 +490,10 @@ impl<'a> Planner<'a> {
             .with_config_options(Arc::clone(session.config_options()))
             .build();
         Self { session, schema, context: PhysicalPlanningContext::default(), simplifier: ExprSimplifier::new(context) }
+    }
+
+    pub(super) fn context(&self) -> &PhysicalPlanningContext {
+        &self.context
     }
 
     fn arrow(&self) -> Schema {

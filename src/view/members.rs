@@ -5,7 +5,7 @@
 //! *Invariant*: memory goes with the groups that are asked for: states of others are passed over, and what the table of groups learns
 //! of them is forgotten from time to time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, UInt64Array};
@@ -13,6 +13,7 @@ use arrow::compute::FilterBuilder;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::memory_pool::MemoryReservation;
 
+use super::block::Decoded;
 use super::blocks::Block;
 use super::failure::failure;
 use super::groups::{Groups, Interner, indices};
@@ -24,11 +25,24 @@ use crate::error::Result;
 /// Other groups' keys that the table of candidates may take up before it is made anew.
 const STRANGERS_MAX: usize = 65_536;
 
+/// Candidates are few where a block has so many rows for each.
+const SPARSE: usize = 8;
+
+/// The hashes of a block's rows, if they ascend within each slot.
+fn hashes(spec: &Spec, block: &Decoded) -> Option<Vec<u64>> {
+    let keys = &block.columns[..spec.key_schema.fields().len()];
+    let hashes: Vec<u64> = places(spec, keys, block.slots.len()).iter().map(|place| place.hash).collect();
+    let ascend = (1..hashes.len()).all(|row| (hashes[row - 1] as u8, hashes[row - 1]) <= (hashes[row] as u8, hashes[row]));
+    ascend.then_some(hashes)
+}
+
 /// The candidates of a part: groups 0 to `count` of the interner.
 pub(super) struct Members {
     interner: Interner,
     pub(super) count: usize,
     touched: BTreeMap<i64, Touched>,
+    /// Of the candidates' places.
+    hashes: HashSet<u64>,
     ids: Vec<usize>,
 }
 
@@ -42,7 +56,13 @@ struct Touched {
 impl Members {
     /// None yet.
     pub(super) fn new(spec: &Spec) -> DataFusionResult<Members> {
-        Ok(Members { interner: Interner::new(&spec.key_schema)?, count: 0, touched: BTreeMap::new(), ids: Vec::new() })
+        Ok(Members {
+            interner: Interner::new(&spec.key_schema)?,
+            count: 0,
+            touched: BTreeMap::new(),
+            hashes: HashSet::new(),
+            ids: Vec::new(),
+        })
     }
 
     /// Adds candidates by their keys.
@@ -53,6 +73,7 @@ impl Members {
         for place in places(spec, keys, count) {
             let touched = self.touched.entry(place.group).or_insert(Touched { slots: [false; 256], low: i64::MAX, high: i64::MIN });
             touched.slots[usize::from(place.slot)] = true;
+            self.hashes.insert(place.hash);
             touched.low = touched.low.min(place.bucket);
             touched.high = touched.high.max(place.bucket);
         }
@@ -138,6 +159,21 @@ impl Gathering<'_> {
             let decoded = block.read(self.spec.fingerprint)?;
             for (first, last) in runs {
                 let range = decoded.range(first, last);
+                if members.hashes.len() * SPARSE < decoded.slots.len()
+                    && let Some(hashes) = decoded.hashes.get_or_init(|| hashes(self.spec, &decoded))
+                {
+                    // A few of many: only theirs are looked at.
+                    let mut chosen = Vec::new();
+                    for hash in members.hashes.iter().filter(|hash| (first..=last).contains(&(**hash as u8))) {
+                        let own = decoded.range(*hash as u8, *hash as u8);
+                        let from = own.start + hashes[own.clone()].partition_point(|other| other < hash);
+                        chosen.extend((from..own.end).take_while(|row| hashes[*row] == *hash));
+                    }
+                    chosen.sort_unstable();
+                    let columns = take(&decoded.columns, &chosen, decoded.slots.len())?;
+                    self.take_in(members, &columns, chosen.len())?;
+                    continue;
+                }
                 let columns: Vec<_> = decoded.columns.iter().map(|column| column.slice(range.start, range.len())).collect();
                 self.take_in(members, &columns, range.len())?;
             }

@@ -15,6 +15,7 @@
 //! | `compile`, `source`, `window` | a defining SELECT to a [`Spec`]; what it reads; which key is its time bucket |
 //! | `join` | plain tables looked up for each row, as of its commit |
 //! | `nested` | an aggregate over the groups of another one, which are what is kept |
+//! | `layer`, `tally`, `fold` | the upper aggregation of a nested view: its parts, aggregates that give rows back, its groups in memory |
 //! | `combine` | an aggregate over a view's groups as one over its rows |
 //! | `aggregate`, `distinct`, `groups` | DataFusion's accumulators over interned groups; COUNT(DISTINCT) as value lists |
 //! | `apply` | a batch of rows to one [`Delta`] per view, sharing work between views |
@@ -46,8 +47,10 @@ mod evict;
 mod expand;
 mod failure;
 mod finish;
+mod fold;
 mod groups;
 mod join;
+mod layer;
 mod local;
 mod matching;
 mod members;
@@ -63,6 +66,7 @@ mod slots;
 mod source;
 mod spec;
 mod states;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod version;

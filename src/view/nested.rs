@@ -12,7 +12,10 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema};
 use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableSource};
+
+use super::layer::Layer;
 
 /// The aggregates by entity of the operators, by name.
 const ENTITY_FUNCTIONS: [&str; 3] = ["funnel_path", "cohort_rows", "attributed"];
@@ -26,11 +29,19 @@ pub struct Upper {
     /// All of the query, the aggregation of the groups included.
     plan: LogicalPlan,
     schema: SchemaRef,
+    /// The aggregation above the groups, where it can be kept too.
+    pub(super) layer: Option<Layer>,
 }
 
 impl Upper {
-    pub(super) fn new(plan: LogicalPlan, schema: SchemaRef) -> Upper {
-        Upper { plan, schema }
+    pub(super) fn new(session: &SessionState, plan: LogicalPlan, schema: SchemaRef) -> Upper {
+        let layer = second(&plan).and_then(|(upper, between)| Layer::compile(session, upper, &between, lower(&plan)?.schema()));
+        Upper { plan, schema, layer }
+    }
+
+    /// Columns of the groups of the aggregation above, where it is kept.
+    pub fn folded_schema(&self) -> Option<SchemaRef> {
+        self.layer.as_ref().map(|layer| Arc::clone(&layer.schema))
     }
 
     /// The view's declared columns.
@@ -40,14 +51,28 @@ impl Upper {
 
     /// The view's query over its groups: a relation of [`super::Spec::schema`].
     pub fn over(&self, groups: Arc<dyn TableSource>) -> DataFusionResult<LogicalPlan> {
-        let lower = lower(&self.plan).map(|lower| lower.schema().as_ref().clone());
-        let mut groups = lower.map(|schema| (schema, groups));
-        // From the leaves: the innermost aggregation is the first.
-        let replaced =
-            self.plan.clone().transform_up(|node| match (&node, groups.take_if(|_| matches!(node, LogicalPlan::Aggregate(_)))) {
-                (_, Some((schema, source))) => Ok(Transformed::new(named(&schema, source)?, true, TreeNodeRecursion::Continue)),
-                _ => Ok(Transformed::no(node)),
-            });
+        self.replaced(0, groups)
+    }
+
+    /// The view's query over the groups of the aggregation above: a relation of [`Upper::folded_schema`].
+    pub fn over_folded(&self, groups: Arc<dyn TableSource>) -> DataFusionResult<LogicalPlan> {
+        self.replaced(1, groups)
+    }
+
+    /// With a relation in the place of an aggregation, counted from the innermost.
+    fn replaced(&self, mut skipped: usize, groups: Arc<dyn TableSource>) -> DataFusionResult<LogicalPlan> {
+        let mut groups = Some(groups);
+        let replaced = self.plan.clone().transform_up(|node| {
+            let LogicalPlan::Aggregate(aggregate) = &node else { return Ok(Transformed::no(node)) };
+            if skipped > 0 {
+                skipped -= 1;
+                return Ok(Transformed::no(node));
+            }
+            match groups.take() {
+                Some(source) => Ok(Transformed::yes(named(&aggregate.schema, source)?)),
+                None => Ok(Transformed::no(node)),
+            }
+        });
         replaced.data()
     }
 }
@@ -92,6 +117,25 @@ pub(super) fn lower(plan: &LogicalPlan) -> Option<&LogicalPlan> {
     });
     let plain = by_entity && !has_subquery(plan);
     found.filter(|_| plain)
+}
+
+/// The aggregation next above the innermost, and what is between them, from above.
+fn second(plan: &LogicalPlan) -> Option<(&LogicalPlan, Vec<&LogicalPlan>)> {
+    let mut found: Option<(&LogicalPlan, Vec<&LogicalPlan>)> = None;
+    let (mut node, mut between) = (plan, Vec::new());
+    let mut upper = None;
+    loop {
+        match node {
+            LogicalPlan::Aggregate(_) => {
+                found = upper.map(|upper| (upper, std::mem::take(&mut between)));
+                upper = Some(node);
+                between.clear();
+            }
+            other => between.push(other),
+        }
+        let [input] = node.inputs()[..] else { return found };
+        node = input;
+    }
 }
 
 fn has_subquery(plan: &LogicalPlan) -> bool {

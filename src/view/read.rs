@@ -89,6 +89,27 @@ impl Version {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        let scan = self.prepared(state, projection, filters, limit)?;
+        Ok(Arc::new(ViewScan::new(scan, state.config().target_partitions())))
+    }
+
+    /// Shows all output rows, part by part.
+    pub(super) fn each(
+        &self,
+        state: &SessionState,
+        reservation: &MemoryReservation,
+        mut show: impl FnMut(RecordBatch) -> Result<()>,
+    ) -> Result<()> {
+        let scan = self.prepared(state, None, &[], None)?;
+        for unit in &scan.units {
+            let (rows, _) = scan.run(unit, reservation).map_err(failure)?;
+            reservation.free();
+            show(rows)?;
+        }
+        Ok(())
+    }
+
+    fn prepared(&self, state: &SessionState, projection: Option<&Vec<usize>>, filters: &[Expr], limit: Option<usize>) -> Result<Scan> {
         let spec = &self.spec;
         let projected = spec.finish.project(projection)?;
         let keys = spec.key_schema.fields().len();
@@ -114,7 +135,7 @@ impl Version {
             deltas: self.deltas.len(),
         };
         scan.divide(self)?;
-        Ok(Arc::new(ViewScan::new(scan, state.config().target_partitions())))
+        Ok(scan)
     }
 }
 

@@ -17,7 +17,7 @@ use super::window::{NULL_GROUP, ONE_GROUP, buckets};
 pub(super) struct Place {
     pub(super) group: i64,
     pub(super) slot: u8,
-    hash: u64,
+    pub(super) hash: u64,
     pub(super) bucket: i64,
 }
 

@@ -22,6 +22,7 @@ use super::checkpoint::{Checkpoint, Merged};
 use super::delta::{self, DELTA_FAN_IN, DELTA_RUN_MAX, Delta, MERGED_ROWS_MAX, MergedDeltas, Work, mergeable_tail};
 use super::evict::Evicted;
 use super::failure;
+use super::fold::Fold;
 use super::spec::Spec;
 use crate::catalog::Oid;
 use crate::error::{Error, Result};
@@ -56,6 +57,8 @@ pub struct Version {
     /// Blocks that the next checkpoint lists, and the LSN of the commit that brought them: until then the log holds it.
     pub(super) unlisted: Vec<Arc<Block>>,
     pub(super) rebuilt_lsn: Option<u64>,
+    /// The upper aggregation of a nested view. All versions of the view share it.
+    pub(super) fold: Arc<Fold>,
 }
 
 /// Which of its table's rows a view's state has.
@@ -104,6 +107,7 @@ impl Version {
             shadowed: Vec::new(),
             unlisted: Vec::new(),
             rebuilt_lsn: None,
+            fold: Arc::default(),
         }
     }
 

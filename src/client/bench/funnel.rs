@@ -1,4 +1,5 @@
-//! The paper's Listing 12 over sessions of ten events: five steps, half an hour, by device and source; over all of them and over a store's.
+//! The paper's Listing 12 over sessions of ten events: five steps, half an hour, by device and source; over all of them, over a store's, and
+//! kept as a view.
 
 use std::time::{Duration, Instant};
 
@@ -45,17 +46,56 @@ pub async fn run(control: &Connection, args: FunnelArgs) -> Result<Report> {
     let of_table = "SELECT count(DISTINCT session_id) FROM bench_events WHERE event_type = 'page_view' AND page = '/products'";
     expect("sessions of step 1", control.number(of_table).await?, entered)?;
     report.checked("as many sessions entered the funnel as have a first step");
+    maintained(control, &grouped, rows, queries, &mut report).await?;
     Ok(report)
+}
+
+/// Rows of a commit between two readings of the view.
+const COMMIT_ROWS: u64 = 100;
+
+/// The grouped funnel as a view: what rows cost with it and without, and how long it takes to read after each commit.
+async fn maintained(control: &Connection, grouped: &str, rows: u64, queries: u64, report: &mut Report) -> Result<()> {
+    let more = (rows / 10).clamp(1, SETUP_ROWS);
+    let begin = Instant::now();
+    insert(control, rows, rows + more).await?;
+    report.number("ingest_without_view", more as f64 / begin.elapsed().as_secs_f64(), "rows/s");
+    let begin = Instant::now();
+    control.run(&format!("CREATE MATERIALIZED VIEW bench_funnel AS SELECT * FROM {grouped}")).await?;
+    report.number("view_built", begin.elapsed().as_secs_f64(), "s");
+    let begin = Instant::now();
+    insert(control, rows + more, rows + 2 * more).await?;
+    report.number("ingest_with_view", more as f64 / begin.elapsed().as_secs_f64(), "rows/s");
+    control.client.simple_query("SELECT * FROM bench_funnel").await?;
+    let mut times = Vec::new();
+    for query in 0..queries {
+        let from = rows + 2 * more + query * COMMIT_ROWS;
+        insert(control, from, from + COMMIT_ROWS).await?;
+        let begin = Instant::now();
+        control.client.simple_query("SELECT * FROM bench_funnel").await?;
+        times.push(begin.elapsed());
+    }
+    report.times("view_after_commit", &mut times);
+    let differing = format!("SELECT count(*) FROM (SELECT * FROM {grouped} EXCEPT SELECT * FROM bench_funnel) AS missing");
+    expect("rows that the view has not", 0, control.number(&differing).await?)?;
+    report.checked("the view has the funnel's rows");
+    Ok(())
 }
 
 /// A thousand sessions at a time, each with an event every twenty seconds; a third of the pages are lists of products.
 async fn set_up(control: &Connection, rows: u64) -> Result<()> {
     control.run("SET verus.late_rows = 'apply'").await?;
     for from in (0..rows).step_by(SETUP_ROWS as usize) {
-        let to = (from + SETUP_ROWS).min(rows) - 1;
-        control
-            .run(&format!(
-                "INSERT INTO bench_events (event_id, event_type, event_time, user_id, session_id, store_id, device_type, utm_source, page)
+        insert(control, from, (from + SETUP_ROWS).min(rows)).await?;
+    }
+    control.run("RESET verus.late_rows").await
+}
+
+/// The events from one number to before another, in one statement.
+async fn insert(control: &Connection, from: u64, end: u64) -> Result<()> {
+    let to = end - 1;
+    control
+        .run(&format!(
+            "INSERT INTO bench_events (event_id, event_type, event_time, user_id, session_id, store_id, device_type, utm_source, page)
                  SELECT gen_random_uuid(),
                         CASE WHEN h < 700 THEN 'page_view' WHEN h < 900 THEN 'product_view' WHEN h < 950 THEN 'add_to_cart'
                              WHEN h < 976 THEN 'checkout_start' ELSE 'purchase' END,
@@ -66,10 +106,8 @@ async fn set_up(control: &Connection, rows: u64) -> Result<()> {
                         CASE WHEN h % 3 = 0 THEN '/products' ELSE '/' END
                  FROM (SELECT i, i % 1000 + i / 10000 * 1000 AS s, (i % 1000003) * (i % 1000003) % 1000003 % 1000 AS h
                        FROM generate_series({from}::bigint, {to}::bigint) AS g(i)) AS numbered"
-            ))
-            .await?;
-    }
-    control.run("RESET verus.late_rows").await
+        ))
+        .await
 }
 
 /// Waits until the table's rows are in files, or long enough.

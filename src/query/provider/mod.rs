@@ -3,6 +3,7 @@
 //! *Place*: bound plans hold [`Unresolved`] sources, which name a relation; `query::resolve` replaces them by providers of
 //! the snapshot that a run reads, so that a cached plan runs on later snapshots and pins none.
 
+pub mod folded;
 pub mod recomputed;
 pub mod rows;
 pub mod series;

@@ -22,6 +22,7 @@ use crate::catalog::View;
 use crate::error::{Error, SqlState};
 use crate::query::Context;
 use crate::query::functions::session::Values;
+use crate::query::provider::folded::Folded;
 use crate::query::provider::view::ViewRows;
 use crate::query::resolve::Resolver;
 use crate::query::system::SystemTables;
@@ -61,8 +62,16 @@ impl Derived {
         state: Arc<SessionState>,
         schema: SchemaRef,
     ) -> Result<Self> {
-        let groups = ViewRows::new(Arc::clone(version), None, Arc::clone(&state), version.spec.schema());
-        let plan = upper.over(provider_as_source(Arc::new(groups)))?;
+        let snapshot = &context.snapshot;
+        // Rows of an open transaction are its own: what all share is not moved to them.
+        let folded = Folded::new(version, snapshot.next_lsn, &state).filter(|_| snapshot.own_from.is_none());
+        let plan = match folded {
+            Some(folded) => upper.over_folded(provider_as_source(Arc::new(folded)))?,
+            None => {
+                let groups = ViewRows::new(Arc::clone(version), None, Arc::clone(&state), version.spec.schema());
+                upper.over(provider_as_source(Arc::new(groups)))?
+            }
+        };
         Ok(Self { view: Arc::clone(&version.spec.view), plan, context: context.clone(), state, system: None, schema })
     }
 

@@ -17,6 +17,7 @@
 mod chain;
 mod interned;
 mod path;
+mod sliding;
 mod summary;
 #[cfg(test)]
 mod tests;

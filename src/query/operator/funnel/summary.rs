@@ -22,6 +22,7 @@ use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility};
 
+use super::sliding::Sliding;
 use crate::error::Error;
 
 /// The columns of a step, in order.
@@ -81,6 +82,10 @@ impl AggregateUDFImpl for Summary {
         Ok(Box::new(One(Groups::new(&self.names))))
     }
 
+    fn create_sliding_accumulator(&self, _args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        Ok(Box::new(Sliding::new(&self.names)))
+    }
+
     fn groups_accumulator_supported(&self, _args: AccumulatorArgs) -> bool {
         true
     }
@@ -99,15 +104,6 @@ impl AggregateUDFImpl for Summary {
 struct Group {
     entered: i64,
     gaps: Vec<Vec<i64>>,
-}
-
-impl Group {
-    fn entities(&self, step: usize) -> i64 {
-        match step.checked_sub(1) {
-            None => self.entered,
-            Some(before) => self.gaps.get(before).map_or(0, |gaps| gaps.len() as i64),
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -136,48 +132,69 @@ impl Groups {
 
     fn results(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
         let groups = self.leave(emit_to);
-        let rows = groups.len() * self.names.len();
-        let (mut step, mut entities) = (Int32Builder::with_capacity(rows), Int64Builder::with_capacity(rows));
-        let mut name = StringViewBuilder::with_capacity(rows).with_deduplicate_strings();
-        let [mut of_first, mut of_before, mut median] = [(); 3].map(|()| Float64Builder::with_capacity(rows));
-        let (mut lengths, mut valid) = (Vec::with_capacity(groups.len()), Vec::with_capacity(groups.len()));
-        for mut group in groups {
-            let is_shown = group.entered > 0;
-            valid.push(is_shown);
-            lengths.push(if is_shown { self.names.len() } else { 0 });
-            if !is_shown {
-                continue;
-            }
-            for (index, text) in self.names.iter().enumerate() {
-                let count = group.entities(index);
-                step.append_value(index as i32 + 1);
-                name.append_value(text);
-                entities.append_value(count);
-                of_first.append_option(share(count, group.entered));
-                of_before.append_option(index.checked_sub(1).and_then(|before| share(count, group.entities(before))));
-                median.append_option(index.checked_sub(1).and_then(|before| middle(&mut group.gaps[before])));
-            }
-        }
-        let arrays: Vec<ArrayRef> = vec![
-            Arc::new(step.finish()),
-            Arc::new(name.finish()),
-            Arc::new(entities.finish()),
-            Arc::new(of_first.finish()),
-            Arc::new(of_before.finish()),
-            Arc::new(median.finish()),
-        ];
-        let values = StructArray::try_new(columns(), arrays, None)?;
-        let nulls = NullBuffer::from(valid);
-        Ok(Arc::new(ListArray::try_new(item(), OffsetBuffer::from_lengths(lengths), Arc::new(values), Some(nulls))?))
+        let summary = |mut group: Group| {
+            let steps = group.gaps.iter_mut().map(|gaps| (gaps.len() as i64, middle(gaps))).collect();
+            Summarized { entered: group.entered, steps }
+        };
+        summarized(&self.names, groups.into_iter().map(summary))
     }
+}
+
+/// What is said of a group.
+pub struct Summarized {
+    /// Who came to step 1.
+    pub entered: i64,
+    /// Of each other step how many came to it, and the two times in the middle, microseconds.
+    pub steps: Vec<(i64, Option<(i64, i64)>)>,
+}
+
+/// The lists of steps of some groups.
+pub fn summarized(names: &[String], groups: impl Iterator<Item = Summarized>) -> Result<ArrayRef> {
+    let (mut step, mut entities) = (Int32Builder::new(), Int64Builder::new());
+    let mut name = StringViewBuilder::new().with_deduplicate_strings();
+    let [mut of_first, mut of_before, mut median] = [(); 3].map(|()| Float64Builder::new());
+    let (mut lengths, mut valid) = (Vec::new(), Vec::new());
+    for group in groups {
+        let is_shown = group.entered > 0;
+        valid.push(is_shown);
+        lengths.push(if is_shown { names.len() } else { 0 });
+        if !is_shown {
+            continue;
+        }
+        let count = |index: usize| index.checked_sub(1).map_or(group.entered, |before| group.steps[before].0);
+        for (index, text) in names.iter().enumerate() {
+            step.append_value(index as i32 + 1);
+            name.append_value(text);
+            entities.append_value(count(index));
+            of_first.append_option(share(count(index), group.entered));
+            of_before.append_option(index.checked_sub(1).and_then(|before| share(count(index), count(before))));
+            median.append_option(index.checked_sub(1).and_then(|before| group.steps[before].1).map(seconds));
+        }
+    }
+    let arrays: Vec<ArrayRef> = vec![
+        Arc::new(step.finish()),
+        Arc::new(name.finish()),
+        Arc::new(entities.finish()),
+        Arc::new(of_first.finish()),
+        Arc::new(of_before.finish()),
+        Arc::new(median.finish()),
+    ];
+    let values = StructArray::try_new(columns(), arrays, None)?;
+    let nulls = NullBuffer::from(valid);
+    Ok(Arc::new(ListArray::try_new(item(), OffsetBuffer::from_lengths(lengths), Arc::new(values), Some(nulls))?))
 }
 
 fn share(count: i64, of: i64) -> Option<f64> {
     (of > 0).then(|| count as f64 / of as f64)
 }
 
-/// The median, in seconds.
-fn middle(gaps: &mut [i64]) -> Option<f64> {
+/// The median of two times in the middle.
+fn seconds((below, above): (i64, i64)) -> f64 {
+    (i128::from(below) + i128::from(above)) as f64 / 2.0 / SECOND_US
+}
+
+/// The two times in the middle, or the one.
+fn middle(gaps: &mut [i64]) -> Option<(i64, i64)> {
     let half = gaps.len() / 2;
     if gaps.is_empty() {
         return None;
@@ -185,7 +202,24 @@ fn middle(gaps: &mut [i64]) -> Option<f64> {
     let odd = gaps.len() % 2 == 1;
     let (below, upper, _) = gaps.select_nth_unstable(half);
     let lower = if odd { *upper } else { below.iter().copied().max().unwrap_or(*upper) };
-    Some((i128::from(lower) + i128::from(*upper)) as f64 / 2.0 / SECOND_US)
+    Some((lower, *upper))
+}
+
+/// A path that reached step 1.
+pub struct Path<'a> {
+    /// Its row.
+    pub row: usize,
+    /// The microseconds from step to step.
+    pub gaps: &'a [i64],
+}
+
+/// The paths in a batch of arguments.
+pub fn paths(values: &[ArrayRef]) -> Result<impl Iterator<Item = Path<'_>>> {
+    let reached = values[0].as_primitive_opt::<Int32Type>().ok_or_else(damaged)?;
+    let lists = values[1].as_list_opt::<i32>().ok_or_else(damaged)?;
+    let gaps = lists.values().as_primitive_opt::<Int64Type>().ok_or_else(damaged)?.values();
+    let rows = (0..reached.len()).filter(|row| reached.is_valid(*row) && lists.is_valid(*row) && reached.value(*row) > 0);
+    Ok(rows.map(|row| Path { row, gaps: &gaps[lists.value_offsets()[row] as usize..lists.value_offsets()[row + 1] as usize] }))
 }
 
 fn damaged() -> Error {
@@ -195,19 +229,14 @@ fn damaged() -> Error {
 impl GroupsAccumulator for Groups {
     fn update_batch(&mut self, values: &[ArrayRef], owners: &[usize], selected: Option<&BooleanArray>, groups: usize) -> Result<()> {
         self.grow(groups);
-        let reached = values[0].as_primitive_opt::<Int32Type>().ok_or_else(damaged)?;
-        let lists = values[1].as_list_opt::<i32>().ok_or_else(damaged)?;
-        let gaps = lists.values().as_primitive_opt::<Int64Type>().ok_or_else(damaged)?.values();
-        for (row, owner) in owners.iter().enumerate() {
-            let counts = selected.is_none_or(|selected| selected.is_valid(row) && selected.value(row));
-            if !counts || reached.is_null(row) || lists.is_null(row) || reached.value(row) == 0 {
+        for Path { row, gaps } in paths(values)? {
+            if !selected.is_none_or(|selected| selected.is_valid(row) && selected.value(row)) {
                 continue;
             }
-            let group = &mut self.groups[*owner];
+            let group = &mut self.groups[owners[row]];
             group.entered += 1;
-            let own = lists.value_offsets()[row] as usize..lists.value_offsets()[row + 1] as usize;
-            self.times += own.len();
-            for (step, gap) in group.gaps.iter_mut().zip(&gaps[own]) {
+            self.times += gaps.len();
+            for (step, gap) in group.gaps.iter_mut().zip(gaps) {
                 step.push(*gap);
             }
         }
