@@ -1,5 +1,9 @@
 -- The schema that a fresh data directory starts with (`verus serve --no-template` starts empty): the paper's event model,
 -- Listing 1, with the columns that its other listings use, and the views that its dashboards read.
+--
+-- A DEFAULT fills in what an event does not give. It may name the event's other columns, and who sent the event over HTTP: client_ip and
+-- client_user_agent. An event from a shop's server says who it is about in its context (Segment's fields): context.ip, context.userAgent. To
+-- change a rule: ALTER TABLE events ALTER COLUMN country SET DEFAULT ...
 
 CREATE TABLE events (
     event_id         uuid NOT NULL,
@@ -10,12 +14,14 @@ CREATE TABLE events (
     session_id       text NOT NULL,
     -- Dimensions.
     store_id         text NOT NULL,
-    device_type      text,
-    country          text,
+    device_type      text DEFAULT device_type(coalesce(properties->'context'->>'userAgent', client_user_agent)),
+    -- The sender's own address only where the sender is a browser.
+    country          text DEFAULT geo_country(coalesce(properties->'context'->>'ip',
+                                              CASE WHEN device_type(client_user_agent) IS NOT NULL THEN client_ip END)),
     referrer         text,
-    utm_source       text,
-    utm_medium       text,
-    utm_campaign     text,
+    utm_source       text DEFAULT source_of(coalesce(properties->>'url', page), referrer),
+    utm_medium       text DEFAULT medium_of(coalesce(properties->>'url', page), referrer),
+    utm_campaign     text DEFAULT campaign_of(coalesce(properties->>'url', page)),
     -- Measures and what belongs to one type of event.
     page             text,
     product_id       text,

@@ -69,7 +69,7 @@ async fn send(server: &Server, method: &str, path: &str, headers: &str, body: &[
     Client::open(server).await.try_send(method, path, headers, body).await.unwrap()
 }
 
-async fn post(server: &Server, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Answer {
+pub async fn post(server: &Server, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Answer {
     send(server, "POST", path, headers, body.as_ref()).await
 }
 
@@ -79,7 +79,7 @@ async fn shop() -> (Server, Session) {
     (server, session)
 }
 
-fn event(id: u32, more: &str) -> String {
+pub fn event(id: u32, more: &str) -> String {
     format!(
         "{{\"event_id\":\"00000000-0000-4000-8000-{id:012}\",\"event_type\":\"purchase\",\"event_time\":\"2024-05-01T10:00:00Z\",\
          \"session_id\":\"s\",\"store_id\":\"a\"{more}}}"
@@ -374,4 +374,27 @@ async fn kills_between_requests_lose_and_double_nothing() {
     assert_eq!(count, format!("{0}/{0}", sent * EVENTS), "{sent} requests");
     assert_eq!(session.value("SELECT sum(n) FROM v").await, (sent * EVENTS).to_string());
     assert_eq!(session.value("SELECT count(*) FROM verus.requests").await, sent.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_events_are_pruned_by_size() {
+    let env = [("VERUS_LIMITS_INGEST_REJECTED_BYTES_MAX", "1000000")].map(|(key, value)| (key, value.to_owned())).to_vec();
+    let server = Server::start_with(Options { template: true, env }).await;
+    let session = server.connect().await;
+    let padding = "x".repeat(1_000);
+    let bad = |from: u32| {
+        (from..from + 50).map(|id| event(id, &format!(",\"event_type\":\"\",\"pad\":\"{padding}\"")) + "\n").collect::<String>()
+    };
+    let mut sent = 0;
+    // Beyond the limit the older half goes.
+    while session.value("SELECT count(*) FROM verus.rejected_events WHERE position = 0").await == (sent / 50).to_string() {
+        assert!(sent < 5_000, "nothing was pruned");
+        assert_eq!(post(&server, "/v1/events", "", bad(sent)).await.code, 422);
+        sent += 50;
+    }
+    assert!(sent >= 100, "{sent}");
+    let newest = format!("SELECT count(*) FROM verus.rejected_events WHERE event LIKE '%8000-{:012}%'", sent - 1);
+    assert_eq!(session.value(&newest).await, "1");
+    assert_eq!(session.value("SELECT count(*) FROM verus.rejected_events WHERE event LIKE '%8000-000000000000%'").await, "0");
+    assert_eq!(session.value("SELECT sum(value::bigint) > 0 FROM verus.metrics WHERE name = 'verus_limits_hit_total' AND labels::text LIKE '%rejected_bytes_max%'").await, "t");
 }

@@ -544,3 +544,31 @@ async fn errors_of_conditions_over_files_keep_their_states() {
         assert!(!error.to_string().contains("Report"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_copy_shows_its_progress() {
+    let server = Server::start().await;
+    let (session, watcher) = (server.connect().await, server.connect().await);
+    session.rows("CREATE TABLE t (id integer, at timestamptz NOT NULL, WATERMARK FOR at AS at)").await;
+    let progress = "SELECT command, type, relid = (SELECT oid FROM pg_class WHERE relname = 't'), datname, bytes_total, bytes_processed > 0 \
+                    AND tuples_processed > 0, tuples_excluded FROM pg_stat_progress_copy";
+    assert!(watcher.rows(progress).await.is_empty());
+    {
+        let sink = session.client.copy_in::<_, bytes::Bytes>("COPY t FROM STDIN (FORMAT csv)").await.unwrap();
+        futures::pin_mut!(sink);
+        let lines = bytes::Bytes::from("1,2024-05-01 10:00\n".repeat(100_000));
+        for _ in 0..2 {
+            futures::SinkExt::send(&mut sink, lines.clone()).await.unwrap();
+            futures::SinkExt::flush(&mut sink).await.unwrap();
+        }
+        watcher.until("SELECT count(*) = 1 FROM pg_stat_progress_copy WHERE tuples_processed > 0").await;
+        assert_eq!(watcher.rows(progress).await, [["COPY FROM", "PIPE", "t", "verus", "0", "t", "0"]]);
+        let pid = watcher.value("SELECT pid FROM pg_stat_progress_copy").await;
+        assert_eq!(watcher.value(&format!("SELECT state FROM pg_stat_activity WHERE pid = {pid}")).await, "active");
+        assert_eq!(sink.finish().await.unwrap(), 200_000);
+    }
+    assert!(watcher.rows(progress).await.is_empty());
+    // One that is given up leaves nothing behind either.
+    assert!(session.copy("COPY t FROM STDIN (FORMAT csv)", "x,y\n").await.is_err());
+    assert!(watcher.rows(progress).await.is_empty());
+}

@@ -1,4 +1,4 @@
-//! ALTER TABLE ... ADD COLUMN and ALTER MATERIALIZED VIEW ... SET.
+//! ALTER TABLE ... ADD COLUMN, ALTER COLUMN ... SET DEFAULT and ALTER MATERIALIZED VIEW ... SET.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::{Change, Check, Column, Table, TableKind, View};
 use crate::command::{Response, create_table, options, relation};
 use crate::error::{Error, Result, SqlState};
+use crate::ingest::defaults;
 use crate::query::Context;
 use crate::session::{Session, engine_error};
 use crate::sql::Statement;
@@ -23,7 +24,7 @@ use crate::types::zone::Zone;
 /// Attempts at an ALTER TABLE whose proof is overtaken by new rows, before the client is told to try again.
 const ATTEMPTS_MAX: usize = 5;
 
-/// `ALTER TABLE name ADD [COLUMN] [IF NOT EXISTS] column [, ADD ...]`. Rows that are there get the default's value as of now,
+/// `ALTER TABLE name {ADD [COLUMN] [IF NOT EXISTS] column | ALTER [COLUMN] name {SET DEFAULT expression | DROP DEFAULT}} [, ...]`. Rows that are there get the default's value as of now,
 /// or NULL; no row is rewritten for that. 23502 and 23514 when they break the column's rules.
 pub async fn table(session: &mut Session, statement: &AlterTable, cancel: CancellationToken) -> Result<Response> {
     for _ in 1..ATTEMPTS_MAX {
@@ -56,7 +57,10 @@ async fn attempt(session: &mut Session, statement: &AlterTable, cancel: Cancella
             create_table::add_check(&mut widened.checks, given.as_deref(), base, expression)?;
         }
     }
-    if widened.columns.len() == table.columns.len() {
+    for (name, default) in &statement.defaults {
+        set_default(&mut widened, name, default.as_ref())?;
+    }
+    if widened.columns.len() == table.columns.len() && statement.defaults.is_empty() {
         return Ok(Response::Done("ALTER TABLE".to_owned()));
     }
     create_table::prove(session, &widened)?;
@@ -69,6 +73,19 @@ async fn attempt(session: &mut Session, statement: &AlterTable, cancel: Cancella
     let unwritten = if depends { vec![(table.oid, snapshot.next_lsn)] } else { Vec::new() };
     session.submit(Transaction { changes, unwritten, ..Transaction::default() }).await?;
     Ok(Response::Done("ALTER TABLE".to_owned()))
+}
+
+/// ALTER COLUMN ... SET DEFAULT or DROP DEFAULT: of rows to come.
+fn set_default(table: &mut Table, name: &str, default: Option<&String>) -> Result<()> {
+    let relation = table.name.clone();
+    let Some(column) = table.columns.iter_mut().find(|column| column.name == name) else {
+        return Err(Error::new(SqlState::UNDEFINED_COLUMN, format!("column \"{name}\" of relation \"{relation}\" does not exist")));
+    };
+    if column.generated.is_some() {
+        return Err(Error::syntax(format!("column \"{name}\" of relation \"{relation}\" is a generated column")));
+    }
+    column.default = default.cloned();
+    Ok(())
 }
 
 /// The column to be added to `table`, none when it is there and that is allowed.
@@ -91,7 +108,7 @@ fn new_column(session: &mut Session, table: &Table, added: &AddColumn, has_rows:
             .detail("Its value would have to be computed for every row that is there.")
             .hint("Compute it in queries or in a view, or declare it when the table is created."));
     }
-    column.fill = fill(session, &column, has_rows)?;
+    column.fill = fill(session, table, &column, has_rows)?;
     if !column.nullable && column.fill.is_none() && has_rows {
         let message = format!("column \"{}\" of relation \"{}\" contains null values", column.name, table.name);
         return Err(Error::new(SqlState::NOT_NULL_VIOLATION, message)
@@ -101,8 +118,12 @@ fn new_column(session: &mut Session, table: &Table, added: &AddColumn, has_rows:
 }
 
 /// The default's value as of now, as text; none for NULL.
-fn fill(session: &Session, column: &Column, has_rows: bool) -> Result<Option<String>> {
+fn fill(session: &Session, table: &Table, column: &Column, has_rows: bool) -> Result<Option<String>> {
     let Some(default) = &column.default else { return Ok(None) };
+    // What it is computed from is not known of the rows that are there, which hold NULL.
+    if defaults::is_of_row(table, default)? {
+        return Ok(None);
+    }
     let none = Arc::new(Schema::empty());
     let bound = session.services.binder.bind_expressions(&none, std::slice::from_ref(default), &[Some(column.sql_type.arrow())])?;
     let expression = bound.first().ok_or_else(|| Error::internal("a default was not bound"))?;

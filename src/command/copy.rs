@@ -1,6 +1,7 @@
 //! COPY.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use crate::command::{Response, insert, subscribe};
 use crate::error::{Error, Result, SqlState};
 use crate::event::encode::Encoder;
 use crate::ingest::CopyLoad;
+use crate::session::registry::CopyingNow;
 use crate::session::{Session, engine_error};
 use crate::sql::Statement;
 use crate::sql::statement::{Copy, CopyDirection, CopyFormat, CopyOptions, CopySource, quote_identifier};
@@ -40,6 +42,7 @@ pub struct CopyIn {
     binary: bool,
     load: CopyLoad,
     rows: Rows,
+    progress: CopyingNow,
 }
 
 impl CopyIn {
@@ -55,7 +58,9 @@ impl CopyIn {
 
     /// One CopyData message.
     pub async fn push(&mut self, bytes: Bytes) -> Result<()> {
+        let length = bytes.len() as u64;
         self.load.push(bytes).await?;
+        self.progress.bytes(length);
         if self.load.held_bytes() >= self.rows.portion() {
             self.rows.add(self.load.take()).await?;
         }
@@ -91,7 +96,8 @@ fn from_stdin(session: &mut Session, statement: &Copy) -> Result<CopyIn> {
         load = load.with_bytes_max(limits.store.statement_bytes_max);
     }
     let binary = statement.options.format == CopyFormat::Binary;
-    Ok(CopyIn { table, columns: columns.len(), binary, load, rows })
+    let progress = session.entry().copying(table.oid, true, load.rows());
+    Ok(CopyIn { table, columns: columns.len(), binary, load, rows, progress })
 }
 
 /// A COPY TO STDOUT under way.
@@ -103,7 +109,8 @@ pub struct CopyOut {
     header: bool,
     trailer: bool,
     live: bool,
-    rows: u64,
+    rows: Arc<AtomicU64>,
+    progress: Option<CopyingNow>,
 }
 
 impl std::fmt::Debug for CopyOut {
@@ -121,7 +128,17 @@ impl CopyOut {
     fn new(schema: &SchemaRef, stream: SendableRecordBatchStream, options: &CopyOptions, style: Style) -> Result<CopyOut> {
         let encoder = Encoder::new(schema, options.clone(), style)?;
         let binary = options.format == CopyFormat::Binary;
-        Ok(CopyOut { columns: schema.fields().len(), binary, encoder, stream, header: true, trailer: true, live: false, rows: 0 })
+        Ok(CopyOut {
+            columns: schema.fields().len(),
+            binary,
+            encoder,
+            stream,
+            header: true,
+            trailer: true,
+            live: false,
+            rows: Arc::default(),
+            progress: None,
+        })
     }
 
     /// Whether what [`CopyOut::next`] gives is not to wait for more.
@@ -151,8 +168,11 @@ impl CopyOut {
             }
         }
         while let Some(batch) = self.stream.try_next().await.map_err(engine_error)? {
-            self.rows += batch.num_rows() as u64;
+            self.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
             self.encoder.rows(&batch, &mut out, &mut ends)?;
+            if let Some(progress) = &self.progress {
+                progress.bytes(out.len() as u64);
+            }
             if !ends.is_empty() {
                 return Ok(Some((out, ends)));
             }
@@ -168,20 +188,28 @@ impl CopyOut {
 
     /// After the end: the command tag.
     pub fn tag(&self) -> String {
-        format!("COPY {}", self.rows)
+        format!("COPY {}", self.rows.load(Ordering::Relaxed))
     }
 }
 
 async fn to_stdout(session: &mut Session, statement: &Copy, cancel: CancellationToken) -> Result<CopyOut> {
     let context = session.context()?;
+    // 0 for a query.
+    let mut table = 0;
     let query = match &statement.source {
         CopySource::Query(query) => (**query).clone(),
         CopySource::Subscribe(subscribe) => return subscribe::to_stdout(session, subscribe, &statement.options, cancel).await,
         CopySource::Table(name) => {
             let found = relation::find(&context.snapshot.catalog, name).ok_or_else(|| relation::missing(name))?;
             let schema = match &found {
-                Relation::Table(table) => table.schema(),
-                Relation::View(view) => view.schema(),
+                Relation::Table(found) => {
+                    table = found.oid;
+                    found.schema()
+                }
+                Relation::View(found) => {
+                    table = found.oid;
+                    found.schema()
+                }
             };
             let columns = selected(&schema, &statement.columns, &relation::shown(name))?;
             crate::sql::parse_query(&format!("SELECT {} FROM {name}", columns.join(", ")))?
@@ -190,7 +218,9 @@ async fn to_stdout(session: &mut Session, statement: &Copy, cancel: Cancellation
     let engine = Arc::clone(&session.services.engine);
     let bound = engine.bind(&context, &Statement::Query(Box::new(query)), &[])?;
     let stream = engine.run(&context, &bound, &[], cancel).await?;
-    CopyOut::new(&bound.schema, stream, &statement.options, *session.vars.style())
+    let mut copy = CopyOut::new(&bound.schema, stream, &statement.options, *session.vars.style())?;
+    copy.progress = Some(session.entry().copying(table, false, Arc::clone(&copy.rows)));
+    Ok(copy)
 }
 
 fn selected(schema: &Schema, names: &[String], relation: &str) -> Result<Vec<String>> {

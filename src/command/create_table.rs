@@ -8,6 +8,7 @@ use sqlparser::ast;
 use crate::catalog::{Change, Check, Column, Oid, Table, TableKind, TableOptions, Unique, Watermark};
 use crate::command::{Response, options, relation};
 use crate::error::{Error, Result, SqlState};
+use crate::ingest::defaults;
 use crate::session::Session;
 use crate::sql::statement::{ColumnDefinition, CreateTable, UniqueDefinition};
 use crate::store::Transaction;
@@ -246,7 +247,8 @@ pub fn prove(session: &Session, table: &Table) -> Result<()> {
     for column in &table.columns {
         let target = [Some(column.sql_type.arrow())];
         if let Some(default) = &column.default {
-            binder.bind_expressions(&none, std::slice::from_ref(default), &target)?;
+            let over = if defaults::is_of_row(table, default)? { defaults::schema(table) } else { Arc::clone(&none) };
+            binder.bind_expressions(&over, std::slice::from_ref(default), &target)?;
         }
         if let Some(generated) = &column.generated {
             let own = table.columns.iter().filter(|other| other.generated.is_some()).map(|other| other.name.as_str());

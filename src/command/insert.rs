@@ -16,7 +16,7 @@ use crate::catalog::{Column, LateRows, Table};
 use crate::command::rows::Rows;
 use crate::command::{Response, conflict, modify, relation};
 use crate::error::{Error, Result, SqlState};
-use crate::ingest::Pipeline;
+use crate::ingest::{Pipeline, defaults};
 use crate::query::Bound;
 use crate::query::typing::assign::NAME as ASSIGNMENT;
 use crate::session::{Session, engine_error};
@@ -321,6 +321,10 @@ fn is_default(expression: &ast::Expr) -> bool {
 pub fn default_of(table: &Table, column: usize) -> Result<ast::Expr> {
     let column = &table.columns[column];
     match &column.default {
+        Some(text) if defaults::is_of_row(table, text)? => {
+            Err(Error::unsupported(format!("the default of column \"{}\" is computed from its row", column.name))
+                .hint("Leave the column out of the statement's columns."))
+        }
         Some(text) => crate::sql::parse_expression(text),
         None => crate::sql::parse_expression("NULL"),
     }

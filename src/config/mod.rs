@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 pub use flags::ServeFlags;
 pub use limits::Limits;
-pub use network::Network;
+pub use network::{ClientAddresses, Network};
 
 /// All settings of a server, resolved and checked.
 #[derive(Clone, Debug)]
@@ -31,6 +31,12 @@ pub struct Config {
     pub password: Option<Secret>,
     /// Origins (`https://shop.example`) whose pages may send events; `*` for all.
     pub http_origins: Vec<String>,
+    /// Proxies whose X-Forwarded-For is believed.
+    pub trusted_proxies: Vec<Network>,
+    /// What is kept of the addresses of those who send events.
+    pub client_addresses: ClientAddresses,
+    /// File in MaxMind's format that the geo functions look addresses up in.
+    pub geo_database: Option<PathBuf>,
     /// A fresh data directory gets the commerce schema (`sql/commerce.sql`).
     pub template: bool,
     /// Filter of the log on standard error, in tracing's syntax (`info`, `verus=debug`).
@@ -121,6 +127,9 @@ impl Default for Config {
             http: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080),
             password: None,
             http_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            client_addresses: ClientAddresses::Truncate,
+            geo_database: None,
             template: true,
             log: "info".to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),

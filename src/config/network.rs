@@ -1,6 +1,6 @@
-//! A network of addresses: `10.0.0.0/8`, `::1`.
+//! A network of addresses: `10.0.0.0/8`, `::1`; and what is kept of an address.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// An address with the number of its leading bits that count.
@@ -34,9 +34,58 @@ impl FromStr for Network {
     }
 }
 
+/// What is kept of the addresses of those who send events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAddresses {
+    /// All of it.
+    Keep,
+    /// Its network: the last 8 bits of IPv4 and 80 of IPv6 are zero.
+    Truncate,
+    /// Nothing.
+    Drop,
+}
+
+impl ClientAddresses {
+    /// What is kept of an address.
+    pub fn kept(self, address: IpAddr) -> Option<IpAddr> {
+        match (self, address.to_canonical()) {
+            (ClientAddresses::Drop, _) => None,
+            (ClientAddresses::Keep, address) => Some(address),
+            (ClientAddresses::Truncate, IpAddr::V4(address)) => Some(IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() & !0xff))),
+            (ClientAddresses::Truncate, IpAddr::V6(address)) => Some(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 80 << 80))),
+        }
+    }
+}
+
+impl FromStr for ClientAddresses {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "keep" => Ok(ClientAddresses::Keep),
+            "truncate" => Ok(ClientAddresses::Truncate),
+            "drop" => Ok(ClientAddresses::Drop),
+            _ => Err(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_kept_in_part() {
+        let kept = |way: &str, address: &str| {
+            let way: ClientAddresses = way.parse().unwrap();
+            way.kept(address.parse().unwrap()).map(|address| address.to_string())
+        };
+        assert_eq!(kept("truncate", "203.0.113.77").as_deref(), Some("203.0.113.0"));
+        assert_eq!(kept("truncate", "::ffff:203.0.113.77").as_deref(), Some("203.0.113.0"));
+        assert_eq!(kept("truncate", "2001:db8:7:8::9").as_deref(), Some("2001:db8:7::"));
+        assert_eq!(kept("keep", "203.0.113.77").as_deref(), Some("203.0.113.77"));
+        assert_eq!(kept("drop", "203.0.113.77"), None);
+    }
 
     #[test]
     fn networks_contain_their_addresses() {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
-use super::{Config, ConfigError, Limits, Secret, limits};
+use super::{ClientAddresses, Config, ConfigError, Limits, Network, Secret, limits};
 
 /// One setting from one source.
 pub(super) struct Entry {
@@ -35,6 +35,10 @@ struct Settings {
     password: String,
     /// Separated by commas.
     http_origins: String,
+    /// Separated by commas.
+    trusted_proxies: String,
+    client_addresses: String,
+    geo_database: String,
     template: bool,
     log: String,
     cores: usize,
@@ -197,6 +201,9 @@ fn defaults(memory: usize) -> BTreeMap<String, Value> {
         http: config.http.to_string(),
         password: String::new(),
         http_origins: String::new(),
+        trusted_proxies: String::new(),
+        client_addresses: "truncate".to_owned(),
+        geo_database: String::new(),
         template: config.template,
         log: config.log,
         cores: config.cores,
@@ -260,14 +267,24 @@ pub(super) fn resolve(entries: impl Iterator<Item = Entry>) -> Result<Config, Co
     {
         return Err(entry.invalid("origins such as https://shop.example, separated by commas, or * are expected"));
     }
-    let networks = settings.channel_networks.split(',').filter(|text| !text.trim().is_empty()).map(str::parse).collect();
-    let channel_networks = match (networks, given.get("channel_networks")) {
-        (Ok(networks), _) => networks,
-        (Err(()), Some((_, entry))) => return Err(entry.invalid("networks such as 10.1.0.0/16, 192.168.1.7 are expected")),
-        (Err(()), None) => Vec::new(),
+    let networks = |key: &str, text: &str| -> Result<Vec<Network>, ConfigError> {
+        let networks = text.split(',').filter(|text| !text.trim().is_empty()).map(str::parse).collect();
+        match (networks, given.get(key)) {
+            (Ok(networks), _) => Ok(networks),
+            (Err(()), Some((_, entry))) => Err(entry.invalid("networks such as 10.1.0.0/16, 192.168.1.7 are expected")),
+            (Err(()), None) => Ok(Vec::new()),
+        }
+    };
+    let client_addresses = match (settings.client_addresses.parse(), given.get("client_addresses")) {
+        (Ok(kept), _) => kept,
+        (Err(()), Some((_, entry))) => return Err(entry.invalid("keep, truncate or drop is expected")),
+        (Err(()), None) => ClientAddresses::Truncate,
     };
     Ok(Config {
         http_origins,
+        trusted_proxies: networks("trusted_proxies", &settings.trusted_proxies)?,
+        client_addresses,
+        geo_database: (!settings.geo_database.is_empty()).then(|| PathBuf::from(&settings.geo_database)),
         data_dir: PathBuf::from(&settings.data_dir),
         listen: address("listen", &settings.listen)?,
         http: address("http", &settings.http)?,
@@ -277,7 +294,7 @@ pub(super) fn resolve(entries: impl Iterator<Item = Entry>) -> Result<Config, Co
         cores: settings.cores,
         memory_bytes: memory,
         allow_private_channels: settings.allow_private_channels,
-        channel_networks,
+        channel_networks: networks("channel_networks", &settings.channel_networks)?,
         limits: settings.limits,
     })
 }

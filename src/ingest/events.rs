@@ -13,6 +13,7 @@ use arrow::compute::kernels::zip::zip;
 use arrow::record_batch::RecordBatch;
 
 use super::Pipeline;
+use super::defaults::Client;
 use crate::catalog::Table;
 use crate::catalog::bind::Binder;
 use crate::clock::Micros;
@@ -55,6 +56,11 @@ impl Events {
     /// Reads an input. With `partition` every event is of this partition: it is filled in where an event does not say, and an event that
     /// says another is refused (42501). An error refuses the whole input; so does (22000) when more than `refused_max` events are refused.
     pub fn take(&self, text: &str, partition: Option<&str>, refused_max: usize) -> Result<Taken> {
+        self.take_from(text, partition, &Client::default(), refused_max)
+    }
+
+    /// The same, of a client that is known: defaults may name it.
+    pub fn take_from(&self, text: &str, partition: Option<&str>, client: &Client, refused_max: usize) -> Result<Taken> {
         let mut rows = self.decoder.decode(text, refused_max)?;
         if let Some(partition) = partition {
             self.confine(&mut rows, partition)?;
@@ -69,7 +75,7 @@ impl Events {
 
     fn keep_rules(&self, rows: JsonRows, refused_max: usize) -> Result<Taken> {
         let JsonRows { batch, positions, spans, mut refused } = rows;
-        let sifted = self.pipeline.sift(&batch, refused_max);
+        let sifted = self.pipeline.sift(&batch, client, refused_max);
         let accepted = sifted.rows.iter().map(RecordBatch::num_rows).sum();
         let broken =
             sifted.refused.into_iter().map(|(row, error)| RefusedEvent { position: positions[row], span: spans[row].clone(), error });

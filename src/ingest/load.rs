@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::record_batch::RecordBatch;
 use bytes::{Bytes, BytesMut};
@@ -50,6 +51,7 @@ pub struct CopyLoad {
 struct Rules {
     decoder: Decoder,
     pipeline: Arc<Pipeline>,
+    rows: Arc<AtomicU64>,
 }
 
 /// A chunk done.
@@ -67,6 +69,7 @@ impl Rules {
             .pipeline
             .complete_rows(decoded.batch)
             .map_err(|refusal| self.decoder.refuse(chunk, line_end, first, refusal.row, refusal.error))?;
+        self.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
         Ok(Completed { batch, lines: decoded.lines, ended: decoded.ended })
     }
 }
@@ -90,7 +93,7 @@ impl CopyLoad {
         }
         let decoder = Decoder::new(&pipeline.table().name, pipeline.targets().to_vec(), options, zone)?.with_told(pipeline.told());
         Ok(CopyLoad {
-            rules: Arc::new(Rules { decoder, pipeline }),
+            rules: Arc::new(Rules { decoder, pipeline, rows: Arc::default() }),
             spawner,
             cutter,
             buffer: BytesMut::new(),
@@ -184,6 +187,11 @@ impl CopyLoad {
             self.batches.push(done.batch);
         }
         Ok(())
+    }
+
+    /// Counts the rows that have been completed.
+    pub fn rows(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.rules.rows)
     }
 
     /// Memory of the completed rows.

@@ -7,6 +7,7 @@
 //! pipeline over a stream of bytes, in parallel; [`events`] takes JSON whose events are refused one by one, and [`ledger`] keeps what
 //! was refused and what was answered.
 
+pub mod defaults;
 pub mod events;
 pub mod ledger;
 mod load;

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringViewArray, StringViewBuilder, new_null_array};
 use arrow::compute::kernels::aggregate::max;
 use arrow::compute::kernels::zip::zip;
 use arrow::datatypes::{DataType, Schema, SchemaRef, TimestampMicrosecondType};
@@ -20,6 +20,7 @@ use crate::catalog::{Column, Table};
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
 use crate::event::{Target, values};
+use crate::ingest::defaults::{self, CLIENT_COLUMNS, Client};
 use crate::types::SqlType;
 use crate::types::text::interval::write_postgres;
 use crate::types::text::scalar::fit;
@@ -36,6 +37,8 @@ pub struct Pipeline {
     schema: SchemaRef,
     /// The same, all columns nullable: rows on the way, before NOT NULL has been checked.
     open_schema: SchemaRef,
+    /// What defaults are computed over that name columns.
+    row_schema: SchemaRef,
     targets: Vec<Target>,
     /// By column of the table.
     sources: Vec<Source>,
@@ -57,12 +60,20 @@ enum Source {
     GivenOr {
         position: usize,
         told: usize,
-        default: Arc<dyn PhysicalExpr>,
+        default: Rule,
     },
-    Default(Arc<dyn PhysicalExpr>),
+    Default(Rule),
     Null,
     /// Computed from the others.
     Generated,
+}
+
+/// A column's default.
+#[derive(Clone, Debug)]
+enum Rule {
+    Alone(Arc<dyn PhysicalExpr>),
+    /// Computed from the row and from who sent it.
+    OfRow(Arc<dyn PhysicalExpr>),
 }
 
 /// Why a batch was refused, and for which row's sake where that is known.
@@ -131,7 +142,8 @@ impl Pipeline {
         };
         let targets = columns.iter().map(target).collect();
         let table = Arc::clone(table);
-        Ok(Pipeline { table, schema, open_schema, targets, sources, generated, checks, limited, future, zone: Zone::UTC })
+        let row_schema = defaults::schema(&table);
+        Ok(Pipeline { table, schema, open_schema, row_schema, targets, sources, generated, checks, limited, future, zone: Zone::UTC })
     }
 
     /// With the session's time zone, for literals without an offset and for the rows in errors. UTC without it.
@@ -178,8 +190,14 @@ impl Pipeline {
 
     /// As [`Pipeline::complete`], with the row that is at fault.
     pub fn complete_rows(&self, source: RecordBatch) -> Result<RecordBatch, Refusal> {
+        self.complete_rows_of(source, &Client::default())
+    }
+
+    /// As [`Pipeline::complete_rows`], for rows of which it is known who sent them.
+    pub fn complete_rows_of(&self, source: RecordBatch, client: &Client) -> Result<RecordBatch, Refusal> {
         let rows = source.num_rows();
         let mut arrays = self.place(&source)?;
+        self.place_rules_of_rows(&source, client, &mut arrays)?;
         let mut first: Option<Refusal> = None;
         for index in &self.limited {
             match self.fitted(*index, &arrays[*index]) {
@@ -227,8 +245,11 @@ impl Pipeline {
             arrays.push(match column {
                 Source::Given(position) if *position < source.num_columns() => Arc::clone(source.column(*position)),
                 Source::Given(_) => return Err(Error::internal("a source batch has too few columns")),
-                Source::GivenOr { position, told, default } if *told < source.num_columns() => {
-                    let given = source.column(*told).as_boolean_opt().ok_or_else(|| Error::internal("a column of truths is none"))?;
+                Source::GivenOr { position, default: Rule::OfRow(_), .. } if *position < source.num_columns() => {
+                    Arc::clone(source.column(*position))
+                }
+                Source::GivenOr { position, told, default: Rule::Alone(default) } if *told < source.num_columns() => {
+                    let given = truths(source, *told)?;
                     match given.true_count() {
                         count if count == rows => Arc::clone(source.column(*position)),
                         0 => evaluate(default.as_ref(), &no_columns)?,
@@ -237,11 +258,52 @@ impl Pipeline {
                     }
                 }
                 Source::GivenOr { .. } => return Err(Error::internal("a source batch has too few columns")),
-                Source::Default(expression) => evaluate(expression.as_ref(), &no_columns)?,
-                Source::Null | Source::Generated => new_null_array(self.open_schema.field(index).data_type(), rows),
+                Source::Default(Rule::Alone(expression)) => evaluate(expression.as_ref(), &no_columns)?,
+                Source::Default(Rule::OfRow(_)) | Source::Null | Source::Generated => {
+                    new_null_array(self.open_schema.field(index).data_type(), rows)
+                }
             });
         }
         Ok(arrays)
+    }
+
+    /// Computes the defaults that name columns, for the rows that do not give them.
+    fn place_rules_of_rows(&self, source: &RecordBatch, client: &Client, arrays: &mut [ArrayRef]) -> Result<()> {
+        let rows = source.num_rows();
+        let mut row: Option<RecordBatch> = None;
+        let mut found = Vec::new();
+        for (index, column) in self.sources.iter().enumerate() {
+            let (given, expression) = match column {
+                Source::GivenOr { told, default: Rule::OfRow(expression), .. } => (Some(truths(source, *told)?), expression),
+                Source::Default(Rule::OfRow(expression)) => (None, expression),
+                _ => continue,
+            };
+            if given.is_some_and(|given| given.true_count() == rows) {
+                continue;
+            }
+            let over = match &mut row {
+                Some(row) => row,
+                None => row.insert(self.row(arrays, client, rows)?),
+            };
+            let computed = evaluate(expression.as_ref(), over)?;
+            let placed = match given {
+                Some(given) => zip(given, &arrays[index], &computed).map_err(|error| Error::internal(error.to_string()))?,
+                None => computed,
+            };
+            found.push((index, placed));
+        }
+        found.into_iter().for_each(|(index, array)| arrays[index] = array);
+        Ok(())
+    }
+
+    /// The columns as they are so far, and who sent the rows.
+    fn row(&self, arrays: &[ArrayRef], client: &Client, rows: usize) -> Result<RecordBatch> {
+        let mut columns = arrays.to_vec();
+        for name in CLIENT_COLUMNS.into_iter().filter(|name| self.table.column(name).is_none()) {
+            let value = if name == CLIENT_COLUMNS[0] { &client.ip } else { &client.user_agent };
+            columns.push(Arc::new(StringViewArray::from_iter(std::iter::repeat_n(value.as_deref(), rows))));
+        }
+        self.batch(&self.row_schema, columns, rows)
     }
 
     /// The column cut to its type's length, none where it fits as it is (the usual case).
@@ -363,31 +425,38 @@ impl Pipeline {
 /// Where each column of the table comes from. With `told`, columns of the source from there on say which rows give a column that
 /// has a default.
 fn sources(binder: &dyn Binder, table: &Table, given: &[Option<usize>], told: Option<usize>) -> Result<Vec<Source>> {
-    let mut texts = Vec::new();
-    let mut types = Vec::new();
+    // Those that stand alone, then those that name columns.
+    let (mut texts, mut types, mut kinds) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()], Vec::new());
     for (column, position) in table.columns.iter().zip(given) {
         if let (true, None, Some(default)) = (position.is_none() || told.is_some(), &column.generated, &column.default) {
-            texts.push(default.clone());
-            types.push(Some(column.sql_type.arrow()));
+            let kind = usize::from(defaults::is_of_row(table, default)?);
+            texts[kind].push(default.clone());
+            types[kind].push(Some(column.sql_type.arrow()));
+            kinds.push(kind);
         }
     }
-    let mut defaults = if texts.is_empty() {
-        Vec::new().into_iter()
-    } else {
-        binder.bind_expressions(&Arc::new(Schema::empty()), &texts, &types)?.into_iter()
+    let bind = |kind: usize, schema: SchemaRef| match texts[kind].is_empty() {
+        true => Ok(Vec::new()),
+        false => binder.bind_expressions(&schema, &texts[kind], &types[kind]),
     };
+    let mut bound = [bind(0, Arc::new(Schema::empty()))?.into_iter(), bind(1, defaults::schema(table))?.into_iter()];
+    let mut rules = kinds.into_iter().map(|kind| {
+        let expression = bound[kind].next()?;
+        Some(if kind == 0 { Rule::Alone(expression) } else { Rule::OfRow(expression) })
+    });
+    let mut next_rule = move || rules.next().flatten();
     let mut next_told = told.unwrap_or(0);
     let source = |(column, position): (&Column, &Option<usize>)| {
         let unbound = || Error::internal("a default was not bound");
         Ok(match (position, &column.generated, &column.default) {
             (Some(position), None, Some(_)) if told.is_some() => {
                 next_told += 1;
-                Source::GivenOr { position: *position, told: next_told - 1, default: defaults.next().ok_or_else(unbound)? }
+                Source::GivenOr { position: *position, told: next_told - 1, default: next_rule().ok_or_else(unbound)? }
             }
             (Some(position), ..) => Source::Given(*position),
             (None, Some(_), _) => Source::Generated,
             (None, None, None) => Source::Null,
-            (None, None, Some(_)) => Source::Default(defaults.next().ok_or_else(unbound)?),
+            (None, None, Some(_)) => Source::Default(next_rule().ok_or_else(unbound)?),
         })
     };
     table.columns.iter().zip(given).map(source).collect()
@@ -406,6 +475,11 @@ fn generated(binder: &dyn Binder, table: &Table, schema: &SchemaRef) -> Result<V
         return Ok(Vec::new());
     }
     Ok(indexes.into_iter().zip(binder.bind_expressions(schema, &texts, &types)?).collect())
+}
+
+fn truths(source: &RecordBatch, column: usize) -> Result<&BooleanArray> {
+    let found = source.columns().get(column).and_then(|array| array.as_boolean_opt());
+    found.ok_or_else(|| Error::internal("a column of truths is none"))
 }
 
 /// Rows in order, and rules in the order in which they are looked at.

@@ -5,6 +5,7 @@
 
 use arrow::record_batch::RecordBatch;
 
+use super::defaults::Client;
 use super::pipeline::{Pipeline, Refusal};
 use crate::error::Error;
 
@@ -19,30 +20,30 @@ pub struct Sifted {
 
 impl Pipeline {
     /// As [`Pipeline::complete`], leaving out the rows that break a rule. Ends early when more than `refused_max` do.
-    pub fn sift(&self, source: &RecordBatch, refused_max: usize) -> Sifted {
+    pub fn sift(&self, source: &RecordBatch, client: &Client, refused_max: usize) -> Sifted {
         let mut sifted = Sifted::default();
-        self.sift_part((source, refused_max), 0, source.num_rows(), &mut sifted);
+        self.sift_part((source, client, refused_max), 0, source.num_rows(), &mut sifted);
         sifted
     }
 
-    fn sift_part(&self, (source, refused_max): (&RecordBatch, usize), start: usize, rows: usize, sifted: &mut Sifted) {
+    fn sift_part(&self, (source, client, refused_max): (&RecordBatch, &Client, usize), start: usize, rows: usize, sifted: &mut Sifted) {
         if rows == 0 || sifted.refused.len() > refused_max {
             return;
         }
-        match self.complete_rows(source.slice(start, rows)) {
+        match self.complete_rows_of(source.slice(start, rows), client) {
             Ok(batch) => sifted.rows.push(batch),
             Err(Refusal { error, .. }) if rows == 1 => sifted.refused.push((start, error)),
             // The rows before it break no rule.
             Err(Refusal { row: Some(row), error }) if row < rows => {
-                self.sift_part((source, refused_max), start, row, sifted);
+                self.sift_part((source, client, refused_max), start, row, sifted);
                 sifted.refused.push((start + row, error));
                 let (next, left) = (start + row + 1, rows - row - 1);
-                self.sift_part((source, refused_max), next, left / 2, sifted);
-                self.sift_part((source, refused_max), next + left / 2, left - left / 2, sifted);
+                self.sift_part((source, client, refused_max), next, left / 2, sifted);
+                self.sift_part((source, client, refused_max), next + left / 2, left - left / 2, sifted);
             }
             Err(_) => {
-                self.sift_part((source, refused_max), start, rows / 2, sifted);
-                self.sift_part((source, refused_max), start + rows / 2, rows - rows / 2, sifted);
+                self.sift_part((source, client, refused_max), start, rows / 2, sifted);
+                self.sift_part((source, client, refused_max), start + rows / 2, rows - rows / 2, sifted);
             }
         }
     }

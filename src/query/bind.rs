@@ -6,9 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchema, Result as PlanResult};
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan, Projection};
 use datafusion::optimizer::Analyzer;
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use sqlparser::ast;
@@ -144,9 +147,22 @@ pub fn stored_expressions(
         rewrite::expression(&mut tree)?;
         let target = targets.get(index).and_then(Option::as_ref);
         let bound = expression(&planner, tree, &input, target, &resolver).map_err(from_datafusion)?;
+        let bound = if depends_on_simplifying(&bound).map_err(from_datafusion)? {
+            let options = Arc::clone(scope.state.config_options());
+            let context = SimplifyContext::builder().with_schema(Arc::new(input.clone())).with_config_options(options).build();
+            ExprSimplifier::new(context).simplify(bound).map_err(from_datafusion)?
+        } else {
+            bound
+        };
         physical.push(scope.state.create_physical_expr(bound, &input).map_err(from_datafusion)?);
     }
     Ok(physical)
+}
+
+/// Whether a call is among it that does not look at all of its arguments (COALESCE): DataFusion runs it as the CASE that its simplifier makes of
+/// it.
+fn depends_on_simplifying(expression: &Expr) -> PlanResult<bool> {
+    expression.exists(|each| Ok(matches!(each, Expr::ScalarFunction(call) if call.func.short_circuits())))
 }
 
 fn expression(

@@ -2,6 +2,7 @@
 //!
 //! *Place*: given to `query::catalogs` by [`super::build`].
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 
 use crate::alert::Alerts;
@@ -13,7 +14,7 @@ use crate::ingest::source::Sources;
 use crate::query::catalogs::alerts::{AlertRow, HistoryRow, NotificationRow};
 use crate::query::catalogs::signal::Signal;
 use crate::query::catalogs::sources::SourceRow;
-use crate::query::catalogs::{Activity, LogRow, SessionRow};
+use crate::query::catalogs::{Activity, CopyRow, LogRow, SessionRow};
 use crate::session::Registry;
 use crate::session::history::{Finished, History};
 use crate::store::{PartitionClosing, Progress, Store, WatermarkRange};
@@ -61,6 +62,12 @@ impl Activity for Running {
             query_start: row.query_start,
             state: row.state.name(),
             query: row.query,
+            copying: row.copying.map(|copying| CopyRow {
+                table: copying.table,
+                from: copying.from,
+                bytes: copying.bytes.load(Ordering::Relaxed),
+                rows: copying.rows.load(Ordering::Relaxed),
+            }),
         };
         self.registry.rows().into_iter().map(row).collect()
     }

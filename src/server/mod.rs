@@ -30,6 +30,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::ingest::source::{self, Sources};
 use crate::query::Engine;
 use crate::query::catalogs::SystemCatalogs;
+use crate::query::functions::geo;
 use crate::session::history::History;
 use crate::session::shared::SharedPlans;
 use crate::session::{Registry, Services};
@@ -130,6 +131,9 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
         refresh_interval_ms: config.limits.store.refresh_interval_ms,
         clock: Arc::clone(&clock),
     };
+    if let Some(path) = &config.geo_database {
+        geo::open(path)?;
+    }
     engine.set_system(Arc::new(SystemCatalogs::new(Arc::new(running))));
     store.keep_fresh(Arc::clone(&engine) as Arc<dyn Runner>);
     let vault = Arc::new(Vault::new(&config.data_dir));

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,7 @@ pub struct Entry {
     /// Ends the session: 57P01 at the next chance.
     pub terminate: CancellationToken,
     activity: Mutex<Activity>,
+    copying: Mutex<Option<Arc<Copying>>>,
     /// What the open transaction is going to say to listeners: its own statements add to it, and functions inside its queries.
     pub notifications: Mutex<Pending>,
 }
@@ -60,6 +62,42 @@ struct Activity {
     query_start: Option<Micros>,
     transaction_start: Option<Micros>,
     cancel: CancellationToken,
+}
+
+/// A COPY under way: pg_stat_progress_copy.
+#[derive(Debug)]
+pub struct Copying {
+    /// OID of its table, 0 for a query.
+    pub table: u32,
+    /// COPY FROM.
+    pub from: bool,
+    /// Bytes that have come or gone.
+    pub bytes: AtomicU64,
+    /// Rows that have been decoded or encoded.
+    pub rows: Arc<AtomicU64>,
+}
+
+/// A COPY's place in its session's entry: dropping it leaves.
+#[derive(Debug)]
+pub struct CopyingNow {
+    entry: Arc<Entry>,
+    progress: Arc<Copying>,
+}
+
+impl CopyingNow {
+    /// So many bytes more.
+    pub fn bytes(&self, bytes: u64) {
+        self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for CopyingNow {
+    fn drop(&mut self) {
+        let mut copying = self.entry.copying.lock();
+        if copying.as_ref().is_some_and(|now| Arc::ptr_eq(now, &self.progress)) {
+            *copying = None;
+        }
+    }
 }
 
 /// What a session is doing, as pg_stat_activity says it.
@@ -111,6 +149,8 @@ pub struct Row {
     pub query_start: Option<Micros>,
     /// When the open transaction started.
     pub transaction_start: Option<Micros>,
+    /// Its COPY.
+    pub copying: Option<Arc<Copying>>,
 }
 
 /// A session's place in the registry: dropping it leaves.
@@ -162,6 +202,7 @@ impl Registry {
                 transaction_start: None,
                 cancel: CancellationToken::new(),
             }),
+            copying: Mutex::default(),
             notifications: Mutex::default(),
         });
         inner.sessions.insert(backend, Arc::clone(&entry));
@@ -268,6 +309,13 @@ impl Entry {
         self.activity.lock().application = name.to_owned();
     }
 
+    /// A COPY begins, whose rows somebody counts.
+    pub fn copying(self: &Arc<Self>, table: u32, from: bool, rows: Arc<AtomicU64>) -> CopyingNow {
+        let progress = Arc::new(Copying { table, from, bytes: AtomicU64::new(0), rows });
+        *self.copying.lock() = Some(Arc::clone(&progress));
+        CopyingNow { entry: Arc::clone(self), progress }
+    }
+
     fn cancel(&self) {
         self.activity.lock().cancel.cancel();
     }
@@ -285,6 +333,7 @@ impl Entry {
             query: activity.query,
             query_start: activity.query_start,
             transaction_start: activity.transaction_start,
+            copying: self.copying.lock().clone(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP: `GET /health`, `GET /metrics`, `GET /views/{name}/changes`, and `POST /v1/events[/{table}]`.
+//! HTTP: `GET /health`, `GET /metrics`, `GET /views/{name}/changes`, and `POST /v1/events[/{table}]`, `POST /v1/track` and the rest of Segment's protocol.
 //!
 //! *Place*: started by `server` before recovery begins, so that a probe can tell "starting" from "dead". It knows the
 //! store only through [`Health`] and, once it is ready, through [`Door`].
@@ -85,6 +85,7 @@ pub async fn serve(
         .route("/views/{name}/changes", get(changes::stream))
         .route("/v1/events", post(events::post).options(events::preflight))
         .route("/v1/events/{table}", post(events::post_to).options(events::preflight))
+        .route("/v1/{call}", post(events::post_segment).options(events::preflight))
         .with_state(Shared { health, metrics, door, intake })
         .into_make_service_with_connect_info::<listener::Lease>();
     let listener = listener::Bounded::new(listener, connections_max, CONNECTION_LIFETIME);

@@ -93,6 +93,19 @@ pub trait Activity: Send + Sync + Debug {
     fn metrics(&self) -> String;
 }
 
+/// A COPY under way.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyRow {
+    /// Its table, 0 for a query.
+    pub table: Oid,
+    /// COPY FROM.
+    pub from: bool,
+    /// Bytes that have come or gone.
+    pub bytes: u64,
+    /// Rows.
+    pub rows: u64,
+}
+
 /// One connection.
 #[derive(Clone, Debug, Default)]
 pub struct SessionRow {
@@ -110,6 +123,8 @@ pub struct SessionRow {
     pub connected: Micros,
     /// When the open transaction began.
     pub transaction_start: Option<Micros>,
+    /// Its COPY.
+    pub copying: Option<CopyRow>,
     /// When the statement that runs, or ran last, began.
     pub query_start: Option<Micros>,
     /// `active`, `idle`, `idle in transaction` or `idle in transaction (aborted)`.

@@ -8,7 +8,7 @@ use crate::clock::Micros;
 use crate::query::system::PG_CATALOG;
 
 /// The relations that can have rows.
-const FILLED: [&str; 23] = [
+const FILLED: [&str; 24] = [
     "pg_class",
     "pg_attribute",
     "pg_attrdef",
@@ -29,6 +29,7 @@ const FILLED: [&str; 23] = [
     "pg_matviews",
     "pg_indexes",
     "pg_stat_activity",
+    "pg_stat_progress_copy",
     "pg_stat_database",
     "pg_stat_user_tables",
     "pg_stat_all_tables",
@@ -61,6 +62,7 @@ pub fn fill(name: &str, world: &World, rows: &mut Rows) {
         "pg_matviews" => materialized_views(world, rows),
         "pg_indexes" => indexes(world, rows),
         "pg_stat_activity" => activity(world, rows),
+        "pg_stat_progress_copy" => copies(world, rows),
         "pg_stat_database" => database_statistics(world, rows),
         "pg_stat_user_tables" | "pg_stat_all_tables" => table_statistics(world, rows),
         _ => {}
@@ -236,6 +238,26 @@ fn activity(world: &World, rows: &mut Rows) {
             ("state", session.state.into()),
             ("query", session.query.as_ref().into()),
             ("backend_type", "client backend".into()),
+        ]);
+    }
+}
+
+fn copies(world: &World, rows: &mut Rows) {
+    for session in world.activity.sessions() {
+        let Some(copy) = session.copying else { continue };
+        rows.add([
+            ("pid", session.backend.into()),
+            ("datid", objects::DATABASE_OID.into()),
+            ("datname", session.database.into()),
+            ("relid", copy.table.into()),
+            ("command", if copy.from { "COPY FROM" } else { "COPY TO" }.into()),
+            // Always the connection itself.
+            ("type", "PIPE".into()),
+            ("bytes_processed", copy.bytes.into()),
+            ("bytes_total", 0i64.into()),
+            ("tuples_processed", copy.rows.into()),
+            ("tuples_excluded", 0i64.into()),
+            ("tuples_skipped", 0i64.into()),
         ]);
     }
 }

@@ -10,6 +10,8 @@ pub mod arithmetic;
 pub mod branches;
 pub mod chain;
 pub mod decimal;
+pub mod enrich;
+pub mod geo;
 pub mod interval;
 pub mod json;
 pub mod last_step;
@@ -199,6 +201,8 @@ pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
         arithmetic::all(),
         branches::all(),
         chain::all(),
+        enrich::all(),
+        geo::all(),
         interval::all(),
         make::all(),
         math::all(),

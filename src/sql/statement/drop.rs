@@ -1,6 +1,8 @@
 //! `DROP {TABLE | MATERIALIZED VIEW} [IF EXISTS] name, ... [CASCADE | RESTRICT]`, `TRUNCATE [TABLE] [ONLY] name, ...`,
 //! `ALTER TABLE t ADD [COLUMN] [IF NOT EXISTS] column [, ADD ...]`, `ALTER MATERIALIZED VIEW v SET (option = value, ...)`.
 
+use sqlparser::tokenizer::Token;
+
 use super::{AddColumn, AlterTable, Drop, Statement, alert, create_table, refuse_known, source};
 use crate::error::{Error, Result};
 use crate::sql::reader::Reader;
@@ -95,8 +97,31 @@ fn alter_table(reader: &mut Reader<'_>) -> Result<Statement> {
     }
     reader.accept(&["ONLY"]);
     let name = reader.name()?;
-    let columns = reader.separated(add_column)?;
-    Ok(Statement::AlterTable(AlterTable { name, columns }))
+    let (mut columns, mut defaults) = (Vec::new(), Vec::new());
+    loop {
+        if reader.sees(&["ALTER"]) {
+            defaults.push(alter_column(reader)?);
+        } else {
+            columns.push(add_column(reader)?);
+        }
+        if !reader.accept_token(&Token::Comma) {
+            return Ok(Statement::AlterTable(AlterTable { name, columns, defaults }));
+        }
+    }
+}
+
+/// `ALTER [COLUMN] name {SET DEFAULT expression | DROP DEFAULT}`.
+fn alter_column(reader: &mut Reader<'_>) -> Result<(String, Option<String>)> {
+    reader.expect(&["ALTER"])?;
+    reader.accept(&["COLUMN"]);
+    let name = reader.identifier()?;
+    if reader.accept(&["DROP", "DEFAULT"]) {
+        return Ok((name, None));
+    }
+    if !reader.accept(&["SET", "DEFAULT"]) {
+        return Err(Error::unsupported("ALTER TABLE ... ALTER COLUMN is only supported with SET DEFAULT and DROP DEFAULT"));
+    }
+    Ok((name, Some(reader.run(|parser| parser.parse_expr())?.to_string())))
 }
 
 fn add_column(reader: &mut Reader<'_>) -> Result<AddColumn> {
@@ -108,7 +133,8 @@ fn add_column(reader: &mut Reader<'_>) -> Result<AddColumn> {
         return match reader.word(0) {
             Some(word) if known.contains(&word.as_str()) => {
                 let what = if adds_constraint { "ADD of a constraint".to_owned() } else { word };
-                Err(Error::unsupported(format!("ALTER TABLE ... {what} is not supported")).hint("ALTER TABLE can add a column."))
+                Err(Error::unsupported(format!("ALTER TABLE ... {what} is not supported"))
+                    .hint("ALTER TABLE can add a column and change a default."))
             }
             _ => Err(reader.unexpected()),
         };

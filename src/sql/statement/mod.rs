@@ -560,6 +560,8 @@ pub struct AlterTable {
     pub name: Name,
     /// In order.
     pub columns: Vec<AddColumn>,
+    /// New defaults of columns, none for DROP DEFAULT.
+    pub defaults: Vec<(String, Option<String>)>,
 }
 
 /// An action of ALTER TABLE.

@@ -22,11 +22,7 @@ pub fn partition(services: &Services, headers: &HeaderMap) -> Result<Option<Stri
     let given = headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
     let bearer = given.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     if let Some((_, token)) = bearer {
-        let hash = IngestToken::hash_of(token.trim());
-        return match services.store.catalog().tokens().find(|known| known.hash == hash) {
-            Some(known) => Ok(known.store.clone()),
-            None => Err(Error::new(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, "the ingest token is not valid")),
-        };
+        return known(services, token).ok_or_else(|| invalid("the ingest token is not valid"));
     }
     match changes::admitted(services, headers) {
         true => Ok(None),
@@ -34,6 +30,66 @@ pub fn partition(services: &Services, headers: &HeaderMap) -> Result<Option<Stri
         false => Err(Error::new(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, "an ingest token is needed")
             .hint("CREATE INGEST TOKEN makes one; send it as Authorization: Bearer <token>.")),
     }
+}
+
+/// The partition of a token, in its own option; none for a token that is not known.
+fn known(services: &Services, token: &str) -> Option<Option<String>> {
+    let hash = IngestToken::hash_of(token.trim());
+    services.store.catalog().tokens().find(|known| known.hash == hash).map(|known| known.store.clone())
+}
+
+fn invalid(message: &str) -> Error {
+    Error::new(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message)
+}
+
+/// The partition that a write key of Segment's protocol confines to. Where no password is asked for, any key will do: its libraries always
+/// send one.
+pub fn token(services: &Services, write_key: &str) -> Result<Option<String>> {
+    match known(services, write_key) {
+        Some(partition) => Ok(partition),
+        None if services.config.password.is_none() => Ok(None),
+        None => Err(invalid("the write key is not a valid ingest token")
+            .hint("CREATE INGEST TOKEN makes one; it is the user of Basic authentication, or the body's writeKey.")),
+    }
+}
+
+/// The same of a request's head: the user of Basic authentication, or a token as everywhere. None where the body has to say, or nobody asks.
+pub fn write_key(services: &Services, headers: &HeaderMap) -> Result<Option<Option<String>>> {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let basic = given.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"));
+    if let Some((_, encoded)) = basic
+        && !(services.config.password.is_some() && changes::admitted(services, headers))
+    {
+        let user = decoded(encoded.trim()).ok_or_else(|| invalid("the Authorization header is not Basic authentication"))?;
+        return token(services, user.split(':').next().unwrap_or_default()).map(Some);
+    }
+    match given {
+        Some(_) => partition(services, headers).map(Some),
+        None if services.config.password.is_none() => Ok(Some(None)),
+        None => Ok(None),
+    }
+}
+
+/// RFC 4648; none for what is no text in it.
+fn decoded(text: &str) -> Option<String> {
+    let (mut bytes, mut bits, mut held) = (Vec::new(), 0u32, 0);
+    for byte in text.trim_end_matches('=').bytes() {
+        let digit = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(digit);
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            bytes.push((bits >> held) as u8);
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// The origin of a browser's request, where it is another than the server's own. 42501 for one that is not configured.
@@ -81,5 +137,15 @@ pub(in crate::web) async fn preflight(State(shared): State<crate::web::Shared>, 
     match origin(&origins, &headers) {
         Ok(origin) => allow((StatusCode::NO_CONTENT, answers).into_response(), origin),
         Err(_) => StatusCode::FORBIDDEN.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn basic_authentication_is_read() {
+        assert_eq!(super::decoded("dmVydXNfYWJjOg==").as_deref(), Some("verus_abc:"));
+        assert_eq!(super::decoded("YTpi").as_deref(), Some("a:b"));
+        assert_eq!(super::decoded("a b"), None);
     }
 }

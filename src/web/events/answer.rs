@@ -82,6 +82,13 @@ fn refuse(error: &Error) -> Response {
     let mut body = report(error);
     body.push(b'\n');
     let mut response = (code, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+    with_retry(&mut response);
+    response
+}
+
+/// What a client has to know of a refusal: when to try again, or how to say who it is.
+pub fn with_retry(response: &mut Response) {
+    let code = response.status();
     let headers = response.headers_mut();
     if matches!(code, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::CONFLICT) {
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);
@@ -89,10 +96,10 @@ fn refuse(error: &Error) -> Response {
     if code == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"verus\""));
     }
-    response
 }
 
-fn status(state: SqlState) -> StatusCode {
+/// The code of an error that refuses the whole request.
+pub fn status(state: SqlState) -> StatusCode {
     match state {
         SqlState::UNDEFINED_TABLE => StatusCode::NOT_FOUND,
         SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => StatusCode::UNAUTHORIZED,

@@ -1,7 +1,7 @@
 //! The body of a request: its form, its bytes within the limits, its text.
 
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -186,8 +186,8 @@ fn inflate(mut source: impl Read, limits: &IngestLimits, room: &mut Room, metric
 }
 
 /// The network of an address: what is kept of clients that send what is refused. The last 8 bits of IPv4 and 80 of IPv6 are left out.
-pub fn network(peer: SocketAddr) -> String {
-    match peer.ip().to_canonical() {
+pub fn network(address: IpAddr) -> String {
+    match address.to_canonical() {
         IpAddr::V4(address) => {
             let [a, b, c, _] = address.octets();
             format!("{a}.{b}.{c}.0/24")

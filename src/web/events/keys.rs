@@ -210,7 +210,8 @@ pub async fn repeat(services: &Services, table: Oid, key: &str, entry: &Entry) -
     Ok(Answer { counts: entry.counts, refused, repeated: true })
 }
 
-async fn rows(services: &Services, query: &str) -> Result<Vec<RecordBatch>> {
+/// The rows of a query, as of now.
+pub async fn rows(services: &Services, query: &str) -> Result<Vec<RecordBatch>> {
     let context = Context {
         snapshot: services.store.snapshot(),
         now: services.clock.now(),

@@ -15,15 +15,17 @@
 mod admission;
 mod answer;
 mod body;
+mod client;
 mod keys;
 mod prune;
+mod segment;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -34,6 +36,7 @@ use crate::clock::Micros;
 use crate::command::relation;
 use crate::config::limits::IngestLimits;
 use crate::error::{Error, Result, SqlState};
+use crate::ingest::defaults::Client;
 use crate::ingest::events::{Events, Taken};
 use crate::ingest::ledger;
 use crate::session::Services;
@@ -44,6 +47,7 @@ use answer::{Answer, Counts};
 use body::Arrived;
 use keys::{Begun, Keys};
 pub use prune::Prune;
+pub(super) use segment::post as post_segment;
 
 /// The table of `POST /v1/events`.
 const DEFAULT_TABLE: &str = "events";
@@ -65,6 +69,8 @@ pub struct Intake {
     room: Arc<Semaphore>,
     keys: Keys,
     prune: Arc<Prune>,
+    /// Of Segment's protocol.
+    rules: segment::Rules,
     bound: Mutex<HashMap<Oid, (Micros, Arc<Events>)>>,
 }
 
@@ -77,6 +83,7 @@ impl Intake {
             room: Arc::new(Semaphore::new(limits.in_flight_bytes_max.min(Semaphore::MAX_PERMITS))),
             keys: Keys::new(limits),
             prune: Arc::new(Prune::new(limits.rejected_bytes_max)),
+            rules: segment::Rules::default(),
             bound: Mutex::default(),
         }
     }
@@ -105,6 +112,15 @@ impl Intake {
     }
 }
 
+/// What a body holds.
+#[derive(Clone, Copy, Debug)]
+enum Protocol {
+    /// Events.
+    Events,
+    /// Segment's messages, of this type.
+    Segment(&'static str),
+}
+
 /// `POST /v1/events`.
 pub(super) async fn post(state: State<super::Shared>, lease: ConnectInfo<Lease>, headers: HeaderMap, body: Body) -> Response {
     post_to(state, lease, Path(DEFAULT_TABLE.to_owned()), headers, body).await
@@ -118,19 +134,32 @@ pub(super) async fn post_to(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    let (origin, answered) = answered(&shared, &lease, table, &headers, body, Protocol::Events).await;
+    admission::allow(answer::respond(answered), origin)
+}
+
+/// What is answered, and the origin that may see it.
+async fn answered(
+    shared: &super::Shared,
+    lease: &Lease,
+    table: String,
+    headers: &HeaderMap,
+    body: Body,
+    protocol: Protocol,
+) -> (Option<HeaderValue>, Result<Answer>) {
     lease.renew();
     let Some(services) = shared.door.services() else {
         let starting = Error::new(SqlState::CANNOT_CONNECT_NOW, "the database system is starting up or shutting down");
-        return answer::respond(Err(starting));
+        return (None, Err(starting));
     };
-    let (origin, answered) = match admission::origin(&services.config.http_origins, &headers) {
-        Ok(origin) => (origin, receive(services, &shared.intake, &lease, table, &headers, body).await),
+    let (origin, answered) = match admission::origin(&services.config.http_origins, headers) {
+        Ok(origin) => (origin, receive(services, &shared.intake, lease, table, (headers, body), protocol).await),
         Err(error) => (None, Err(error)),
     };
     if let Err(error) = &answered {
         services.metrics.error(error.state());
     }
-    admission::allow(answer::respond(answered), origin)
+    (origin, answered)
 }
 
 /// A request, from its head to its answer.
@@ -139,10 +168,13 @@ async fn receive(
     intake: &Arc<Intake>,
     lease: &Lease,
     table: String,
-    headers: &HeaderMap,
-    body: Body,
+    (headers, body): (&HeaderMap, Body),
+    protocol: Protocol,
 ) -> Result<Answer> {
-    let partition = admission::partition(services, headers)?;
+    let admitted = match protocol {
+        Protocol::Events => Some(admission::partition(services, headers)?),
+        Protocol::Segment(_) => admission::write_key(services, headers)?,
+    };
     let form = body::form(headers)?;
     let key = keys::of(headers)?;
     let name = table_name(&table);
@@ -158,14 +190,18 @@ async fn receive(
     let place = place.map_err(|_| busy("limits.ingest.requests_max", "too many requests are under way"))?;
     let arrived = body::read(body, headers, &intake.limits, &intake.room, &services.metrics).await?;
     lease.renew();
+    let address = client::address(&services.config, headers, lease.peer());
     let request = Request {
         services: Arc::clone(services),
         intake: Arc::clone(intake),
         name,
         form,
         key,
-        client: body::network(lease.peer()),
-        partition,
+        network: body::network(address),
+        client: client::client(&services.config, headers, address),
+        protocol,
+        partition: admitted.clone().flatten(),
+        admitted,
         _place: place,
     };
     // On a task of its own, which goes on when the client has gone: what was begun with a key is brought to its end.
@@ -184,17 +220,26 @@ struct Request {
     name: Name,
     form: body::Form,
     key: Option<String>,
-    client: String,
+    /// The sender's network.
+    network: String,
+    /// The sender, as defaults may name it.
+    client: Client,
+    protocol: Protocol,
+    /// Whether the head says who sends, and then the partition that the request is confined to.
+    admitted: Option<Option<String>>,
     /// The partition that the request is confined to.
     partition: Option<String>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Request {
-    async fn run(self, arrived: Arrived) -> Result<Answer> {
+    async fn run(mut self, arrived: Arrived) -> Result<Answer> {
         let Arrived { bytes, mut room } = arrived;
         self.services.metrics.http_received.inc_by(bytes.len() as u64);
-        let text = self.form.text(bytes, &self.intake.limits, &mut room, &self.services.metrics)?;
+        let mut text = self.form.text(bytes, &self.intake.limits, &mut room, &self.services.metrics)?;
+        if let Protocol::Segment(kind) = self.protocol {
+            (text, self.partition) = segment::events(&self, kind, &text).await?;
+        }
         let Some(key) = &self.scoped_key() else { return self.commit(&text, None).await };
         let table = relation::writable(&self.services.store.catalog(), &self.name)?.oid;
         self.intake.keys.load(&self.services).await?;
@@ -230,7 +275,7 @@ impl Request {
         let services = &self.services;
         let table = relation::writable(&services.store.catalog(), &self.name)?;
         let events = self.intake.events(services, &table)?;
-        let taken = events.take(text, self.partition.as_deref(), self.intake.limits.refused_max);
+        let taken = events.take_from(text, self.partition.as_deref(), &self.client, self.intake.limits.refused_max);
         let Taken { rows, refused, .. } = taken.inspect_err(|error| {
             if error.state() == SqlState::DATA_EXCEPTION {
                 services.metrics.limit_hit("limits.ingest.refused_max");
@@ -242,8 +287,11 @@ impl Request {
         if !refused.is_empty() && self.intake.prune.has_room(services) {
             let origin = ledger::Origin {
                 table_name: table.name.clone(),
-                source: "http".to_owned(),
-                client: Some(self.client.clone()),
+                source: match self.protocol {
+                    Protocol::Events => "http".to_owned(),
+                    Protocol::Segment(_) => "segment".to_owned(),
+                },
+                client: Some(self.network.clone()),
                 request: self.key.clone(),
             };
             notes.push(ledger::rejected(&services.store, &self.intake.limits, &origin, text, &refused, now).await?);

@@ -18,7 +18,8 @@ use crate::session::{Services, Session};
 const BETWEEN_US: Micros = 120_000_000;
 
 const DELETE: &str = "DELETE FROM verus.rejected_events WHERE rejected_at <= \
-    (SELECT min(rejected_at) + (max(rejected_at) - min(rejected_at)) / 2 FROM verus.rejected_events)";
+    (SELECT min(rejected_at) + (max(rejected_at) - min(rejected_at)) / 2 FROM verus.rejected_events) \
+    AND rejected_at < (SELECT max(rejected_at) FROM verus.rejected_events)";
 
 /// When that was done last.
 #[derive(Debug)]
