@@ -12,12 +12,14 @@ use sqlparser::ast::{
     VisitMut, VisitorMut,
 };
 
+use super::functions::cast::WRITTEN;
 use super::functions::chain::{self, TERMS_MIN};
 use super::functions::make::INTERVAL_PARTS;
 use super::{names, sets, using};
 use crate::error::{Error, Result};
 
 mod having;
+mod members;
 mod rows;
 mod top;
 mod windows;
@@ -67,7 +69,12 @@ impl VisitorMut for Rewrite {
             return ControlFlow::Break(error);
         }
         series_in_list(select);
-        exists_in_list(select);
+        if let Err(error) = select.selection.as_mut().map_or(Ok(()), members::filter) {
+            return ControlFlow::Break(error);
+        }
+        if let Err(error) = tests_in_list(select) {
+            return ControlFlow::Break(error);
+        }
         windows::group_by_session_end(select);
         name_columns(select);
         top::numbered(select);
@@ -108,9 +115,10 @@ fn rewritten(expression: &Expr) -> Result<Option<Expr>> {
         Expr::AtTimeZone { timestamp, time_zone } => Some(call("timezone", vec![(**time_zone).clone(), (**timestamp).clone()])),
         // Collation is bytewise whatever its name.
         Expr::Collate { expr, .. } => Some((**expr).clone()),
-        Expr::Cast { expr, data_type, .. } => {
-            registered(data_type).map(|function| call(function, vec![(**expr).clone()])).or_else(|| floating(expression))
-        }
+        Expr::Cast { expr, data_type, .. } => Some(match registered(data_type) {
+            Some(function) => call(function, vec![(**expr).clone()]),
+            None => written(floating(expression).as_ref().unwrap_or(expression), data_type)?,
+        }),
         Expr::Function(function) => {
             let end = windows::end_of_start(function);
             end.or_else(|| renamed(function))
@@ -135,8 +143,17 @@ fn rewritten(expression: &Expr) -> Result<Option<Expr>> {
         }
         Expr::BinaryOp { left, op, right } => rows::comparison(left, op, right)?,
         Expr::InList { expr, list, negated } => rows::in_list(expr, list, *negated)?,
+        Expr::AnyOp { left, compare_op, right, is_some } => members::any(left, compare_op, right, *is_some)?,
+        Expr::AllOp { left, compare_op, right } => members::all(left, compare_op, right)?,
+        Expr::InSubquery { expr, subquery, negated } => members::row_in(expr, subquery, *negated)?,
         _ => None,
     })
+}
+
+/// A cast with its type where names of expressions show it.
+fn written(cast: &Expr, data_type: &ast::DataType) -> Result<Expr> {
+    let target = crate::sql::sql_type(data_type)?.to_string();
+    Ok(call(WRITTEN, vec![cast.clone(), Expr::value(ast::Value::SingleQuotedString(target))]))
 }
 
 /// The lower bound of every array that is not empty is 1.
@@ -292,7 +309,6 @@ fn unqualified(function: &Function) -> Option<Expr> {
     Some(Expr::Function(Function { name: ObjectName(vec![name.clone()]), ..function.clone() }))
 }
 
-/// Types whose values are looked up in the catalogs: `'events'::regclass` is `regclass('events')`.
 /// A number with an exponent that is cast to a floating-point type: its text, since no numeric may hold it.
 fn floating(cast: &Expr) -> Option<Expr> {
     let Expr::Cast { expr, data_type, .. } = cast else { return None };
@@ -308,6 +324,7 @@ fn floating(cast: &Expr) -> Option<Expr> {
     Some(cast)
 }
 
+/// Types whose values are looked up in the catalogs: `'events'::regclass` is `regclass('events')`.
 fn registered(data_type: &ast::DataType) -> Option<&'static str> {
     const TYPES: [&str; 7] = ["regclass", "regtype", "regproc", "regprocedure", "regnamespace", "regrole", "regoper"];
     let name = match data_type {
@@ -390,37 +407,57 @@ fn order_by_position(query: &mut Query) {
     }
 }
 
-/// EXISTS as a value is a count: DataFusion knows it in conditions only.
-fn exists_in_list(select: &mut Select) {
-    struct Count;
+/// EXISTS and IN as values are counts: DataFusion knows them in conditions only.
+fn tests_in_list(select: &mut Select) -> Result<()> {
+    /// Of the subqueries that the visit is inside of, the conditions are conditions.
+    struct Count(usize);
     impl VisitorMut for Count {
-        type Break = ();
-        fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<()> {
-            if let Expr::Exists { subquery, negated } = expression {
-                let op = if *negated { BinaryOperator::Eq } else { BinaryOperator::Gt };
-                let zero = Expr::value(ast::Value::Number("0".to_owned(), false));
-                *expression = Expr::Nested(Box::new(Expr::BinaryOp { left: Box::new(count_of(subquery)), op, right: Box::new(zero) }));
+        type Break = Error;
+        fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
+            self.0 += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
+            self.0 -= 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<Error> {
+            if self.0 > 0 {
+                return ControlFlow::Continue(());
+            }
+            let counted = match expression {
+                Expr::Exists { subquery, negated } => {
+                    let op = if *negated { BinaryOperator::Eq } else { BinaryOperator::Gt };
+                    let zero = Expr::value(ast::Value::Number("0".to_owned(), false));
+                    let count = Expr::BinaryOp { left: Box::new(count_of(subquery)), op, right: Box::new(zero) };
+                    Ok(Some(Expr::Nested(Box::new(count))))
+                }
+                Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => members::counted_of(left, right, false),
+                Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } => members::counted_of(left, right, true),
+                Expr::InSubquery { expr, subquery, negated } => members::counted(expr, subquery, *negated),
+                _ => Ok(None),
+            };
+            match counted {
+                Ok(None) => {}
+                Ok(Some(counted)) => *expression = counted,
+                Err(error) => return ControlFlow::Break(error),
             }
             ControlFlow::Continue(())
         }
     }
     for item in &mut select.projection {
-        match item {
-            SelectItem::UnnamedExpr(Expr::Exists { .. }) => {
-                let alias = Ident::with_quote('"', "exists");
-                if let SelectItem::UnnamedExpr(mut expr) =
-                    std::mem::replace(item, SelectItem::UnnamedExpr(Expr::Identifier(Ident::new(""))))
-                {
-                    let _ = expr.visit(&mut Count);
-                    *item = SelectItem::ExprWithAlias { expr, alias };
-                }
-            }
-            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
-                let _ = expr.visit(&mut Count);
-            }
-            _ => {}
+        let (SelectItem::UnnamedExpr(expression) | SelectItem::ExprWithAlias { expr: expression, .. }) = &mut *item else { continue };
+        let name = names::of(expression);
+        finish(expression.visit(&mut Count(0)))?;
+        // The column is called as it was written.
+        if let SelectItem::UnnamedExpr(expression) = item
+            && names::of(expression) != name
+        {
+            let alias = Ident::with_quote('"', name);
+            *item = SelectItem::ExprWithAlias { expr: expression.clone(), alias };
         }
     }
+    Ok(())
 }
 
 /// `(SELECT count(*) FROM ... WHERE ...)`, or around the query where it is more than that.

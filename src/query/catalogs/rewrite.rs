@@ -68,6 +68,12 @@ impl VisitorMut for Rewrite {
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         types::no_domains(expr);
         expand::fields(expr);
+        // The rows themselves are compared, not a list of them.
+        if let Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } = expr
+            && let Some(subquery) = array_subquery(right)
+        {
+            **right = Expr::Subquery(Box::new(subquery.clone()));
+        }
         // psql adds the options of the TOAST table, which no table has here.
         if let Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } = expr
             && matches!(array_subquery(right), Some(subquery) if unnests(subquery))

@@ -8,6 +8,7 @@
 
 pub mod arithmetic;
 pub mod branches;
+pub mod cast;
 pub mod chain;
 pub mod decimal;
 pub mod enrich;
@@ -200,6 +201,7 @@ pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
         json::all(),
         arithmetic::all(),
         branches::all(),
+        cast::all(),
         chain::all(),
         enrich::all(),
         geo::all(),

@@ -7,7 +7,7 @@ use sqlparser::ast::{BinaryOperator, Expr, FunctionArg, FunctionArgExpr};
 use crate::error::{Error, Result};
 
 /// The values of `(a, b)` or `ROW(a, b)`.
-fn values(expression: &Expr) -> Option<Vec<Expr>> {
+pub(super) fn values(expression: &Expr) -> Option<Vec<Expr>> {
     match expression {
         Expr::Tuple(values) => Some(values.clone()),
         Expr::Nested(inner) => values(inner),

@@ -13,7 +13,7 @@ use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Operator};
 
 use super::{assign, branches, casts, chains, local, operators, sql_type};
 use crate::error::Error;
-use crate::query::functions::{self, session, text, time, zone};
+use crate::query::functions::{self, cast, session, text, time, zone};
 use crate::types::SqlType;
 
 /// Types a call.
@@ -23,6 +23,10 @@ pub fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed
     }
     let name = function.func.name();
     match name {
+        cast::WRITTEN => match function.args.into_iter().next() {
+            Some(value) => Ok(Transformed::yes(value)),
+            None => Err(Error::internal("a written cast without a value").into()),
+        },
         "date_trunc" | "date_bin" | "tumble" | "hop" | "session" | "session_end" | "window_end" | "extract" | "extract_seconds"
         | "date_part" | "age" | "make_timestamptz" | "to_timestamp" | "timezone" => of_time(function, schema),
         "ceil" | "floor" | "trunc" | "round" | "to_hex" | "mod" => of_numbers(function, schema),

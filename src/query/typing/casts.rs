@@ -10,7 +10,7 @@ use datafusion::logical_expr::{Cast, Expr, ExprSchemable};
 
 use super::local;
 use crate::error::{Error, SqlState};
-use crate::query::functions::{arithmetic, decimal, is_text, session, text, type_name, zone};
+use crate::query::functions::{arithmetic, cast, decimal, is_text, session, text, type_name, zone};
 use crate::types::SqlType;
 use crate::types::text::parse_scalar;
 use crate::types::zone::Zone;
@@ -21,12 +21,15 @@ pub fn to(expression: Expr, data_type: DataType) -> Expr {
 }
 
 /// A cast that the user wrote.
-pub fn explicit(cast: Cast, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    let Cast { expr, field } = cast;
+pub fn explicit(written: Cast, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let Cast { expr, field } = written;
     let source = expr.get_type(schema)?;
     let target = SqlType::of_field(&field);
     if field.data_type() != &target.arrow() {
         return Ok(Transformed::no(Expr::Cast(Cast { expr, field })));
+    }
+    if cast::is_inexact(&source, &target.arrow()) {
+        return Ok(Transformed::yes(cast::narrowed(*expr, &target)));
     }
     match convert(*expr, &source, &target, &field, schema)? {
         Ok(expression) => Ok(Transformed::yes(expression)),

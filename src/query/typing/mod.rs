@@ -22,11 +22,12 @@ use std::sync::Arc;
 use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, NullHandling, Result, ScalarValue};
-use datafusion::logical_expr::expr::{AggregateFunction, InList, WindowFunction};
+use datafusion::logical_expr::expr::{AggregateFunction, InList, InSubquery, SetComparison, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    Between, BinaryExpr, Case, Expr, ExprSchemable, Like, LogicalPlan, LogicalPlanBuilder, Projection, RecursiveQuery, Sort, Values,
+    Between, BinaryExpr, Case, Expr, ExprSchemable, Like, LogicalPlan, LogicalPlanBuilder, Operator, Projection, RecursiveQuery, Sort,
+    Values,
 };
 
 use crate::query::functions::{self, session, zone};
@@ -153,7 +154,14 @@ fn rewrite(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             let list = list.into_iter().map(|item| operators::operand(item, &expr, schema)).collect::<Result<_>>()?;
             Transformed::yes(intervals::compared(Expr::InList(InList::new(expr, list, negated)), schema)?)
         }
-        query @ Expr::InSubquery(_) => Transformed::no(intervals::compared(query, schema)?),
+        Expr::InSubquery(InSubquery { expr, subquery, negated }) => {
+            let expr = Box::new(operators::member(*expr, Operator::Eq, subquery.subquery.schema(), schema)?);
+            Transformed::yes(intervals::compared(Expr::InSubquery(InSubquery { expr, subquery, negated }), schema)?)
+        }
+        Expr::SetComparison(comparison) => {
+            let expr = operators::member(*comparison.expr, comparison.op, comparison.subquery.subquery.schema(), schema)?;
+            Transformed::yes(Expr::SetComparison(SetComparison { expr: Box::new(expr), ..comparison }))
+        }
         Expr::Case(case) => Transformed::yes(Expr::Case(typed_case(case, schema)?)),
         Expr::Like(like) => Transformed::no(Expr::Like(text_only(like, schema)?)),
         Expr::AggregateFunction(AggregateFunction { func, params }) => aggregates::aggregate(func, params, schema)?,

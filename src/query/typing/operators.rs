@@ -1,6 +1,7 @@
 //! Operators: literals of unknown type, dates and intervals, uuid, json, checked arithmetic.
 
 use arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::metadata::FieldMetadata;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::Placeholder;
@@ -100,6 +101,22 @@ pub fn operand(value: Expr, subject: &Expr, schema: &DFSchema) -> Result<Expr> {
     match typed(subject.clone(), Operator::Eq, value.clone(), schema)? {
         Outcome::Changed(Expr::BinaryExpr(BinaryExpr { right, .. })) => Ok(*right),
         _ => Ok(value),
+    }
+}
+
+/// A value compared with the one column of a subquery: a string literal is read as the column's type.
+pub fn member(value: Expr, operator: Operator, subquery: &DFSchema, schema: &DFSchema) -> Result<Expr> {
+    let [field] = subquery.fields().iter().as_slice() else { return Ok(value) };
+    if field.data_type().is_null() {
+        return Ok(value);
+    }
+    let metadata = (!field.metadata().is_empty()).then(|| FieldMetadata::from(field.metadata().clone()));
+    // Some value of the column that is no literal of unknown type.
+    let other = Expr::Literal(ScalarValue::try_from(field.data_type())?, metadata);
+    match typed(value.clone(), operator, other, schema)? {
+        Outcome::Changed(Expr::BinaryExpr(BinaryExpr { left, .. })) => Ok(*left),
+        Outcome::Same(left, _) => Ok(left),
+        Outcome::Changed(_) => Ok(value),
     }
 }
 

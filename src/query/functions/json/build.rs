@@ -62,13 +62,13 @@ pub fn zoned(function: &ScalarFunction, zone: Expr) -> Option<Expr> {
 
 /// A value as an aggregate collects it: NULL is `null`.
 pub fn element(value: Expr, binary: bool) -> Expr {
-    let build = Build::new("json_element", Shape::Element, binary);
+    let build = Build::new(if binary { "jsonb_element" } else { "json_element" }, Shape::Element, binary);
     Expr::ScalarFunction(ScalarFunction::new_udf(build.udf(), vec![value]))
 }
 
 /// A member as an aggregate collects it.
 pub fn member(key: Expr, value: Expr, binary: bool) -> Expr {
-    let build = Build::new("json_member", Shape::Member, binary);
+    let build = Build::new(if binary { "jsonb_member" } else { "json_member" }, Shape::Member, binary);
     Expr::ScalarFunction(ScalarFunction::new_udf(build.udf(), vec![key, value]))
 }
 

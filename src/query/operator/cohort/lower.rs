@@ -29,6 +29,7 @@ use datafusion::logical_expr::{
 
 use super::rows::{self, CohortRows};
 use super::{Cohort, Retention, fill, is_date};
+use crate::query::functions::cast;
 use crate::query::functions::repeated::rows_of_lists;
 use crate::query::operator::gather::gather;
 use crate::query::operator::order::ordered;
@@ -326,10 +327,7 @@ fn filled(
 /// The metric of no rows: zero of a count or a sum, NULL of anything else.
 fn nothing(metric: &Expr, metric_type: &DataType) -> Result<Expr> {
     let added_up = |metric: &Expr| matches!(metric, Expr::AggregateFunction(call) if matches!(call.func.name(), "count" | "sum"));
-    let inner = match metric {
-        Expr::Cast(cast) => cast.expr.as_ref(),
-        other => other,
-    };
+    let inner = cast::operand(metric).unwrap_or(metric);
     Ok(match added_up(inner) {
         true => to(Expr::Literal(ScalarValue::Int32(Some(0)), None), metric_type.clone()),
         false => Expr::Literal(ScalarValue::try_from(metric_type)?, None),

@@ -2,12 +2,16 @@
 
 use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
 
+use crate::query::functions::cast;
+
 /// Whether an expression is made of counts and sums, which are zero where there are no rows: Some(true). Some(false) when it is another
 /// aggregate, None when the plan does not say.
 pub fn is_additive(expression: &Expr, plan: &LogicalPlan) -> Option<bool> {
+    if let Some(operand) = cast::operand(expression) {
+        return is_additive(operand, plan);
+    }
     match expression {
         Expr::Alias(alias) => is_additive(&alias.expr, plan),
-        Expr::Cast(cast) => is_additive(&cast.expr, plan),
         Expr::Column(column) => below(plan, plan.schema().maybe_index_of_column(column)?),
         Expr::AggregateFunction(call) => Some(matches!(call.func.name(), "count" | "sum" | "approx_distinct")),
         Expr::BinaryExpr(binary) if matches!(binary.op, Operator::Plus | Operator::Minus) => {
