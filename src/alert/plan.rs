@@ -35,6 +35,9 @@ use crate::types::SqlType;
 /// The column of the condition. No client can write its name.
 const FIRES: &str = "\u{1}fires";
 
+/// The column of a window that the query does not select.
+const WINDOW: &str = "\u{1}window";
+
 /// Views below views that are looked through.
 const DEPTH_MAX: usize = 40;
 
@@ -100,8 +103,8 @@ enum Origin {
 pub fn compile(binder: &dyn Binder, catalog: &Arc<Catalog>, query: &str, sources: &[Source]) -> Result<Compiled> {
     let seen = View { sources: sources.to_vec(), ..View::default() };
     let catalog = &catalog.narrowed(&seen);
-    let plan = binder.bind_query(catalog, query)?;
     let reader = Reader { binder, catalog };
+    let plan = reader.with_window(binder.bind_query(catalog, query)?)?;
     let found = self::sources(catalog, &plan)?;
     let count = plan.schema().fields().len();
     let names = plan.schema().fields().iter().map(|field| rewrite::shown(field.name()).to_owned()).collect();
@@ -351,6 +354,50 @@ impl Reader<'_> {
             }
         }
         Ok(windows)
+    }
+
+    /// The plan with the window that it groups by as a column, where it selects none.
+    fn with_window(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
+        for index in 0..plan.schema().fields().len() {
+            if matches!(self.column(&plan, index, 0)?, Origin::Window(..) | Origin::Unknown(_)) {
+                return Ok(plan);
+            }
+        }
+        Ok(self.widened(&plan)?.map_or(plan, |(widened, _)| widened))
+    }
+
+    /// The same plan with the first window of the aggregation below it, and which column that is. None where nothing but projections,
+    /// filters and window functions stands above an aggregation by windows.
+    fn widened(&self, plan: &LogicalPlan) -> Result<Option<(LogicalPlan, Column)>> {
+        let input = match plan {
+            LogicalPlan::Aggregate(aggregate) => {
+                let windows = self.windows(plan, aggregate.group_expr.len())?;
+                let first = windows.first().map(|(index, ..)| Column::from(plan.schema().qualified_field(*index)));
+                return Ok(first.map(|column| (plan.clone(), column)));
+            }
+            LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) | LogicalPlan::Filter(_) | LogicalPlan::Window(_) => {
+                plan.inputs()[0]
+            }
+            LogicalPlan::Sort(sort) if sort.fetch.is_none() => return self.widened(&sort.input),
+            _ => return Ok(None),
+        };
+        let Some((inner, column)) = self.widened(input)? else { return Ok(None) };
+        let builder = LogicalPlanBuilder::from(inner);
+        let built = match plan {
+            LogicalPlan::Projection(projection) => {
+                let shown = Expr::Column(column).alias(WINDOW);
+                let exprs = projection.expr.iter().cloned().chain([shown]);
+                builder.project(exprs).map(|builder| (builder, Column::new_unqualified(WINDOW)))
+            }
+            LogicalPlan::SubqueryAlias(alias) => {
+                builder.alias(alias.alias.clone()).map(|builder| (builder, Column::new(Some(alias.alias.clone()), column.name)))
+            }
+            LogicalPlan::Filter(filter) => builder.filter(filter.predicate.clone()).map(|builder| (builder, column)),
+            LogicalPlan::Window(window) => builder.window(window.window_expr.clone()).map(|builder| (builder, column)),
+            _ => return Ok(None),
+        };
+        let (builder, column) = built.map_err(failure)?;
+        Ok(Some((builder.build().map_err(failure)?, column)))
     }
 
     /// Turns the last filter's conditions on measures into a last column. None where there is none.

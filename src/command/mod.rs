@@ -248,7 +248,7 @@ pub async fn execute(
         Statement::CheckView(name) => check::execute(session, name, cancel).await,
         Statement::Alert(statement) => alerting(session, statement, cancel).await,
         Statement::Source(statement) => source::execute(session, statement).await,
-        Statement::Begin { isolation, read_only } => transaction::begin(session, isolation.as_deref(), *read_only),
+        Statement::Begin { start, isolation, read_only } => transaction::begin(session, *start, isolation.as_deref(), *read_only),
         Statement::Commit => transaction::commit(session).await,
         Statement::Rollback => transaction::rollback(session),
         Statement::Savepoint(name) => session.savepoint(name).map(|()| Response::Done("SAVEPOINT".to_owned())),

@@ -8,7 +8,7 @@ use crate::session::Session;
 use crate::session::transaction::Status;
 
 /// `BEGIN [ISOLATION LEVEL ...] [READ ONLY | READ WRITE]`, START TRANSACTION.
-pub fn begin(session: &mut Session, isolation: Option<&str>, read_only: Option<bool>) -> Result<Response> {
+pub fn begin(session: &mut Session, start: bool, isolation: Option<&str>, read_only: Option<bool>) -> Result<Response> {
     isolation.map_or(Ok(()), set::check_isolation)?;
     if !session.begin() {
         session.warn(SqlState::ACTIVE_SQL_TRANSACTION, "there is already a transaction in progress");
@@ -19,7 +19,7 @@ pub fn begin(session: &mut Session, isolation: Option<&str>, read_only: Option<b
     if let Some(read_only) = read_only {
         session.vars.set("transaction_read_only", if read_only { "on" } else { "off" }, true)?;
     }
-    Ok(Response::Done("BEGIN".to_owned()))
+    Ok(Response::Done(if start { "START TRANSACTION" } else { "BEGIN" }.to_owned()))
 }
 
 /// COMMIT, END. Of a failed transaction it is a ROLLBACK.

@@ -207,6 +207,9 @@ fn own_names(table: &Table, alias: Option<&str>, items: &[ast::SelectItem], want
                         Error::unsupported(format!("RETURNING {name}.* of an UPDATE with FROM is not supported")).hint("Name the columns.")
                     );
                 }
+                // The row has more columns than the table: those that are wanted of FROM.
+                replaced.extend((0..table.columns.len()).map(|index| ast::SelectItem::UnnamedExpr(modify::column(table, alias, index))));
+                continue;
             }
             ast::SelectItem::UnnamedExpr(expression) if foreign(expression) => {
                 let name = match expression {

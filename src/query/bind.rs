@@ -20,7 +20,7 @@ use super::error::from_datafusion;
 use super::functions::session::Values;
 use super::resolve::Resolver;
 use super::scope::Scope;
-use super::{Bound, catalogs, parameters, rewrite, typing, windows};
+use super::{Bound, catalogs, guards, parameters, rewrite, typing, windows};
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
 use crate::types::{SqlType, UTC};
@@ -48,7 +48,7 @@ pub fn query(scope: &Scope<'_>, query: &ast::Query, declared: &[Option<SqlType>]
         }
     }
     let plan = self::plan(scope, query, &types)?;
-    let plan = windows::normalize(analyze(scope, plan)?).map_err(from_datafusion)?;
+    let plan = guards::apply(analyze(scope, plan)?).and_then(windows::normalize).map_err(from_datafusion)?;
     let (plan, schema) = output(plan)?;
     Ok(Bound { plan, schema, parameters: types.into_iter().flatten().collect(), explain: None })
 }

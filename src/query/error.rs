@@ -147,14 +147,19 @@ fn from_schema(error: &SchemaError) -> Error {
 /// 42703, or 42P01 where the qualifier is no table of the FROM clause; with the nearest name as a hint.
 fn undefined_column(field: &Column, valid: &[Column]) -> Error {
     let shown = |column: &Column| match &column.relation {
-        Some(relation) => format!("{}.{}", relation.table(), column.name),
-        None => column.name.clone(),
+        Some(relation) => format!("{}.{}", relation.table(), super::rewrite::shown(&column.name)),
+        None => super::rewrite::shown(&column.name).to_owned(),
     };
     if let Some(relation) = &field.relation
         && !valid.iter().any(|column| column.relation.as_ref().is_some_and(|known| known.table() == relation.table()))
         && !valid.is_empty()
     {
         return Error::new(SqlState::UNDEFINED_TABLE, format!("missing FROM-clause entry for table \"{}\"", relation.table()));
+    }
+    // Columns of one name have something behind it that tells them apart.
+    let of_name = |column: &&Column| column.name != field.name && super::rewrite::shown(&column.name) == field.name;
+    if !field.name.is_empty() && valid.iter().filter(of_name).count() > 1 {
+        return Error::new(SqlState::AMBIGUOUS_COLUMN, format!("column reference \"{}\" is ambiguous", field.name));
     }
     let message = match &field.relation {
         Some(relation) => format!("column {}.{} does not exist", relation.table(), field.name),
@@ -395,6 +400,13 @@ fn operators(text: &str) -> Option<Error> {
         let right = words.collect::<Vec<_>>().join(" ");
         return Some(no_operator(operator, left, &right));
     }
+    if let Some(found) = text.split("unary operator 'NOT' requires a boolean expression, got ").nth(1) {
+        return Some(mismatch(format!("argument of NOT must be type boolean, not type {}", type_of(found.lines().next()?))));
+    }
+    if text.contains("unary operator '-' only supports") {
+        let error = Error::new(SqlState::UNDEFINED_FUNCTION, "operator does not exist: - before a value of this type");
+        return Some(error.hint("No operator matches the given name and argument type. You might need to add an explicit type cast."));
+    }
     if text.contains("Cannot create filter with non-boolean predicate") {
         let found = text.rsplit("returning ").next().map(type_of).unwrap_or_default();
         return Some(mismatch(format!("argument of WHERE must be type boolean, not type {found}")));
@@ -456,6 +468,9 @@ fn subqueries(text: &str) -> Option<Error> {
             Error::unsupported("a correlated subquery that may return more than one row is not supported")
                 .hint("Aggregate its column, or write it as a join."),
         );
+    }
+    if text.contains("orrelated scalar subquery can only be used in") {
+        return Some(Error::unsupported("a correlated subquery in this place is not supported").hint("Compute it in the select list."));
     }
     if text.contains("more than one row") {
         return Some(Error::new(SqlState::CARDINALITY_VIOLATION, "more than one row returned by a subquery used as an expression"));

@@ -16,6 +16,7 @@ pub mod error;
 pub mod explain;
 pub mod follow;
 pub mod functions;
+mod guards;
 pub mod names;
 pub mod operator;
 mod parameters;

@@ -13,6 +13,7 @@ use sqlparser::ast::{self, Visit, VisitMut};
 
 use super::catalogs::rewrite::registered;
 use super::error::from_datafusion;
+use super::functions::cast::WRITTEN;
 use super::provider::{Relation, Unresolved};
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
@@ -175,6 +176,11 @@ pub fn places(query: &ast::Query, types: &mut [Option<SqlType>]) {
             let args: Vec<_> = args.iter().filter_map(argument).collect();
             let cast = args.iter().take(2).find_map(|argument| match argument {
                 ast::Expr::Cast { data_type, .. } => crate::sql::sql_type(data_type).ok(),
+                // A written cast is the first argument of the call that names it.
+                ast::Expr::Function(call) if call.name.to_string() == WRITTEN => match arguments(&call.args).next() {
+                    Some(ast::Expr::Cast { data_type, .. }) => crate::sql::sql_type(data_type).ok(),
+                    _ => None,
+                },
                 _ => None,
             });
             if let Some(sql_type) = cast {

@@ -7,20 +7,23 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    self, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
-    ObjectName, ObjectNamePart, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor,
-    VisitMut, VisitorMut,
+    self, AccessExpr, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
+    ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, Subscript, TableAlias, TableAliasColumnDef, TableFactor, VisitMut,
+    VisitorMut,
 };
 
 use super::functions::cast::WRITTEN;
 use super::functions::chain::{self, TERMS_MIN};
 use super::functions::make::INTERVAL_PARTS;
 use super::{names, sets, using};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SqlState};
 
 mod having;
+mod keys;
 mod members;
+mod present;
 mod rows;
+mod shadow;
 mod top;
 mod windows;
 
@@ -29,12 +32,12 @@ pub const SUFFIX: char = '\u{1}';
 
 /// Rewrites a query in place.
 pub fn query(query: &mut Query) -> Result<()> {
-    finish(query.visit(&mut Rewrite))
+    finish(query.visit(&mut Rewrite::default()))
 }
 
 /// Rewrites an expression in place.
 pub fn expression(expression: &mut Expr) -> Result<()> {
-    finish(expression.visit(&mut Rewrite))
+    finish(expression.visit(&mut Rewrite::default()))
 }
 
 /// Replaces the table form of a window, and leaves any other factor as it is.
@@ -54,13 +57,29 @@ fn finish(flow: ControlFlow<Error>) -> Result<()> {
     }
 }
 
-struct Rewrite;
+/// How many queries the visit is inside of.
+#[derive(Default)]
+struct Rewrite {
+    depth: usize,
+    scopes: shadow::Scopes,
+}
 
 impl VisitorMut for Rewrite {
     type Break = Error;
 
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
+        self.depth -= 1;
+        self.scopes.leave();
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
-        order_by_position(query);
+        self.depth += 1;
+        self.scopes.enter(query);
+        keys::order_by_position(query);
+        if self.depth == 1 {
+            keys::order_by_input(query);
+        }
         ControlFlow::Continue(())
     }
 
@@ -69,10 +88,16 @@ impl VisitorMut for Rewrite {
             return ControlFlow::Break(error);
         }
         series_in_list(select);
+        if let Err(error) = present::counted(select) {
+            return ControlFlow::Break(error);
+        }
         if let Err(error) = select.selection.as_mut().map_or(Ok(()), members::filter) {
             return ControlFlow::Break(error);
         }
         if let Err(error) = tests_in_list(select) {
+            return ControlFlow::Break(error);
+        }
+        if let Err(error) = keys::ordinals_in_sets(select) {
             return ControlFlow::Break(error);
         }
         windows::group_by_session_end(select);
@@ -137,6 +162,14 @@ fn rewritten(expression: &Expr) -> Result<Option<Expr>> {
         }
         Expr::SimilarTo { negated, expr, pattern, escape_char } => Some(similar(*negated, expr, pattern, escape_char.as_ref())),
         Expr::BinaryOp { left, op: BinaryOperator::PGExp, right } => Some(call("power", vec![(**left).clone(), (**right).clone()])),
+        Expr::BinaryOp { left, op: BinaryOperator::PGStartsWith, right } => {
+            Some(call("starts_with", vec![(**left).clone(), (**right).clone()]))
+        }
+        Expr::UnaryOp { op: ast::UnaryOperator::BitwiseNot, expr } => Some(complement(expr)),
+        Expr::UnaryOp { op: op @ (ast::UnaryOperator::Not | ast::UnaryOperator::Minus), expr } => before_literal(*op, expr)?,
+        Expr::CompoundFieldAccess { root, access_chain } => sliced(root, access_chain),
+        Expr::IsNull(expr) => rows::is_null(expr, false),
+        Expr::IsNotNull(expr) => rows::is_null(expr, true),
         Expr::UnaryOp { op, expr } => prefix(*op).map(|function| call(function, vec![(**expr).clone()])),
         Expr::Substring { expr, substring_from: Some(pattern), substring_for: None, .. } if is_string(pattern) => {
             Some(call("substring_regex", vec![(**expr).clone(), (**pattern).clone()]))
@@ -285,6 +318,60 @@ fn similar(negated: bool, text: &Expr, pattern: &Expr, escape: Option<&ast::Valu
     if negated { Expr::UnaryOp { op: ast::UnaryOperator::Not, expr: Box::new(test) } } else { test }
 }
 
+/// NOT and a sign before a literal: a string is read as a condition, and is no number more than an interval.
+fn before_literal(op: ast::UnaryOperator, literal: &Expr) -> Result<Option<Expr>> {
+    let Expr::Value(value) = literal else { return Ok(None) };
+    match (op, &value.value) {
+        (ast::UnaryOperator::Not, ast::Value::SingleQuotedString(_)) => {
+            let expr = Box::new(Expr::Cast {
+                kind: ast::CastKind::Cast,
+                expr: Box::new(literal.clone()),
+                data_type: ast::DataType::Boolean,
+                array: false,
+                format: None,
+            });
+            Ok(Some(Expr::UnaryOp { op, expr }))
+        }
+        (ast::UnaryOperator::Not, ast::Value::Number(text, _)) => {
+            let integer = if text.parse::<i32>().is_ok() { "integer" } else { "numeric" };
+            let message = format!("argument of NOT must be type boolean, not type {integer}");
+            Err(Error::new(SqlState::DATATYPE_MISMATCH, message))
+        }
+        (ast::UnaryOperator::Minus, ast::Value::SingleQuotedString(_)) => {
+            let error = Error::new(SqlState("42725"), "operator is not unique: - unknown");
+            Err(error.hint("Could not choose a best candidate operator. You might need to add explicit type casts."))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// `~x`: every bit the other way.
+fn complement(value: &Expr) -> Expr {
+    let one = Expr::value(ast::Value::Number("1".to_owned(), false));
+    let ones = Expr::UnaryOp { op: ast::UnaryOperator::Minus, expr: Box::new(one) };
+    let value = Expr::Nested(Box::new(value.clone()));
+    Expr::Nested(Box::new(Expr::BinaryOp { left: Box::new(value), op: BinaryOperator::PGBitwiseXor, right: Box::new(ones) }))
+}
+
+/// `list[:2]` and `list[2:]` with both bounds.
+fn sliced(root: &Expr, chain: &[AccessExpr]) -> Option<Expr> {
+    let open = |access: &AccessExpr| match access {
+        AccessExpr::Subscript(Subscript::Slice { lower_bound, upper_bound, .. }) => lower_bound.is_none() || upper_bound.is_none(),
+        _ => false,
+    };
+    if !chain.iter().any(open) {
+        return None;
+    }
+    let mut chain = chain.to_vec();
+    for access in &mut chain {
+        if let AccessExpr::Subscript(Subscript::Slice { lower_bound, upper_bound, .. }) = access {
+            lower_bound.get_or_insert_with(|| Expr::value(ast::Value::Number("1".to_owned(), false)));
+            upper_bound.get_or_insert_with(|| Expr::value(ast::Value::Number(i32::MAX.to_string(), false)));
+        }
+    }
+    Some(Expr::CompoundFieldAccess { root: Box::new(root.clone()), access_chain: chain })
+}
+
 /// Operators before a number that are functions.
 fn prefix(operator: ast::UnaryOperator) -> Option<&'static str> {
     match operator {
@@ -384,26 +471,6 @@ fn name_columns(select: &mut Select) {
             SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => SelectItem::ExprWithAlias { expr, alias },
             other => other,
         };
-    }
-}
-
-/// `SELECT DISTINCT f(x) ... ORDER BY f(x)` sorts by the column of the select list.
-fn order_by_position(query: &mut Query) {
-    let SetExpr::Select(select) = query.body.as_ref() else { return };
-    let (Some(Distinct::Distinct), Some(OrderBy { kind: OrderByKind::Expressions(keys), .. })) = (&select.distinct, &mut query.order_by)
-    else {
-        return;
-    };
-    for key in keys {
-        let position = select.projection.iter().position(|item| match item {
-            SelectItem::UnnamedExpr(expression) | SelectItem::ExprWithAlias { expr: expression, .. } => *expression == key.expr,
-            _ => false,
-        });
-        if let Some(position) = position
-            && !matches!(key.expr, Expr::Value(_) | Expr::Identifier(_))
-        {
-            key.expr = Expr::value(ast::Value::Number((position + 1).to_string(), false));
-        }
     }
 }
 

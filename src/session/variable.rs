@@ -150,13 +150,15 @@ pub fn find(name: &str) -> Option<&'static Variable> {
     VARIABLES.iter().find(|variable| variable.name.eq_ignore_ascii_case(name))
 }
 
-/// Whether a name is of the form `a.b` that PostgreSQL lets anybody set; `verus.` is taken.
+/// Whether a name is of the form `a.b` that PostgreSQL lets anybody set; `verus.` is taken, and what the engine below has is not the client's.
 pub fn is_custom(name: &str) -> bool {
     let part = |text: &str| {
         text.starts_with(|first: char| first.is_alphabetic() || first == '_')
             && text.chars().all(|each| each.is_alphanumeric() || each == '_' || each == '$')
     };
-    name.contains('.') && !name.to_ascii_lowercase().starts_with("verus.") && name.split('.').all(part)
+    let lower = name.to_ascii_lowercase();
+    let taken = ["verus.", "datafusion."].iter().any(|prefix| lower.starts_with(prefix));
+    name.contains('.') && !taken && name.split('.').all(part)
 }
 
 /// The error for a name that is no variable (42704), with the nearest one.

@@ -14,10 +14,11 @@
 use std::any::TypeId;
 use std::cell::Cell;
 
-use sqlparser::ast::Expr;
+use sqlparser::ast::{BinaryOperator, Expr};
 use sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
+use sqlparser::tokenizer::Token;
 
 /// The dialect of all SQL that Verus reads and prints.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,6 +55,28 @@ impl Budget {
 
 const BASE: PostgreSqlDialect = PostgreSqlDialect {};
 
+impl VerusDialect {
+    /// The bounds after BETWEEN and its word.
+    fn between(self, parser: &mut Parser, expr: &Expr, negated: bool, symmetric: bool) -> Result<Expr, ParserError> {
+        let precedence = self.prec_value(Precedence::Between);
+        let low = parser.parse_subexpr(precedence)?;
+        parser.expect_keyword(Keyword::AND)?;
+        let high = parser.parse_subexpr(precedence)?;
+        let between = |low: &Expr, high: &Expr, negated| Expr::Between {
+            expr: Box::new(expr.clone()),
+            negated,
+            low: Box::new(low.clone()),
+            high: Box::new(high.clone()),
+        };
+        if !symmetric {
+            return Ok(between(&low, &high, negated));
+        }
+        let op = if negated { BinaryOperator::And } else { BinaryOperator::Or };
+        let (left, right) = (Box::new(between(&low, &high, negated)), Box::new(between(&high, &low, negated)));
+        Ok(Expr::Nested(Box::new(Expr::BinaryOp { left, op, right })))
+    }
+}
+
 /// Methods that answer as PostgreSQL's dialect does. Those that are missing here are the trait's defaults there too.
 macro_rules! as_postgres {
     ($($name:ident),* $(,)?) => { $(fn $name(&self) -> bool { BASE.$name() })* };
@@ -84,6 +107,22 @@ impl Dialect for VerusDialect {
             }
             None => Some(Err(ParserError::RecursionLimitExceeded)),
         }
+    }
+
+    /// `x BETWEEN SYMMETRIC a AND b`: between a and b or between b and a.
+    fn parse_infix(&self, parser: &mut Parser, expr: &Expr, _precedence: u8) -> Option<Result<Expr, ParserError>> {
+        let sees = |ahead: usize, wanted: &str| match &parser.peek_nth_token_ref(ahead).token {
+            Token::Word(word) => word.quote_style.is_none() && word.value.eq_ignore_ascii_case(wanted),
+            _ => false,
+        };
+        let negated = sees(0, "NOT");
+        let at = usize::from(negated);
+        let symmetric = sees(at + 1, "SYMMETRIC");
+        if !sees(at, "BETWEEN") || !(symmetric || sees(at + 1, "ASYMMETRIC")) {
+            return None;
+        }
+        (0..at + 2).for_each(|_| parser.advance_token());
+        Some(self.between(parser, expr, negated, symmetric))
     }
 
     fn identifier_quote_style(&self, identifier: &str) -> Option<char> {

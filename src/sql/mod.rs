@@ -2,7 +2,7 @@
 //!
 //! *Place*: called by `pg` (simple and extended) and by `query` for the SQL texts kept in the catalog. Knows no catalog.
 //!
-//! A text's way: `literals` (the short way) or `split` -> tokens -> `depth` -> `reader` -> `statement::*`, one file a statement;
+//! A text's way: `literals` (the short way) or `split` -> `tokens` -> `depth` -> `reader` -> `statement::*`, one file a statement;
 //! expressions, types and queries inside it are sqlparser's, checked by `query` and `type_name`.
 //!
 //! *Invariants*: (1) syntax that nobody claims is an error with a position; (2) [`Statement`] is the allow-list: what has no
@@ -18,6 +18,7 @@ mod reader;
 pub mod secret;
 mod split;
 pub mod statement;
+mod tokens;
 mod type_name;
 
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
 use super::dialect::{Budget, VerusDialect};
 use super::statement::{Name, Statement};
-use super::{depth, query};
+use super::{depth, query, tokens};
 use crate::error::{Error, Result, SqlState};
 
 static DIALECT: VerusDialect = VerusDialect;
@@ -318,6 +318,29 @@ impl<'a> Reader<'a> {
         matches!(self.parser.peek_token_ref().token, Token::Number(_, _))
     }
 
+    /// An expression up to a word outside of its parentheses, which is not taken. The word may be one that an interval goes on with
+    /// (`INTERVAL '1-2' YEAR TO MONTH`).
+    pub(super) fn expression_before(&mut self, word: &str) -> Result<ast::Expr> {
+        const FIELDS: [&str; 6] = ["YEAR", "MONTH", "DAY", "HOUR", "MINUTE", "SECOND"];
+        let start = self.byte();
+        let mut depth = 0_usize;
+        loop {
+            match &self.parser.peek_token_ref().token {
+                Token::EOF => return Err(self.unexpected()),
+                Token::LParen | Token::LBracket => depth += 1,
+                Token::RParen | Token::RBracket => depth = depth.saturating_sub(1),
+                _ if depth == 0 && self.sees(&[word]) && !self.word(1).is_some_and(|next| FIELDS.contains(&next.as_str())) => break,
+                _ => {}
+            }
+            self.parser.advance_token();
+        }
+        let text = &self.text[start..self.byte()];
+        let mut reader = Reader::new(text, self.offset + super::position_of(self.text, start) - 1)?;
+        let expression = reader.run(|parser| parser.parse_expr())?;
+        reader.finish()?;
+        Ok(expression)
+    }
+
     /// The text from the next token to the end, all taken, parsed as a statement that `accept` may refuse.
     pub(super) fn rest_parsed(&mut self, accept: impl FnOnce(&Statement) -> Result<()>) -> Result<String> {
         let start = self.byte();
@@ -386,7 +409,7 @@ fn stray_comma(tokens: &[TokenWithSpan], index: usize) -> bool {
 }
 
 fn tokenize(text: &str) -> Result<Vec<TokenWithSpan>, sqlparser::tokenizer::TokenizerError> {
-    Tokenizer::new(&DIALECT, text).tokenize_with_location()
+    Tokenizer::new(&DIALECT, text).tokenize_with_location().map(tokens::mended)
 }
 
 /// A name as the catalog keeps it: lower case unless quoted (ASCII only, as PostgreSQL folds).

@@ -44,7 +44,7 @@ fn statements_are_split_with_their_places() {
     let parsed = parse("select ';' ; /* ; */ insert into t values (1, 'a;b'); -- end;\n begin").unwrap();
     let texts: Vec<(&str, u32)> = parsed.iter().map(|parsed| (&*parsed.text, parsed.offset)).collect();
     assert_eq!(texts[0], ("select ';'", 0));
-    assert!(matches!(&*parsed[2].statement, Statement::Begin { isolation: None, read_only: None }), "{parsed:?}");
+    assert!(matches!(&*parsed[2].statement, Statement::Begin { start: false, isolation: None, read_only: None }), "{parsed:?}");
     assert!(parse("").unwrap().is_empty());
     assert!(parse(" ;; ").unwrap().is_empty());
 }

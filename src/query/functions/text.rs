@@ -40,6 +40,11 @@ pub fn parse(text: Expr, target: SqlType, zone: Expr) -> Expr {
     Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::new_from_impl(function)), vec![text, zone]))
 }
 
+/// Whether a call is such a cast.
+pub fn is_parse(call: &ScalarFunction) -> bool {
+    call.func.inner().downcast_ref::<Parse>().is_some()
+}
+
 /// A cast of an expression of type `source` to text.
 pub fn format(value: Expr, source: SqlType, zone: Expr) -> Expr {
     let function = Format { source, signature: Signature::any(2, Volatility::Immutable) };

@@ -98,3 +98,10 @@ pub(super) fn in_list(row: &Expr, list: &[Expr], negated: bool) -> Result<Option
         false => any,
     })
 }
+
+/// `row IS [NOT] NULL`: all of its values are, or none is. None where it is no row.
+pub(super) fn is_null(row: &Expr, negated: bool) -> Option<Expr> {
+    let row = values(row)?;
+    let test = |value: Expr| if negated { Expr::IsNotNull(Box::new(value)) } else { Expr::IsNull(Box::new(value)) };
+    joined(row.into_iter().map(test), &BinaryOperator::And)
+}

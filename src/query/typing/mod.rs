@@ -12,7 +12,9 @@ pub mod branches;
 mod calls;
 pub mod casts;
 pub mod chains;
+mod grouping;
 pub mod intervals;
+mod members;
 pub mod operators;
 pub mod planner;
 pub mod sets;
@@ -45,6 +47,11 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         LogicalPlan::Values(values) => typed_values(values).map(Transformed::yes),
         LogicalPlan::RecursiveQuery(query) => recursive(query).map(Transformed::yes),
         LogicalPlan::Union(union) => sets::union(union).map(Transformed::yes),
+        LogicalPlan::Aggregate(aggregate) if grouping::has_expressions(&aggregate) => {
+            let (input, rest) = grouping::computed(aggregate)?;
+            let input = node(input)?.data;
+            node(grouping::over(input, rest)?).map(|typed| Transformed::yes(typed.data))
+        }
         LogicalPlan::Join(join) if sets::is_operation(&join) => sets::operation(join).map(Transformed::yes),
         // A set of no rows gives none, as in PostgreSQL.
         LogicalPlan::Unnest(mut unnest) if unnest.options.null_handling == NullHandling::Preserve => {
@@ -58,7 +65,7 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
                 let name = names.save(&expression);
                 Ok(self::expression(expression, &schema)?.update_data(|expression| name.restore(expression)))
             })?
-            .map_data(|plan| intervals::node(ordered(plan)?.recompute_schema()?))
+            .map_data(|plan| members::absent(intervals::node(ordered(plan)?.recompute_schema()?)?))
         }
     }
 }
@@ -136,6 +143,13 @@ fn rewrite(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             Err(value) => Transformed::no(Expr::Literal(value, metadata)),
         },
         Expr::Cast(cast) => casts::explicit(cast, schema)?,
+        Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
+            let what = if op == Operator::And { "AND" } else { "OR" };
+            let (left, right) = (operators::condition(what, *left, schema)?, operators::condition(what, *right, schema)?);
+            Transformed::no(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right))))
+        }
+        Expr::Not(inner) => Transformed::no(Expr::Not(Box::new(operators::condition("NOT", *inner, schema)?))),
+        Expr::Negative(inner) => Transformed::no(operators::negative(*inner, schema)?),
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => match operators::typed(*left, op, *right, schema)? {
             operators::Outcome::Changed(expression) => Transformed::yes(intervals::compared(expression, schema)?),
             operators::Outcome::Same(left, right) if operators::compares(op) => {
@@ -180,7 +194,7 @@ fn typed_case(case: Case, schema: &DFSchema) -> Result<Case> {
     for (when, then) in when_then_expr {
         whens.push(match &expr {
             Some(operand) => operators::operand(*when, operand, schema)?,
-            None => *when,
+            None => operators::condition("CASE/WHEN", *when, schema)?,
         });
         branches.push(*then);
     }

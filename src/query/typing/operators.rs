@@ -27,6 +27,55 @@ pub fn undefined(operator: &str, left: &DataType, right: &DataType) -> Error {
         .hint("No operator matches the given name and argument types. You might need to add explicit type casts.")
 }
 
+/// The same of operands.
+pub fn undefined_for(operator: &str, left: &Expr, right: &Expr, schema: &DFSchema) -> Result<Error> {
+    let of = |operand: &Expr| match unknown(operand).is_some() || open(operand) {
+        true => Ok(DataType::Null),
+        false => super::narrowed(operand.clone()).get_type(schema),
+    };
+    Ok(undefined(operator, &of(left)?, &of(right)?))
+}
+
+/// A condition of `what`, as in `argument of NOT must be type boolean`; a string literal is read as one.
+pub fn condition(what: &str, condition: Expr, schema: &DFSchema) -> Result<Expr> {
+    // Most conditions are seen to be one; the type of a long chain would be looked for at each of its links.
+    let seen = match &condition {
+        Expr::BinaryExpr(binary) => binary.op == Operator::And || binary.op == Operator::Or || compares(binary.op),
+        Expr::Not(_) | Expr::IsNull(_) | Expr::IsNotNull(_) | Expr::InList(_) | Expr::Between(_) | Expr::Like(_) => true,
+        other => open(other),
+    };
+    if seen {
+        return Ok(condition);
+    }
+    if let Some(text) = unknown(&condition) {
+        return constant(text, &SqlType::Boolean);
+    }
+    match super::narrowed(condition.clone()).get_type(schema)? {
+        DataType::Boolean | DataType::Null => Ok(condition),
+        other => {
+            let message = format!("argument of {what} must be type boolean, not type {}", type_name(&other));
+            Err(Error::new(SqlState::DATATYPE_MISMATCH, message).into())
+        }
+    }
+}
+
+/// `- x`. 42883 for what has no sign, 42725 for a literal that could be a number as well as an interval.
+pub fn negative(operand: Expr, schema: &DFSchema) -> Result<Expr> {
+    if unknown(&operand).is_some() {
+        let error = Error::new(SqlState("42725"), "operator is not unique: - unknown");
+        return Err(error.hint("Could not choose a best candidate operator. You might need to add explicit type casts.").into());
+    }
+    let data_type = if open(&operand) { DataType::Null } else { operand.get_type(schema)? };
+    match data_type.is_numeric() || data_type.is_null() || matches!(data_type, DataType::Interval(_)) {
+        true => Ok(Expr::Negative(Box::new(operand))),
+        false => {
+            let message = format!("operator does not exist: - {}", type_name(&data_type));
+            let error = Error::new(SqlState::UNDEFINED_FUNCTION, message);
+            Err(error.hint("No operator matches the given name and argument type. You might need to add an explicit type cast.").into())
+        }
+    }
+}
+
 /// Types an operator whose operands DataFusion would refuse or read differently.
 pub fn typed(left: Expr, operator: Operator, right: Expr, schema: &DFSchema) -> Result<Outcome> {
     if matches!(operator, Operator::And | Operator::Or) {
@@ -334,8 +383,30 @@ fn temporal(left: Expr, operator: Operator, right: Expr, left_type: &DataType, r
         (number, Plus | Minus | Multiply | Divide, Timestamp(_, _) | Date32) if number.is_numeric() => {
             return Err(undefined(&operator.to_string(), left_type, right_type).into());
         }
+        _ if no_arithmetic(left_type, operator, right_type) => {
+            return Err(undefined(&operator.to_string(), left_type, right_type).into());
+        }
         _ => return Ok(Outcome::Same(left, right)),
     }))
+}
+
+/// Pairs of types that an operator of arithmetic does not take, apart from those that have become something else by then.
+fn no_arithmetic(left: &DataType, operator: Operator, right: &DataType) -> bool {
+    use Operator::{Divide, Minus, Modulo, Multiply, Plus};
+    let time = |data_type: &DataType| matches!(data_type, DataType::Timestamp(_, _) | DataType::Date32);
+    let interval = |data_type: &DataType| matches!(data_type, DataType::Interval(_));
+    let other = |data_type: &DataType| matches!(data_type, DataType::Boolean | DataType::FixedSizeBinary(16));
+    if !matches!(operator, Plus | Minus | Multiply | Divide | Modulo) || left.is_null() || right.is_null() {
+        return false;
+    }
+    if other(left) || other(right) {
+        return true;
+    }
+    match operator {
+        Plus => (time(left) && time(right)) || (interval(left) && right.is_numeric()) || (left.is_numeric() && interval(right)),
+        Minus => (interval(left) && (time(right) || right.is_numeric())) || (left.is_numeric() && interval(right)),
+        _ => (time(left) || interval(left)) && !is_text(right) || (time(right) || interval(right)) && !is_text(left),
+    }
 }
 
 /// Whether an interval is as long in every time zone.

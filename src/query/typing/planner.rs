@@ -12,7 +12,7 @@ use datafusion::logical_expr::{Expr, Operator};
 use sqlparser::ast::{self, BinaryOperator};
 
 use super::casts::to;
-use super::operators::{Outcome, typed};
+use super::operators::{Outcome, condition, typed, undefined_for};
 use crate::query::functions::{ordered, time};
 
 /// Plans expressions as PostgreSQL types them.
@@ -22,6 +22,14 @@ pub struct Postgres;
 impl ExprPlanner for Postgres {
     fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
         let RawBinaryExpr { op, left, right } = expr;
+        if let BinaryOperator::Custom(operator) = &op {
+            return Err(undefined_for(operator, &left, &right, schema)?.into());
+        }
+        if let BinaryOperator::And | BinaryOperator::Or = &op {
+            let what = if op == BinaryOperator::And { "AND" } else { "OR" };
+            let (left, right) = (condition(what, left, schema)?, condition(what, right, schema)?);
+            return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }));
+        }
         let Some(operator) = operator(&op) else {
             return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }));
         };

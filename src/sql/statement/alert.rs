@@ -153,7 +153,7 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
     reader.expect(&["BACKTEST", "ALERT"])?;
     let name = reader.identifier()?;
     reader.expect(&["FROM"])?;
-    let from = Box::new(reader.run(|parser| parser.parse_expr())?);
+    let from = Box::new(reader.expression_before("TO")?);
     reader.expect(&["TO"])?;
     let to = Box::new(reader.run(|parser| parser.parse_expr())?);
     Ok(Statement::Alert(AlertStatement::Backtest { name, from, to }))

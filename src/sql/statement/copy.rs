@@ -8,6 +8,10 @@ use super::{Copy, CopyDirection, CopyFormat, CopyOptions, CopySource, Header, St
 use crate::error::{Error, Result, SqlState};
 use crate::sql::reader::Reader;
 
+/// What COPY knows, for the hint of an error.
+const OPTIONS: [&str; 11] =
+    ["FORMAT", "DELIMITER", "NULL", "QUOTE", "ESCAPE", "HEADER", "ENCODING", "FORCE_QUOTE", "FORCE_NOT_NULL", "FORCE_NULL", "FREEZE"];
+
 pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
     reader.expect(&["COPY"])?;
     let old_binary = reader.accept(&["BINARY"]);
@@ -114,7 +118,10 @@ impl Given {
             "on_error" | "log_verbosity" | "reject_limit" => {
                 return Err(Error::unsupported(format!("COPY option {} is not supported", name.to_ascii_uppercase())));
             }
-            _ => return Err(reader.raise(Error::syntax(format!("option \"{name}\" not recognized")))),
+            _ => {
+                let error = Error::syntax(format!("option \"{name}\" not recognized"));
+                return Err(reader.raise(error.hint(format!("Known are {}.", OPTIONS.join(", ")))));
+            }
         }
         Ok(())
     }

@@ -50,7 +50,12 @@ fn options(reader: &mut Reader<'_>) -> Result<(bool, bool, bool)> {
             known if SHOWN_ANYWAY.contains(&known) => {
                 boolean(&name, &value)?;
             }
-            _ => return Err(Error::syntax(format!("unrecognized EXPLAIN option \"{name}\""))),
+            _ => {
+                let error = Error::syntax(format!("unrecognized EXPLAIN option \"{name}\""));
+                return Err(
+                    error.hint("Known are ANALYZE, VERBOSE, ROUTE and FORMAT text; COSTS and the like are accepted and change nothing.")
+                );
+            }
         }
         if !reader.accept_token(&Token::Comma) {
             break;

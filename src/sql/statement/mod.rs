@@ -94,6 +94,8 @@ pub enum Statement {
     Source(SourceStatement),
     /// BEGIN, START TRANSACTION.
     Begin {
+        /// Whether it was written START TRANSACTION, which its tag repeats.
+        start: bool,
         /// The isolation level that was asked for, in lower case.
         isolation: Option<String>,
         /// READ ONLY or READ WRITE.

@@ -12,11 +12,11 @@ use crate::sql::reader::Reader;
 pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
     if reader.accept(&["BEGIN"]) {
         reader.accept_one(&["WORK", "TRANSACTION"]);
-        return begin(reader);
+        return begin(reader, false);
     }
     if reader.accept(&["START"]) {
         reader.expect(&["TRANSACTION"])?;
-        return begin(reader);
+        return begin(reader, true);
     }
     if reader.accept(&["SAVEPOINT"]) {
         return Ok(Statement::Savepoint(reader.identifier()?));
@@ -44,9 +44,9 @@ pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Statement> {
     Ok(if commit { Statement::Commit } else { Statement::Rollback })
 }
 
-fn begin(reader: &mut Reader<'_>) -> Result<Statement> {
+fn begin(reader: &mut Reader<'_>, start: bool) -> Result<Statement> {
     let modes = modes(reader)?;
-    Ok(Statement::Begin { isolation: modes.isolation, read_only: modes.read_only })
+    Ok(Statement::Begin { start, isolation: modes.isolation, read_only: modes.read_only })
 }
 
 /// What a list of transaction modes says.
