@@ -65,15 +65,15 @@ impl Events {
         if let Some(partition) = partition {
             self.confine(&mut rows, partition)?;
         }
-        self.keep_rules(rows, refused_max)
+        self.keep_rules(rows, client, refused_max)
     }
 
     /// Reads messages, each a part of `text` and one event: what cannot be read or breaks a rule is refused alone.
     pub fn take_messages(&self, text: &str, messages: &[Range<usize>]) -> Result<Taken> {
-        self.keep_rules(self.decoder.decode_messages(text, messages)?, usize::MAX)
+        self.keep_rules(self.decoder.decode_messages(text, messages)?, &Client::default(), usize::MAX)
     }
 
-    fn keep_rules(&self, rows: JsonRows, refused_max: usize) -> Result<Taken> {
+    fn keep_rules(&self, rows: JsonRows, client: &Client, refused_max: usize) -> Result<Taken> {
         let JsonRows { batch, positions, spans, mut refused } = rows;
         let sifted = self.pipeline.sift(&batch, client, refused_max);
         let accepted = sifted.rows.iter().map(RecordBatch::num_rows).sum();
