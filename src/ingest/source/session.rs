@@ -160,7 +160,7 @@ async fn read(
             let (sender, queue) = mpsc::channel(QUEUE_CHUNKS);
             let lane = Lane::new(Arc::clone(running), partition);
             tasks.push(running.parts.spawner.cpu(lane.run(queue, Arc::clone(&taken))));
-            follows.push(Follow { partition, offset, sender });
+            follows.push(Follow { partition, offset, sender, behind: None });
         }
         let reader = Reader { running: Arc::clone(running), connection, follows, taken, over: over.clone() };
         tasks.push(running.parts.spawner.io(reader.run()));
