@@ -400,10 +400,10 @@ fn operators(text: &str) -> Option<Error> {
         let right = words.collect::<Vec<_>>().join(" ");
         return Some(no_operator(operator, left, &right));
     }
-    if let Some(found) = text.split("unary operator 'NOT' requires a boolean expression, got ").nth(1) {
+    if let Some(found) = text.split("nary operator 'NOT' requires a boolean expression, got ").nth(1) {
         return Some(mismatch(format!("argument of NOT must be type boolean, not type {}", type_of(found.lines().next()?))));
     }
-    if text.contains("unary operator '-' only supports") {
+    if text.contains("nary operator '-' only supports") {
         let error = Error::new(SqlState::UNDEFINED_FUNCTION, "operator does not exist: - before a value of this type");
         return Some(error.hint("No operator matches the given name and argument type. You might need to add an explicit type cast."));
     }

@@ -88,7 +88,15 @@ impl ScalarUDFImpl for Written {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        Ok(Arc::clone(&args.arg_fields[0]))
+        let field = &args.arg_fields[0];
+        let target = args.scalar_arguments.get(1).copied().flatten().and_then(|target| target.try_as_str().flatten());
+        // DataFusion's cast keeps what the source's field says: a document's text is no document any more.
+        match SqlType::of_field(field) {
+            source @ (SqlType::Json | SqlType::Jsonb) if target.is_some_and(|target| target != source.to_string()) => {
+                Ok(Arc::new(field.as_ref().clone().with_metadata(std::collections::HashMap::new())))
+            }
+            _ => Ok(Arc::clone(field)),
+        }
     }
 
     /// Where nothing is typed (the count of LIMIT), the cast is the value.
