@@ -31,7 +31,11 @@ pub(super) fn mended(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
             // No operator of PostgreSQL's.
             Token::DoubleEq => mended.push(TokenWithSpan { token: Token::CustomBinaryOperator("==".to_owned()), span }),
             Token::SingleQuotedString(text) => match continued(&mended) {
-                Some(index) => append(&mut mended[index].token, &text),
+                Some(index) => {
+                    // The line break between them is used up.
+                    mended.truncate(index + 1);
+                    append(&mut mended[index].token, &text);
+                }
                 None => mended.push(TokenWithSpan { token: Token::SingleQuotedString(text), span }),
             },
             token => match null_test(&token) {
@@ -126,7 +130,6 @@ mod tests {
         check("5-+1", "5 - + 1");
         check("7%-3", "7 %- 3");
         check("a->-1", "a -> - 1");
-        check("a @- b", "a @- b");
         check("1 == 1", "1 == 1");
     }
 
