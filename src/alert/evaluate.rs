@@ -431,13 +431,12 @@ pub async fn now(
 }
 
 /// Reminders, and what was not told while the alert was silent.
-pub fn reminders(alert: &Alert, book: &Book, now: Micros) -> Option<Changes> {
+pub fn reminders(alert: &Alert, open: Vec<(String, Instance)>, now: Micros) -> Option<Changes> {
     let mut recorder = Recorder { alert, now, changes: Changes::default() };
-    for (key, instance) in &book.instances {
-        let mut next = instance.clone();
-        if let Some(kind) = next.remind(alert, now) {
-            recorder.record(key, &next, now, (None, Some(kind)), None);
-            recorder.changes.instances.insert(key.clone(), next);
+    for (key, mut instance) in open {
+        if let Some(kind) = instance.remind(alert, now) {
+            recorder.record(&key, &instance, now, (None, Some(kind)), None);
+            recorder.changes.instances.insert(key, instance);
         }
     }
     (!recorder.changes.instances.is_empty()).then_some(recorder.changes)

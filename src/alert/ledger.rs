@@ -9,7 +9,7 @@
 //! On disk, values as JSON, numbers in keys big-endian: `i` alert(4) key → [`Instance`]; `m` alert(4) → [`Progress`]; `h` alert(4)
 //! number(8) → [`Entry`]; `o` channel(4) number(8) → [`Outgoing`] that waits; `d` number(8) → [`Outgoing`] that is done.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -115,8 +115,20 @@ pub struct Book {
     pub progress: Progress,
     /// By the JSON text of their keys.
     pub instances: BTreeMap<String, Instance>,
+    /// The keys of instances of which somebody may have to be told without a new observation.
+    open: BTreeSet<String>,
     /// Numbers of its history, oldest first.
     history: VecDeque<u64>,
+}
+
+impl Book {
+    fn put(&mut self, key: String, instance: Instance) {
+        match instance.is_open() {
+            true => drop(self.open.insert(key.clone())),
+            false => drop(self.open.remove(&key)),
+        }
+        self.instances.insert(key, instance);
+    }
 }
 
 /// The ledger.
@@ -156,7 +168,7 @@ impl Ledger {
                 b'i' => {
                     let (oid, text) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
                     let text = std::str::from_utf8(text).map_err(|_| damaged())?.to_owned();
-                    books.entry(Oid::from_be_bytes(*oid)).or_default().instances.insert(text, read(value)?);
+                    books.entry(Oid::from_be_bytes(*oid)).or_default().put(text, read(value)?);
                 }
                 b'm' => books.entry(oid_of(rest)?).or_default().progress = read(value)?,
                 b'h' => {
@@ -191,6 +203,18 @@ impl Ledger {
     /// A copy of an alert's part.
     pub fn book(&self, alert: Oid) -> Book {
         self.books.lock().get(&alert).cloned().unwrap_or_default()
+    }
+
+    /// The instances of an alert of which somebody may have to be told now.
+    pub fn open_instances(&self, alert: Oid) -> Vec<(String, Instance)> {
+        let books = self.books.lock();
+        let Some(book) = books.get(&alert) else { return Vec::new() };
+        book.open.iter().filter_map(|key| Some((key.clone(), book.instances.get(key)?.clone()))).collect()
+    }
+
+    /// When an alert was evaluated last.
+    pub fn evaluated_at(&self, alert: Oid) -> Option<Micros> {
+        self.books.lock().get(&alert)?.progress.evaluated_at
     }
 
     /// How far an alert has looked.
@@ -258,7 +282,9 @@ impl Ledger {
         self.state.write(batch)?;
         book.history.drain(..old);
         book.history.extend(numbers);
-        book.instances.extend(changes.instances);
+        for (key, instance) in changes.instances {
+            book.put(key, instance);
+        }
         if let Some(progress) = changes.progress {
             book.progress = progress;
         }

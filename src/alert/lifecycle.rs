@@ -177,6 +177,11 @@ impl Instance {
         (Some(Transition { from, to }), kind.inspect(|kind| self.tell(*kind, now)))
     }
 
+    /// Whether [`Instance::remind`] may ever have something: it fires, or somebody thinks that it does.
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Firing || self.told
+    }
+
     /// What is due without an observation: a reminder, or what was not told while the alert was silent.
     pub fn remind(&mut self, alert: &Alert, now: Micros) -> Option<Kind> {
         if is_silenced(alert, now) {

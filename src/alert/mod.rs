@@ -29,8 +29,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::Map;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::closings::Closings;
@@ -100,6 +101,8 @@ pub struct Alerts {
     closings: Mutex<HashMap<Oid, Arc<Closings>>>,
     running: Mutex<HashSet<Oid>>,
     places: Arc<Semaphore>,
+    /// A place has become free.
+    freed: Notify,
     stop: CancellationToken,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -149,6 +152,7 @@ impl Alerts {
             closings: Mutex::default(),
             running: Mutex::default(),
             places: Arc::new(Semaphore::new(EVALUATIONS_MAX as usize)),
+            freed: Notify::new(),
             stop: CancellationToken::new(),
             tasks: Mutex::default(),
             parts,
@@ -244,10 +248,18 @@ impl Alerts {
 
     async fn watch(self: Arc<Self>) {
         let mut reminded = Instant::now();
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The alert that is looked at first: none is always behind the others.
+        let mut first = 0;
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                _ = looks.tick() => {}
+                () = self.freed.notified() => {
+                    self.start_due(&self.parts.store.catalog(), &mut first);
+                    continue;
+                }
             }
             let catalog = self.parts.store.catalog();
             let remind = reminded.elapsed() >= REMIND_EVERY;
@@ -264,40 +276,57 @@ impl Alerts {
                     continue;
                 }
                 if remind {
-                    let book = self.ledger.book(alert.oid);
-                    self.keep(alert, evaluate::reminders(alert, &book, self.parts.clock.now()));
+                    let open = self.ledger.open_instances(alert.oid);
+                    self.keep(alert, evaluate::reminders(alert, open, self.parts.clock.now()));
                 }
-                self.look(&catalog, alert);
+            }
+            self.start_due(&catalog, &mut first);
+        }
+    }
+
+    /// Starts evaluations until all places are taken, or nothing more is new.
+    fn start_due(self: &Arc<Self>, catalog: &Arc<Catalog>, first: &mut usize) {
+        let alerts: Vec<_> = catalog.alerts().filter(|alert| alert.enabled).collect();
+        let from = *first;
+        for offset in 0..alerts.len() {
+            if self.places.available_permits() == 0 {
+                return;
+            }
+            let index = (from + offset) % alerts.len();
+            if !self.running.lock().contains(&alerts[index].oid) && self.look(catalog, alerts[index]) {
+                *first = index + 1;
             }
         }
     }
 
-    /// Starts an evaluation when something may be new.
-    fn look(self: &Arc<Self>, catalog: &Arc<Catalog>, alert: &Arc<Alert>) {
+    /// Starts an evaluation when something may be new; whether it did.
+    fn look(self: &Arc<Self>, catalog: &Arc<Catalog>, alert: &Arc<Alert>) -> bool {
         let resting =
             self.status.lock().get(&alert.oid).is_some_and(|status| status.resting_until.is_some_and(|until| Instant::now() < until));
         if resting {
-            return;
+            return false;
         }
         let version = match alert.every_us {
             Some(every) => {
-                let last = self.ledger.progress(alert.oid).evaluated_at;
+                let last = self.ledger.evaluated_at(alert.oid);
                 if last.is_some_and(|last| self.parts.clock.now().saturating_sub(last) < every) {
-                    return;
+                    return false;
                 }
                 None
             }
             None => self.version(catalog, alert),
         };
         if version.is_some() && self.status.lock().get(&alert.oid).is_some_and(|status| status.seen == version) {
-            return;
+            return false;
         }
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return };
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return false };
         self.status.lock().entry(alert.oid).or_default().seen = version;
         self.running.lock().insert(alert.oid);
         let (alerts, catalog, alert) = (Arc::clone(self), Arc::clone(catalog), Arc::clone(alert));
         drop(self.parts.spawner.cpu(async move {
             let began = Instant::now();
+            // Last, when the place is free.
+            let _freed = Finally(|| alerts.freed.notify_one());
             let _place = place;
             let _over = Finally(|| {
                 alerts.running.lock().remove(&alert.oid);
@@ -318,6 +347,7 @@ impl Alerts {
                 (status.failure, status.took, status.resting_until) = (outcome.err(), took, Some(Instant::now() + rest));
             }
         }));
+        true
     }
 
     async fn evaluate(&self, catalog: &Arc<Catalog>, alert: &Arc<Alert>) -> Result<()> {
