@@ -9,21 +9,19 @@ use criterion::{BatchSize, Criterion, Throughput};
 use futures::TryStreamExt;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-use verus::catalog::bind::Binder;
 use verus::catalog::{LateRows, Table};
 use verus::client::bench::chunk::{Maker, Traffic};
 use verus::client::bench::schema;
 use verus::client::event::{COLUMNS, Form};
-use verus::clock::{Clock, SystemClock};
 use verus::columnar::{ColumnTable, Fills, Layout};
 use verus::command::{self, Response};
 use verus::config::Config;
 use verus::event::{Decoder, LineEnd};
 use verus::ingest::Pipeline;
-use verus::query::Engine;
-use verus::session::{Registry, Services, Session};
+use verus::server;
+use verus::session::{Services, Session};
 use verus::sql::{self, Statement};
-use verus::store::{HotBatch, Parts, Store, Transaction, Write};
+use verus::store::{HotBatch, Transaction, Write};
 use verus::task::Runtimes;
 use verus::telemetry::Metrics;
 use verus::types::zone::Zone;
@@ -51,66 +49,8 @@ impl House {
         let runtimes = Runtimes::start(2).expect("threads");
         let spawner = runtimes.spawner();
         let config = Config { data_dir: dir.path().join("data"), ..Config::default() };
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let metrics = Arc::new(Metrics::default());
-        let spill = dir.path().join("spill");
-        std::fs::create_dir_all(&spill).expect("a spill directory");
-        let engine = Engine::new(&config.limits.query, &spill, &spawner, Arc::clone(&clock), &Metrics::default()).expect("an engine");
-        let binder: Arc<dyn Binder> = Arc::clone(&engine) as Arc<dyn Binder>;
-        let parts = Parts {
-            dir: config.data_dir.clone(),
-            limits: config.limits.clone(),
-            binder: Arc::clone(&binder),
-            clock: Arc::clone(&clock),
-            spawner: spawner.clone(),
-            metrics: Arc::clone(&metrics),
-        };
-        let store = Store::open(parts).expect("a store");
-        let registry = Arc::new(Registry::default());
-        let registration = registry.enter("verus", "verus", None, clock.now(), false);
-        let config = Arc::new(config);
-        let plans = verus::session::shared::SharedPlans::new(config.limits.query.shared_plans_max);
-        let subscribers = Arc::new(tokio::sync::Semaphore::new(config.limits.wire.subscribers_max));
-        let bus = verus::bus::Bus::new(config.limits.wire.notify_bytes_max);
-        let vault = Arc::new(verus::catalog::vault::Vault::new(&config.data_dir));
-        let sources = verus::ingest::source::Sources::new(verus::ingest::source::Parts {
-            store: Arc::clone(&store),
-            binder: Arc::clone(&binder),
-            clock: Arc::clone(&clock),
-            spawner: spawner.clone(),
-            metrics: Arc::clone(&metrics),
-            vault: Arc::clone(&vault),
-            limits: config.limits.clone(),
-        });
-        let alerts = verus::alert::Alerts::open(verus::alert::Parts {
-            store: Arc::clone(&store),
-            engine: Arc::clone(&engine),
-            clock: Arc::clone(&clock),
-            spawner: spawner.clone(),
-            metrics: Arc::clone(&metrics),
-            bus: Arc::clone(&bus),
-            vault,
-            guard: Arc::default(),
-            limits: config.limits.alert.clone(),
-        })
-        .expect("alerts");
-        let history = Arc::new(verus::session::history::History::new(config.limits.wire.query_log_max));
-        let services = Arc::new(Services {
-            store,
-            engine,
-            binder,
-            config,
-            metrics,
-            clock,
-            spawner,
-            registry,
-            plans,
-            subscribers,
-            bus,
-            alerts,
-            history,
-            sources,
-        });
+        let services = server::build(config, &spawner, Arc::new(Metrics::default())).expect("a server");
+        let registration = services.registry.enter("verus", "verus", None, services.clock.now(), false);
         let session = Session::new(Arc::clone(&services), registration);
         let mut house = House { runtimes, services, session, dir };
         house.run(schema::TABLE);

@@ -76,6 +76,7 @@ fn start_and_serve(runtimes: &Runtimes, config: Config) -> Result<()> {
     });
     let services = build(config, &spawner, metrics)?;
     template::apply(runtimes, &services)?;
+    services.alerts.start();
     let room = sources::Room { prune: intake.prune(), services: Arc::downgrade(&services) };
     services.sources.start(Arc::new(room));
     health.ready(Arc::clone(&services.store));
@@ -98,8 +99,8 @@ async fn bind(address: SocketAddr, what: &str) -> Result<TcpListener> {
         .map_err(|error| Error::new(SqlState::CONNECTION_FAILURE, format!("cannot listen on {address} for {what}: {error}")))
 }
 
-/// Opens the store and joins it with the engine.
-fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc<Services>> {
+/// Opens the store and joins all components; nothing listens, watches or reads yet. Not to be called on a runtime's worker thread.
+pub fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc<Services>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let spill = config.data_dir.join("spill");
     std::fs::create_dir_all(&spill)
@@ -151,7 +152,6 @@ fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result<Arc
     })?;
     // Set once, just made.
     let _ = alerts_of_activity.set(Arc::downgrade(&alerts));
-    alerts.start();
     let sources = Sources::new(source::Parts {
         store: Arc::clone(&store),
         binder: Arc::clone(&binder),
