@@ -249,6 +249,24 @@ struct Found {
     unfit: Vec<usize>,
 }
 
+impl Found {
+    /// Takes in an event, which has opened a row or not: as a row, or as refused.
+    fn place(&mut self, fields: &mut Fields<'_>, is_row: bool, (position, span): (usize, Range<usize>), refused: Option<Error>) {
+        match refused {
+            None => {
+                self.positions.push(position);
+                self.spans.push(span);
+            }
+            Some(error) => {
+                if is_row {
+                    fields.drop_last_row();
+                }
+                self.refused.push(RefusedEvent { position, span, error });
+            }
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Start,
@@ -357,18 +375,7 @@ impl<'a> Events<'a, '_> {
             Err(error) => return Err(self.malformed(error)),
         };
         let span = start..self.scan.position();
-        match refused {
-            None => {
-                found.positions.push(position);
-                found.spans.push(span);
-            }
-            Some(error) => {
-                if is_row {
-                    fields.drop_last_row();
-                }
-                found.refused.push(RefusedEvent { position, span, error });
-            }
-        }
+        found.place(fields, is_row, (position, span), refused);
         if self.state == State::InArray {
             match self.scan.peek() {
                 Some(b',') => self.scan.step(),

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::{CHUNK_BYTES_MAX, Events, Fields, Form, Found, JsonDecoder, JsonRows, RefusedEvent, Scan, Stop};
+use super::{CHUNK_BYTES_MAX, Events, Fields, Form, Found, JsonDecoder, JsonRows, Scan, Stop};
 use crate::error::{Error, Result, SqlState};
 
 impl JsonDecoder {
@@ -53,18 +53,7 @@ impl<'a> Events<'a, '_> {
             let before = text.get(span.start..self.scan.position().min(span.end)).unwrap_or_default();
             Some(error.context(format!("JSON data, character {}", before.chars().count() + 1)))
         });
-        match refused {
-            None => {
-                found.positions.push(position);
-                found.spans.push(span);
-            }
-            Some(error) => {
-                if is_row {
-                    fields.drop_last_row();
-                }
-                found.refused.push(RefusedEvent { position, span, error });
-            }
-        }
+        found.place(fields, is_row, (position, span), refused);
         true
     }
 }
