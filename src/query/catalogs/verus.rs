@@ -4,7 +4,7 @@ use datafusion::common::ScalarValue;
 
 use super::objects::{self, cold};
 use super::rows::{Rows, Value};
-use super::{LogRow, World};
+use super::{LogRow, SessionRow, World};
 use crate::catalog::{Table, TableKind, View};
 use crate::clock::Micros;
 
@@ -228,16 +228,29 @@ fn ingest_tokens(world: &World, rows: &mut Rows) {
     }
 }
 
+/// Who a session is of.
+fn client(session: &SessionRow) -> [(&'static str, Value); 6] {
+    [
+        ("pid", session.backend.into()),
+        ("user_name", session.user.as_str().into()),
+        ("database_name", session.database.as_str().into()),
+        ("application_name", session.application.as_str().into()),
+        ("client_addr", session.client.map(|client| client.ip().to_string()).into()),
+        ("client_port", session.client.map(|client| i64::from(client.port())).into()),
+    ]
+}
+
 fn sessions(world: &World, rows: &mut Rows) {
     let time = |time: Option<Micros>| time.map_or(Value::Null, Value::Time);
     for session in world.activity.sessions() {
+        let [pid, user, database, application, address, port] = client(&session);
         rows.add([
-            ("pid", session.backend.into()),
-            ("user_name", session.user.into()),
-            ("database_name", session.database.into()),
-            ("application_name", session.application.into()),
-            ("client_addr", session.client.map(|client| client.ip().to_string()).into()),
-            ("client_port", session.client.map(|client| i64::from(client.port())).into()),
+            pid,
+            user,
+            database,
+            application,
+            address,
+            port,
             ("backend_start", Value::Time(session.connected)),
             ("transaction_start", time(session.transaction_start)),
             ("query_start", time(session.query_start)),
@@ -260,6 +273,7 @@ fn query_log(world: &World, rows: &mut Rows) {
             Err(_) => (None, None),
         };
         let error = outcome.err();
+        let [pid, user, database, application, address, port] = client(&session);
         rows.add([
             ("started_at", session.query_start.map_or(Value::Null, Value::Time)),
             ("duration", Value::Span(took_us)),
@@ -269,12 +283,12 @@ fn query_log(world: &World, rows: &mut Rows) {
             ("sqlstate", error.as_ref().map(|(state, _)| state.clone()).into()),
             ("error", error.map(|(_, message)| message).into()),
             ("query", session.query.as_ref().into()),
-            ("pid", session.backend.into()),
-            ("user_name", session.user.into()),
-            ("database_name", session.database.into()),
-            ("application_name", session.application.into()),
-            ("client_addr", session.client.map(|client| client.ip().to_string()).into()),
-            ("client_port", session.client.map(|client| i64::from(client.port())).into()),
+            pid,
+            user,
+            database,
+            application,
+            address,
+            port,
         ]);
     }
 }
