@@ -162,7 +162,8 @@ impl Alerts {
     /// Starts to watch and to deliver.
     pub fn start(self: &Arc<Self>) {
         let spawner = &self.parts.spawner;
-        let watching = spawner.io(Arc::clone(self).watch());
+        // Where alerts are evaluated: it writes states, and there may be a thousand alerts to look at.
+        let watching = spawner.cpu(Arc::clone(self).watch());
         let delivering = spawner.io(outbox::run(Arc::clone(self), self.stop.clone()));
         self.tasks.lock().extend([watching, delivering]);
     }
