@@ -31,7 +31,10 @@ use super::failure::{arrow_failure, failure};
 use super::layer::{Contributions, Layer};
 use super::tally::{Step, Tally};
 use super::version::Version;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SqlState};
+
+/// What a group takes beside its key: the box, the place, its row count, its share of the map's nodes.
+const PLACE_BYTES: usize = 64;
 
 /// What all versions of a view share.
 #[derive(Default)]
@@ -56,6 +59,8 @@ struct Folded {
     whole: RowConverter,
     /// The place of each group that has rows.
     places: BTreeMap<Box<[u8]>, usize>,
+    /// What these take, about.
+    places_bytes: usize,
     /// By place.
     rows: Vec<i64>,
     free: Vec<usize>,
@@ -110,10 +115,13 @@ impl Version {
                 folded.go_to(self, lsn, layer, session, pool)?;
                 folded
             }
-            None => Folded::made(self, lsn, layer, session, pool)?,
+            None => Folded::made(self, lsn, layer, session, pool).inspect_err(|error| {
+                // The next reader does without it.
+                self.fold.is_refused.fetch_or(error.state() == SqlState::OUT_OF_MEMORY, Ordering::Relaxed);
+            })?,
         };
         let outcome = read(&mut folded, layer)?;
-        if folded.tallies.iter().map(Tally::bytes).sum::<usize>() <= self.home.fold_bytes_max {
+        if folded.bytes() <= self.home.fold_bytes_max {
             *place = Some(folded);
         } else {
             self.fold.is_refused.store(true, Ordering::Relaxed);
@@ -147,6 +155,7 @@ impl Folded {
             keys: converter(layer.key_types.clone())?,
             whole: converter(layer.contribution_types().collect())?,
             places: BTreeMap::new(),
+            places_bytes: 0,
             rows: Vec::new(),
             free: Vec::new(),
             tallies: layer.aggregates.iter().map(Tally::new).collect::<Result<_>>()?,
@@ -157,9 +166,14 @@ impl Folded {
             let contributions = layer.contributions(&entities)?;
             let steps: Vec<(usize, i64)> = (0..contributions.rows).map(|row| (row, 1)).collect();
             folded.apply(&contributions, layer, &steps)?;
-            held.try_resize(folded.tallies.iter().map(Tally::bytes).sum()).map_err(failure)
+            held.try_resize(folded.bytes()).map_err(failure)
         })?;
         Ok(folded)
+    }
+
+    /// What it takes in memory, about.
+    fn bytes(&self) -> usize {
+        self.places_bytes + self.tallies.iter().map(Tally::bytes).sum::<usize>()
     }
 
     /// Moves to another version of the same view.
@@ -217,6 +231,7 @@ impl Folded {
                         self.rows.push(0);
                         self.rows.len() - 1
                     });
+                    self.places_bytes += bytes.len() + PLACE_BYTES;
                     self.places.insert(Box::from(bytes), group);
                     group
                 }
@@ -237,6 +252,7 @@ impl Folded {
         for step in placed.iter().filter(|step| self.rows[step.group] == 0) {
             let bytes: &[u8] = keys.as_ref().map_or(&[], |keys| keys.row(step.row).data());
             if let Some(group) = self.places.remove(bytes) {
+                self.places_bytes -= bytes.len() + PLACE_BYTES;
                 self.free.push(group);
             }
         }
