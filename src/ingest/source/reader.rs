@@ -1,6 +1,7 @@
 //! One broker: asks for messages of the partitions that it leads, and gives them to their lanes.
 //!
-//! *Invariants*: (1) a partition whose lane is full is not asked for; (2) a source that finds nothing holds little room while it waits.
+//! *Invariants*: (1) a partition whose lane is full is not asked for, and never waits until others have messages; (2) a source that finds
+//! nothing holds little room while it waits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,9 @@ use crate::kafka::{Connection, KafkaError, Refusal};
 
 /// What is asked for where the last answer brought nothing.
 const IDLE_BYTES: usize = 64 * 1024;
+
+/// Time between two questions that the broker answers at once, while a lane is full.
+const ASK_EVERY: Duration = Duration::from_millis(20);
 
 /// How long a broker may say that a partition ends before the offset that is asked for. A new leader may, for a moment; where it stays so
 /// the topic was made anew, which not every broker answers with an error.
@@ -74,10 +78,12 @@ impl Reader {
             let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
             let room = Arc::clone(&self.running.shared.room_bytes).acquire_many_owned(permits).await;
             let mut room = room.map_err(|_| Error::internal("the room of sources is closed"))?;
+            // A lane that is full now is free in a moment: its partition must not wait for messages of the others.
+            let all = wanted.len() == self.follows.len();
             let asked = Fetch {
                 topic: &self.running.options.topic,
                 partitions: &wanted,
-                wait_ms: i32::try_from(limits.wait_ms).unwrap_or(i32::MAX),
+                wait_ms: if all { i32::try_from(limits.wait_ms).unwrap_or(i32::MAX) } else { 0 },
                 bytes_max: bytes,
                 partition_bytes_max: (bytes / wanted.len().clamp(1, 4)).max(IDLE_BYTES.min(bytes)),
             };
@@ -87,13 +93,18 @@ impl Reader {
             for part in fetched {
                 self.give(part, &mut room).await?;
             }
+            drop(room);
+            if brought == 0 && !all {
+                // Without an answer that waits, this is what keeps it from asking without a pause.
+                let _ = tokio::time::timeout(ASK_EVERY, self.taken.notified()).await;
+            }
             if self.follows.iter().all(|follow| follow.behind.is_none()) {
                 self.running.status.works();
             }
             self.follows.rotate_left(1);
             // A poll of one that is idle holds little; one that has much to read asks for much.
             bytes = match brought {
-                0 => IDLE_BYTES.min(bytes_most),
+                0 if all => IDLE_BYTES.min(bytes_most),
                 _ if brought * 2 >= bytes => (bytes * 4).min(bytes_most),
                 _ => bytes,
             };
