@@ -13,8 +13,8 @@ use arrow::compute::CastOptions;
 use arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, Fields};
 use datafusion::common::DFSchema;
 use datafusion::error::Result as DataFusionResult;
-use datafusion::execution::context::SessionState;
 use datafusion::functions_aggregate::sum::sum_udaf;
+use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Accumulator, Cast, EmitTo, Expr, ExprSchemable, GroupsAccumulator};
@@ -60,7 +60,8 @@ enum Kind {
 
 /// What `lower` needs to know.
 pub(super) struct Lowering<'a> {
-    pub(super) session: &'a SessionState,
+    /// See [`super::compile::properties`].
+    pub(super) props: &'a ExecutionProps,
     /// The table's columns, unqualified.
     pub(super) schema: &'a DFSchema,
     pub(super) context: &'a PhysicalPlanningContext,
@@ -78,7 +79,7 @@ impl Aggregate {
             &Expr::AggregateFunction(call.clone()),
             lowering.schema,
             lowering.schema.as_arrow(),
-            lowering.session.execution_props(),
+            lowering.props,
             lowering.context,
         )
         .with_name("value")

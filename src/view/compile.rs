@@ -13,6 +13,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::execution::context::SessionState;
+use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::simplify::SimplifyContext;
@@ -300,7 +301,7 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, kept: Kept<'_>) -
     for (index, call) in shape.aggregates.iter().enumerate() {
         let call = rows.simplify_arguments(call)?;
         let output = shape.schema.field(shape.keys.len() + index).data_type();
-        let lowering = Lowering { session: &session, schema: &rows.schema, context: &rows.context, is_shaped: upper.is_some() };
+        let lowering = Lowering { props: &rows.props, schema: &rows.schema, context: &rows.context, is_shaped: upper.is_some() };
         aggregates.push(Arc::new(Aggregate::lower(&call, output, &lowering)?));
         calls.push(call);
     }
@@ -480,7 +481,17 @@ pub(super) struct Planner<'a> {
     pub(super) session: &'a SessionState,
     pub(super) schema: DFSchema,
     context: PhysicalPlanningContext,
+    /// See [`properties`].
+    pub(super) props: ExecutionProps,
     simplifier: ExprSimplifier,
+}
+
+/// What functions are given, with the session's settings, which all views share: equal functions of two views, each with settings of its
+/// own, would be compared by the text of every setting.
+pub(super) fn properties(session: &SessionState) -> ExecutionProps {
+    let mut props = session.execution_props().clone();
+    props.config_options = Some(Arc::clone(session.config_options()));
+    props
 }
 
 impl<'a> Planner<'a> {
@@ -489,7 +500,8 @@ impl<'a> Planner<'a> {
             .with_schema(Arc::new(schema.clone()))
             .with_config_options(Arc::clone(session.config_options()))
             .build();
-        Self { session, schema, context: PhysicalPlanningContext::default(), simplifier: ExprSimplifier::new(context) }
+        let props = properties(session);
+        Self { session, schema, context: PhysicalPlanningContext::default(), props, simplifier: ExprSimplifier::new(context) }
     }
 
     pub(super) fn context(&self) -> &PhysicalPlanningContext {
@@ -523,7 +535,7 @@ impl<'a> Planner<'a> {
     }
 
     pub(super) fn physical(&self, expr: &Expr) -> Result<Arc<dyn PhysicalExpr>> {
-        create_physical_expr(expr, &self.schema, self.session.execution_props(), &self.context).map_err(failure)
+        create_physical_expr(expr, &self.schema, &self.props, &self.context).map_err(failure)
     }
 
     pub(super) fn expression(&self, expr: Expr) -> Result<Expression> {

@@ -13,13 +13,14 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::expr::AggregateFunction;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, lit};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
 use super::aggregate::{Aggregate, Lowering};
-use super::compile::Reading;
+use super::compile::{Reading, properties};
 use super::failure::failure;
 use super::source;
 use crate::catalog::bind::Binder;
@@ -183,12 +184,8 @@ impl Normalizer {
 
 /// The accumulators of a call over the columns of `schema`.
 pub(super) fn lower(session: &SessionState, schema: &DFSchema, call: &AggregateFunction, output: &DataType) -> Result<Arc<Aggregate>> {
-    let lowering = Lowering {
-        session,
-        schema,
-        context: &datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext::default(),
-        is_shaped: false,
-    };
+    let (props, context) = (properties(session), PhysicalPlanningContext::default());
+    let lowering = Lowering { props: &props, schema, context: &context, is_shaped: false };
     Ok(Arc::new(Aggregate::lower(call, output, &lowering)?))
 }
 
