@@ -3,9 +3,11 @@
 //! *Place*: everybody who runs something beside the caller comes here.
 //!
 //! *Invariants*: (1) connections and timers run on the `io` runtime, queries and decoding on the `cpu` runtime, so that
-//! a long plan never delays a ping; (2) sorting and encoding of Parquet files run on threads of lower priority while memory
-//! is plentiful, so that they take the time that nobody waits for; (3) queries that watch (alerts) run on threads of still lower priority: as fast as
-//! ever beside idle cores, and hardly felt beside busy ones; (4) a task that panics is reported in the log and in its caller's result, never swallowed.
+//! a long plan never delays a ping; (2) what rewrites stored data (checkpoints of views, Parquet files while memory is plentiful) runs on threads of low
+//! priority: as fast as ever beside idle cores, and hardly felt beside busy ones; (3) queries that watch (alerts) run where cores are idle, and whoever
+//! gives them work has to see to it that they come on; (4) a task that panics is reported in the log and in its caller's result, never swallowed.
+
+mod priority;
 
 use std::future::Future;
 use std::time::Duration;
@@ -34,35 +36,37 @@ pub struct Spawner {
     watch: Handle,
 }
 
-/// Niceness of threads that nobody waits for: a third of the usual share of a busy core.
-const BACKGROUND_NICE: libc::c_int = 5;
-/// Niceness of threads that watch: a tenth of the usual share.
-const WATCH_NICE: libc::c_int = 10;
-
 /// Stack of a worker that plans and runs SQL: deep expression trees recurse.
 const CPU_STACK_BYTES: usize = 16 * 1024 * 1024;
 
 impl Runtimes {
     /// Starts the runtimes. `cores` is the number of CPU workers, at least 1.
     pub fn start(cores: usize) -> std::io::Result<Self> {
-        let io = Builder::new_multi_thread().worker_threads(cores.clamp(1, 4)).thread_name("verus-io").enable_all().build()?;
+        let io = Builder::new_multi_thread()
+            .worker_threads(cores.clamp(1, 4))
+            .thread_name("verus-io")
+            .on_thread_start(priority::prompt)
+            .enable_all()
+            .build()?;
         let cpu = Builder::new_multi_thread()
             .worker_threads(cores.max(1))
             .thread_name("verus-cpu")
             .thread_stack_size(CPU_STACK_BYTES)
+            .on_thread_start(priority::prompt)
             .enable_all()
             .build()?;
         let background = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("verus-background")
-            .on_thread_start(|| lower_priority(BACKGROUND_NICE))
+            .thread_stack_size(CPU_STACK_BYTES)
+            .on_thread_start(priority::low)
             .enable_all()
             .build()?;
         let watch = Builder::new_multi_thread()
             .worker_threads(cores.clamp(1, 2))
             .thread_name("verus-watch")
             .thread_stack_size(CPU_STACK_BYTES)
-            .on_thread_start(|| lower_priority(WATCH_NICE))
+            .on_thread_start(priority::idle)
             .enable_all()
             .build()?;
         Ok(Self { io, cpu, background, watch })
@@ -105,6 +109,12 @@ impl Spawner {
         Self { cpu: self.watch.clone(), ..self.clone() }
     }
 
+    /// The same, with queries on the threads of the background.
+    #[must_use]
+    pub fn behind(&self) -> Self {
+        Self { cpu: self.background.clone(), ..self.clone() }
+    }
+
     /// Runs connection and timer work.
     pub fn io<F>(&self, future: F) -> JoinHandle<F::Output>
     where
@@ -137,7 +147,15 @@ impl Spawner {
     where
         F: FnOnce() + Send + 'static,
     {
-        std::thread::Builder::new().name(format!("verus-{name}")).stack_size(CPU_STACK_BYTES).spawn(body)
+        start(name, priority::prompt, body)
+    }
+
+    /// The same for what nobody waits for.
+    pub fn background_thread<F>(&self, name: &str, body: F) -> std::io::Result<std::thread::JoinHandle<()>>
+    where
+        F: FnOnce() + Send + 'static,
+    {
+        start(name, priority::low, body)
     }
 
     /// The runtime of what nobody waits for: its threads, those of [`Spawner::blocking`] within it too, have a lower priority. They hold
@@ -157,13 +175,12 @@ impl Spawner {
     }
 }
 
-/// Lowers the priority of the calling thread. A system that refuses only makes background work compete with clients.
-#[allow(unsafe_code, reason = "the standard library does not set priorities")]
-fn lower_priority(niceness: libc::c_int) {
-    const CALLING_THREAD: libc::id_t = 0;
-    // SAFETY: takes three numbers and touches no memory of this process. On Linux a process's priority is one thread's.
-    let refused = unsafe { libc::setpriority(libc::PRIO_PROCESS, CALLING_THREAD, niceness) } != 0;
-    if refused {
-        tracing::debug!(error = %std::io::Error::last_os_error(), "background work runs at the usual priority");
-    }
+fn start<F>(name: &str, priority: fn(), body: F) -> std::io::Result<std::thread::JoinHandle<()>>
+where
+    F: FnOnce() + Send + 'static,
+{
+    std::thread::Builder::new().name(format!("verus-{name}")).stack_size(CPU_STACK_BYTES).spawn(move || {
+        priority();
+        body();
+    })
 }

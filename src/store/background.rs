@@ -65,7 +65,7 @@ impl Handle {
             stale_since: HashMap::new(),
         };
         let thread = spawner
-            .thread("background", move || work.run(&inbox))
+            .background_thread("background", move || work.run(&inbox))
             .map_err(|error| Error::new(SqlState::SYSTEM_ERROR, format!("cannot start the background work: {error}")))?;
         Ok(Handle { signals, thread: Mutex::new(Some(thread)) })
     }

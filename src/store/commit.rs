@@ -35,7 +35,8 @@ use crate::store::record::{
 use crate::store::rows::stale;
 use crate::store::snapshot::Snapshot;
 use crate::store::staging::{Files, Staged};
-use crate::store::tidy::tidy;
+use crate::store::syncer::Syncer;
+use crate::store::tidy::Tidier;
 use crate::store::unique::Keys;
 use crate::store::{Committed, Delete, Shared, Transaction, Write, dropped};
 use crate::types::UTC;
@@ -68,6 +69,8 @@ pub struct Request {
 pub struct Sequencer {
     shared: Arc<Shared>,
     wal: Wal,
+    syncer: Syncer,
+    tidier: Tidier,
     next_lsn: u64,
     encoder: Encoder,
 }
@@ -110,9 +113,10 @@ struct Additions {
 }
 
 impl Sequencer {
-    /// Continues the log at `next_lsn`.
-    pub fn new(shared: Arc<Shared>, wal: Wal, next_lsn: u64) -> Sequencer {
-        Sequencer { shared, wal, next_lsn, encoder: Encoder::default() }
+    /// Continues the log at `next_lsn`, with two threads that help.
+    pub fn start(shared: Arc<Shared>, wal: Wal, next_lsn: u64) -> std::io::Result<Sequencer> {
+        let (syncer, tidier) = (Syncer::start(&shared.parts.spawner)?, Tidier::start(&shared)?);
+        Ok(Sequencer { shared, wal, syncer, tidier, next_lsn, encoder: Encoder::default() })
     }
 
     /// Serves the queue until it is closed, told to stop, or the log fails.
@@ -142,11 +146,7 @@ impl Sequencer {
                     let (requests, next) = gather(request, &mut queue, rows_max, |request| self.is_alone(request));
                     held = next;
                     self.group(requests);
-                    if held.is_none()
-                        && let Err(error) = tidy(&self.shared, || !queue.is_empty())
-                    {
-                        tracing::warn!(%error, "small batches stay as they are");
-                    }
+                    self.tidier.wake();
                 }
             }
         }
@@ -509,19 +509,16 @@ impl Sequencer {
         let base = self.with_changes(group)?;
         let accepted = &group.accepted;
         let threads = usize::from(accepted.iter().map(|rows| rows.rows.num_rows()).sum::<usize>() > PARALLEL_ROWS_MIN) + 1;
-        let wal = &mut self.wal;
-        let metrics = &self.shared.parts.metrics;
-        let (synced, deltas) = std::thread::scope(|scope| {
-            let sync = scope.spawn(|| {
-                let started = std::time::Instant::now();
-                let outcome = wal.sync();
-                metrics.log_sync.observe(started.elapsed());
-                outcome
-            });
-            let deltas = apply::deltas(&base, accepted, threads);
-            (sync.join().unwrap_or_else(|_| Err(Error::internal("the thread that syncs the log panicked"))), deltas)
-        });
-        synced?;
+        let deltas = || apply::deltas(&base, accepted, threads);
+        let (outcome, deltas) = match self.wal.unsynced() {
+            Some(file) => {
+                let ((outcome, elapsed), deltas) = self.syncer.sync_during(file, deltas);
+                self.shared.parts.metrics.log_sync.observe(elapsed);
+                (outcome, deltas)
+            }
+            None => (Ok(()), deltas()),
+        };
+        self.wal.synced(outcome)?;
         let (hot, deltas) = (apply::hot(accepted)?, deltas?);
         let next_lsn = self.next_lsn;
         let widened = self.widen_files(&base, &group.changes)?;

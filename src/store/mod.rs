@@ -32,6 +32,7 @@ mod refresh;
 pub mod rows;
 pub mod snapshot;
 pub mod staging;
+mod syncer;
 mod tidy;
 mod ttl;
 pub mod unique;
@@ -251,11 +252,9 @@ impl Store {
         let next_oid = AtomicU32::new(recovered.shared.published.load().catalog.next_oid());
         let (queue, requests) = mpsc::channel(parts.limits.store.commit_queue_max);
         let shared = recovered.shared;
-        let sequencer = commit::Sequencer::new(Arc::clone(&shared), recovered.wal, recovered.next_lsn);
-        let thread = parts
-            .spawner
-            .thread("sequencer", move || sequencer.run(requests))
-            .map_err(|error| Error::new(SqlState::SYSTEM_ERROR, format!("cannot start the sequencer: {error}")))?;
+        let cannot_start = |error| Error::new(SqlState::SYSTEM_ERROR, format!("cannot start the sequencer: {error}"));
+        let sequencer = commit::Sequencer::start(Arc::clone(&shared), recovered.wal, recovered.next_lsn).map_err(cannot_start)?;
+        let thread = parts.spawner.thread("sequencer", move || sequencer.run(requests)).map_err(cannot_start)?;
         let background = background::Handle::start(Arc::clone(&shared), queue.clone())?;
         Ok(Arc::new(Store { shared, queue, background, sequencer: Mutex::new(Some(thread)), next_oid, _lock: lock }))
     }

@@ -443,13 +443,16 @@ impl Published {
 
     /// Derives the next snapshot from the newest one. Nothing changes when `derive` fails.
     pub fn update<T>(&self, derive: impl FnOnce(&mut Snapshot) -> Result<T>) -> Result<T> {
-        let _turn = self.turn.lock();
+        let turn = self.turn.lock();
         let mut next = (*self.current.load_full()).clone();
         let shown = next.next_lsn;
         let outcome = derive(&mut next)?;
         let advances = next.next_lsn > shown;
-        self.current.store(Arc::new(next));
+        let before = self.current.swap(Arc::new(next));
         self.news.send_modify(|count| *count += u64::from(advances));
+        drop(turn);
+        // What only the old one held can be much to free, which nobody has to wait for.
+        drop(before);
         Ok(outcome)
     }
 }

@@ -20,6 +20,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crc32fast::Hasher;
 
@@ -89,7 +90,8 @@ struct Segment {
 
 #[derive(Debug)]
 struct Active {
-    file: File,
+    /// Shared with whoever syncs it.
+    file: Arc<File>,
     salt: u64,
     /// Something was written since the last sync.
     dirty: bool,
@@ -118,7 +120,7 @@ impl Wal {
                 file.set_len(last.bytes).map_err(WalError::io("truncate", &last.path))?;
             }
             file.sync_all().map_err(WalError::io("fsync", &last.path))?;
-            wal.active = Some(Active { file, salt, dirty: false });
+            wal.active = Some(Active { file: Arc::new(file), salt, dirty: false });
         }
         sync_dir(dir)?;
         Ok(wal)
@@ -176,15 +178,24 @@ impl Wal {
 
     /// fdatasync of everything appended. After an error the log must not be used again: the caller stops the server.
     pub fn sync(&mut self) -> Result<()> {
+        let outcome = self.unsynced().map_or(Ok(()), |file| file.sync_data());
+        self.synced(outcome)
+    }
+
+    /// The file with what is not durable yet, for another thread to sync; nothing may be appended until [`Wal::synced`] hears the outcome.
+    pub fn unsynced(&self) -> Option<Arc<File>> {
+        self.active.as_ref().filter(|active| active.dirty).map(|active| Arc::clone(&active.file))
+    }
+
+    /// The second half of [`Wal::sync`]: what `sync_data` of [`Wal::unsynced`] gave.
+    pub fn synced(&mut self, outcome: std::io::Result<()>) -> Result<()> {
         self.check_open()?;
-        if let (Some(active), Some(segment)) = (&mut self.active, self.segments.last())
-            && active.dirty
-        {
-            if let Err(source) = active.file.sync_data() {
-                let error = WalError::Io { action: "fsync", path: segment.path.clone(), source };
-                self.poison = Some(error.to_string());
-                return Err(error.into());
-            }
+        if let (Err(source), Some(segment)) = (outcome, self.segments.last()) {
+            let error = WalError::Io { action: "fsync", path: segment.path.clone(), source };
+            self.poison = Some(error.to_string());
+            return Err(error.into());
+        }
+        if let Some(active) = &mut self.active {
             active.dirty = false;
         }
         self.durable_lsn = self.next_lsn.unwrap_or(self.durable_lsn);
@@ -229,7 +240,7 @@ impl Wal {
         let header = SegmentHeader { first_lsn, salt: rand::random() };
         match create(&self.dir, &path, &header) {
             Ok(file) => {
-                self.active = Some(Active { file, salt: header.salt, dirty: false });
+                self.active = Some(Active { file: Arc::new(file), salt: header.salt, dirty: false });
                 self.segments.push(Segment { first_lsn, path, bytes: SEGMENT_HEADER as u64 });
                 Ok(())
             }
