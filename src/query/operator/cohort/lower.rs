@@ -21,7 +21,7 @@ use datafusion::functions_aggregate::min_max::max_udaf;
 use datafusion::functions_aggregate::sum::sum_udaf;
 use datafusion::functions_window::lead_lag::{lag, lead};
 use datafusion::logical_expr::expr::{AggregateFunction, Sort, WindowFunction};
-use datafusion::logical_expr::utils::{conjunction, find_aggregate_exprs};
+use datafusion::logical_expr::utils::{conjunction, find_aggregate_exprs, split_conjunction_owned};
 use datafusion::logical_expr::{
     Between, BinaryExpr, Expr, ExprFunctionExt, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, WindowFrame, WindowFrameBound,
     WindowFrameUnits, WindowFunctionDefinition, lit, when,
@@ -105,11 +105,12 @@ fn users(cohort: &Cohort) -> Result<(LogicalPlan, Metric)> {
     let within = range.within.clone().map(Box::new);
     let marked = Expr::AggregateFunction(AggregateFunction::new_udf(marked, arguments, false, within, Vec::new(), None));
     let mut aggregates = vec![marked.alias(hidden(ROWS))];
-    let date = over_aggregates(&cohort.date, range.within.as_ref(), DATE, &mut aggregates)?;
+    let dated = range.without_passed(cohort.date.clone())?;
+    let date = over_aggregates(&dated, range.within.as_ref(), DATE, &mut aggregates)?;
     let before = match &range.within {
         Some(within) => {
             let outside = Expr::Not(Box::new(within.clone()));
-            Some(over_aggregates(&cohort.date, Some(&outside), BEFORE, &mut aggregates)?)
+            Some(over_aggregates(&dated, Some(&outside), BEFORE, &mut aggregates)?)
         }
         None => None,
     };
@@ -206,6 +207,19 @@ impl Range {
             }
         }
         Range { filters, within: conjunction(bounds) }
+    }
+
+    /// An expression over aggregates, without conditions of theirs that every row has passed: their columns need not be read for more than
+    /// the filters then.
+    fn without_passed(&self, expression: Expr) -> Result<Expr> {
+        let passed = |condition: &Expr| !condition.is_volatile() && self.filters.contains(condition);
+        let replaced = expression.transform_up(|node| {
+            let Expr::AggregateFunction(mut call) = node else { return Ok(Transformed::no(node)) };
+            let conditions = call.params.filter.take().map(|filter| split_conjunction_owned(*filter)).unwrap_or_default();
+            call.params.filter = conjunction(conditions.into_iter().filter(|condition| !passed(condition))).map(Box::new);
+            Ok(Transformed::yes(Expr::AggregateFunction(call)))
+        })?;
+        Ok(replaced.data)
     }
 }
 
