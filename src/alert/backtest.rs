@@ -3,6 +3,8 @@
 //! Nothing is kept and nobody is told. Instances start as ok; windows that end after the first time and at or before the second are
 //! looked at in order, as if each had just closed. Late rows count from the beginning, since they are in the windows now.
 
+use std::sync::Arc;
+
 use tokio_util::sync::CancellationToken;
 
 use super::closings::Closings;
@@ -28,17 +30,17 @@ pub async fn run(alerts: &Alerts, alert: &Alert, from: Micros, to: Micros, cance
     let Some(closed) = parts.store.closed(table) else { return Ok(Vec::new()) };
     let snapshot = ready_snapshot(&parts.store, closed.next_lsn).await;
     let Some(until) = Closings::new(table, closed, &snapshot).until(&compiled) else { return Ok(Vec::new()) };
-    let reach = Reach::between(&compiled, &until, from, to);
+    let reach = Reach::since(&compiled, &until, from, span);
+    let range = |partition: Option<&str>| reach.of(partition).map(|(from, closed)| (from, closed.min(to)));
     let wanted = |partition: Option<&String>, window: Option<Micros>| {
-        let range = reach.of(partition.filter(|_| compiled.partition.is_some()));
-        window.zip(range).is_some_and(|(window, (from, to))| (from.saturating_add(1)..=to).contains(&span.end(window)))
+        window.is_some_and(|window| span.end(window) <= to && reach.has(partition.map(String::as_str), window))
     };
-    let series = rows(parts, &compiled, &snapshot, (until, span.earliest(from)), &wanted, cancel).await?;
+    let series = rows(parts, &compiled, &snapshot, (Arc::clone(&until), span.earliest(from)), &wanted, cancel).await?;
     let alert = Alert { silenced_until: None, ..alert.clone() };
     let mut recorder = Recorder { alert: &alert, now: to, changes: Changes::default() };
     for (key, (columns, partition, rows)) in series {
         let mut instance = Instance { key: columns, ..Instance::default() };
-        let Some(range) = reach.of(partition.as_ref()) else { continue };
+        let Some(range) = range(partition.as_deref()) else { continue };
         for seen in observations(&compiled, span, range, &rows, false) {
             let (transition, _) = instance.observe(&alert, &seen, seen.at);
             recorder.record(&key, &instance, seen.at, (transition, None), None);

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -21,10 +22,8 @@ use crate::store::{Closed, Snapshot};
 /// The closed windows of a table at one moment.
 #[derive(Debug)]
 pub struct Closings {
-    /// Windows of every partition that end at or before this are closed.
-    pub all: Micros,
-    /// The same of each partition.
-    pub partitions: HashMap<Option<String>, Micros>,
+    /// Until when windows are closed.
+    until: Arc<Until>,
     /// Rows that came into closed windows so far.
     pub very_late: u64,
     /// The newest deletion.
@@ -39,10 +38,15 @@ pub struct Closings {
 impl Closings {
     /// Of a table's watermarks.
     pub fn new(table: Oid, closed: Closed, snapshot: &Snapshot) -> Closings {
-        let partitions = closed.partitions.into_iter().map(|partition| (partition.key.map(String::from), partition.closed_until));
+        let mut until = Until::everywhere(closed.all);
+        for partition in closed.partitions {
+            match partition.key {
+                Some(name) => drop(until.partitions.insert(String::from(name), partition.closed_until)),
+                None => until.unnamed = Some(partition.closed_until),
+            }
+        }
         Closings {
-            all: closed.all,
-            partitions: partitions.collect(),
+            until: Arc::new(until),
             very_late: closed.very_late,
             deleted_lsn: deletions(snapshot, table),
             next_lsn: closed.next_lsn,
@@ -57,24 +61,28 @@ impl Closings {
     }
 
     /// Until when the windows of an alert are closed; none where its only partition is not there yet.
-    pub fn until(&self, compiled: &Compiled) -> Option<Until> {
+    pub fn until(&self, compiled: &Compiled) -> Option<Arc<Until>> {
         let Some(only) = &compiled.only else {
-            let partitions = if compiled.partition.is_some() { self.partitions.clone() } else { HashMap::new() };
-            return Some(Until { partitions, all: self.all });
+            return Some(match compiled.partition {
+                Some(_) => Arc::clone(&self.until),
+                None => Arc::new(Until::everywhere(self.until.all)),
+            });
         };
-        let partition = Some(only.clone());
-        let all = *self.partitions.get(&partition)?;
-        Some(Until { partitions: if compiled.partition.is_some() { [(partition, all)].into() } else { HashMap::new() }, all })
+        let mut own = Until::everywhere(self.until.known(Some(only))?);
+        if compiled.partition.is_some() {
+            own.partitions.insert(only.clone(), own.all);
+        }
+        Some(Arc::new(own))
     }
 
     /// Changes when a window of an alert has closed, or when rows of closed windows may have changed.
     pub fn version(&self, compiled: &Compiled) -> u64 {
         let newest = compiled.window.map_or(0, |(_, span)| match &compiled.only {
-            Some(only) => self.partitions.get(&Some(only.clone())).map_or(0, |closed| number(&span.ended(i64::MIN, *closed, 1))),
+            Some(only) => self.until.known(Some(only)).map_or(0, |closed| number(&span.ended(i64::MIN, closed, 1))),
             None => *self.newest.lock().entry(span).or_insert_with(|| {
-                let of = |(partition, closed): (&Option<String>, &Micros)| number(&(partition, span.ended(i64::MIN, *closed, 1)));
+                let of = |(partition, closed): (Option<&str>, Micros)| number(&(partition, span.ended(i64::MIN, closed, 1)));
                 // In no order, so the parts are added.
-                self.partitions.iter().map(of).fold(number(&span.ended(i64::MIN, self.all, 1)), u64::wrapping_add)
+                self.until.each().map(of).fold(number(&span.ended(i64::MIN, self.until.all, 1)), u64::wrapping_add)
             }),
         });
         number(&(newest, self.very_late, self.deleted_lsn))

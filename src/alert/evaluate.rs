@@ -59,7 +59,7 @@ pub async fn rows(
     parts: &Parts,
     compiled: &Compiled,
     snapshot: &Arc<Snapshot>,
-    (until, oldest): (Until, Micros),
+    (until, oldest): (Arc<Until>, Micros),
     wanted: &(dyn Fn(Option<&String>, Option<Micros>) -> bool + Sync),
     cancel: CancellationToken,
 ) -> Result<Series> {
@@ -144,60 +144,86 @@ fn read(compiled: &Compiled, batch: &RecordBatch, wanted: &(dyn Fn(Option<&Strin
 }
 
 /// How far each partition was looked at, and how far it can be.
-#[derive(Debug, Default)]
-pub struct Reach(BTreeMap<Option<String>, (Micros, Micros)>);
+#[derive(Clone, Copy, Debug)]
+pub struct Reach<'a> {
+    /// Whether rows tell their partition.
+    partitioned: bool,
+    span: Span,
+    until: &'a Until,
+    from: From<'a>,
+}
 
-impl Reach {
+/// Where what is looked at begins.
+#[derive(Clone, Copy, Debug)]
+enum From<'a> {
+    /// Behind what was looked at.
+    Progress(&'a Progress),
+    /// At a time.
+    Time(Micros),
+}
+
+impl<'a> Reach<'a> {
     /// From where an alert has come to what is closed.
-    pub fn new(compiled: &Compiled, progress: &Progress, until: &Until, span: Span) -> Reach {
-        let first = |closed: Micros| span.ended(i64::MIN, closed, 1).last().map_or(closed, |start| span.end(*start) - 1);
-        let mut reach = BTreeMap::new();
-        match compiled.partition {
-            None => {
-                let from = if progress.begun { progress.all.unwrap_or(progress.floor) } else { first(until.all) };
-                reach.insert(None, (from, until.all));
+    pub fn new(compiled: &Compiled, progress: &'a Progress, until: &'a Until, span: Span) -> Reach<'a> {
+        Reach { partitioned: compiled.partition.is_some(), span, until, from: From::Progress(progress) }
+    }
+
+    /// Every partition from a time on, as far as it is closed.
+    pub fn since(compiled: &Compiled, until: &'a Until, from: Micros, span: Span) -> Reach<'a> {
+        Reach { partitioned: compiled.partition.is_some(), span, until, from: From::Time(from) }
+    }
+
+    /// The range of a partition: windows that end after the first and at or before the second time. None where it is not known.
+    pub fn of(&self, partition: Option<&str>) -> Option<(Micros, Micros)> {
+        let closed = if self.partitioned { self.until.known(partition)? } else { self.until.all };
+        Some((self.from(partition, closed), closed))
+    }
+
+    fn from(&self, partition: Option<&str>, closed: Micros) -> Micros {
+        match self.from {
+            From::Time(from) => from,
+            From::Progress(Progress { begun: false, .. }) => {
+                self.span.ended(i64::MIN, closed, 1).last().map_or(closed, |start| self.span.end(*start) - 1)
             }
-            Some(_) => {
-                for (partition, closed) in &until.partitions {
-                    let known = partition.as_ref().map_or(progress.all, |name| progress.partitions.get(name).copied());
-                    let from = if progress.begun { known.unwrap_or(progress.floor) } else { first(*closed) };
-                    reach.insert(partition.clone(), (from, *closed));
-                }
+            From::Progress(progress) => {
+                let name = partition.filter(|_| self.partitioned);
+                name.map_or(progress.all, |name| progress.partitions.get(name).copied()).unwrap_or(progress.floor)
             }
         }
-        Reach(reach)
     }
 
-    /// Every partition from one time to another, as far as it is closed.
-    pub fn between(compiled: &Compiled, until: &Until, from: Micros, to: Micros) -> Reach {
-        match compiled.partition {
-            None => Reach([(None, (from, until.all.min(to)))].into()),
-            Some(_) => Reach(until.partitions.iter().map(|(partition, closed)| (partition.clone(), (from, (*closed).min(to)))).collect()),
-        }
+    /// Whether a window of a partition lies in its range.
+    pub fn has(&self, partition: Option<&str>, window: Micros) -> bool {
+        self.of(partition).is_some_and(|(from, to)| (from.saturating_add(1)..=to).contains(&self.span.end(window)))
     }
 
-    /// The range of a partition: windows that end after the first and at or before the second time.
-    pub fn of(&self, partition: Option<&String>) -> Option<(Micros, Micros)> {
-        self.0.get(&partition.cloned()).copied()
+    /// All partitions.
+    fn each(&self) -> impl Iterator<Item = (Option<&'a str>, Micros)> {
+        let until = self.until;
+        let partitions = self.partitioned.then(|| until.each());
+        partitions.into_iter().flatten().chain((!self.partitioned).then_some((None, until.all)))
     }
 
-    /// The partitions in which a window has closed.
-    pub fn oldest(&self, span: Span) -> Option<Micros> {
-        let fresh = self.0.values().filter(|(from, to)| !span.ended(*from, *to, 1).is_empty());
-        fresh.map(|(from, _)| span.earliest(*from)).min()
+    /// The start of the oldest window that has closed; none where none has.
+    pub fn oldest(&self) -> Option<Micros> {
+        let ranges = self.each().map(|(partition, to)| (self.from(partition, to), to));
+        let fresh = ranges.filter(|(from, to)| !self.span.ended(*from, *to, 1).is_empty());
+        fresh.map(|(from, _)| self.span.earliest(from)).min()
     }
 
     /// What is remembered of it.
     pub fn progress(&self, before: &Progress) -> Progress {
         let mut after = before.clone();
-        for (partition, (_, to)) in &self.0 {
-            match partition {
-                Some(name) => drop(after.partitions.insert(name.clone(), *to)),
-                None => after.all = Some(*to),
+        for (partition, to) in self.each() {
+            let known = partition.and_then(|name| after.partitions.get_mut(name));
+            match (known, partition) {
+                (Some(known), _) => *known = to,
+                (None, Some(name)) => drop(after.partitions.insert(name.to_owned(), to)),
+                (None, None) => after.all = Some(to),
             }
         }
         if !before.begun {
-            after.floor = self.0.values().map(|(_, to)| *to).max().unwrap_or(i64::MIN);
+            after.floor = self.each().map(|(_, to)| to).max().unwrap_or(i64::MIN);
         }
         after.begun = true;
         after
@@ -311,23 +337,28 @@ pub async fn on_close(
             .collect(),
         false => Vec::new(),
     };
-    let oldest = reach.oldest(span).into_iter().chain(again.iter().copied()).min();
+    let oldest = reach.oldest().into_iter().chain(again.iter().copied()).min();
+    if oldest.is_none() && book.progress.begun {
+        // How far nothing was found is not worth a write of its own.
+        return Ok(None);
+    }
     let mut progress = reach.progress(&book.progress);
     (progress.very_late, progress.deleted_lsn) = (closed.very_late, deleted);
     let now = parts.clock.now();
     let mut recorder = Recorder { alert, now, changes: Changes::default() };
     if let Some(oldest) = oldest {
         let wanted = |partition: Option<&String>, window: Option<Micros>| {
-            let partition = partition.filter(|_| compiled.partition.is_some());
-            window.is_some_and(|window| {
-                again.contains(&window) || reach.of(partition).is_some_and(|(from, to)| (from + 1..=to).contains(&span.end(window)))
-            })
+            window.is_some_and(|window| again.contains(&window) || reach.has(partition.map(String::as_str), window))
         };
-        let mut series = rows(parts, compiled, snapshot, (until, oldest), &wanted, cancel).await?;
+        let mut series = rows(parts, compiled, snapshot, (Arc::clone(&until), oldest), &wanted, cancel).await?;
         for (key, instance) in &book.instances {
-            series.entry(key.clone()).or_insert_with(|| (instance.key.clone(), instance.partition.clone(), BTreeMap::new()));
+            // Of a partition in which nothing has closed there is nothing to see.
+            let range = reach.of(instance.partition.as_deref());
+            if !series.contains_key(key) && (changed || range.is_some_and(|(from, to)| !span.ended(from, to, 1).is_empty())) {
+                series.insert(key.clone(), (instance.key.clone(), instance.partition.clone(), BTreeMap::new()));
+            }
         }
-        within_limit(parts, &series)?;
+        within_limit(parts, book, &series)?;
         for (key, (columns, partition, rows)) in series {
             let known = book.instances.get(&key);
             let mut instance =
@@ -335,7 +366,7 @@ pub async fn on_close(
             if changed {
                 undo(&mut recorder, &key, &mut instance, &rows, span);
             }
-            let range = reach.of(partition.as_ref()).unwrap_or((0, 0));
+            let range = reach.of(partition.as_deref()).unwrap_or((0, 0));
             for seen in observations(compiled, span, range, &rows, known.is_some()) {
                 let what = instance.observe(alert, &seen, now);
                 recorder.record(&key, &instance, seen.at, what, None);
@@ -346,10 +377,6 @@ pub async fn on_close(
         }
         progress.evaluated_at = Some(now);
         progress.evaluations += 1;
-    }
-    if oldest.is_none() && book.progress.begun {
-        // How far nothing was found is not worth a write of its own.
-        return Ok(None);
     }
     recorder.changes.progress = Some(progress);
     Ok(Some(recorder.changes))
@@ -394,23 +421,24 @@ pub async fn now(
     (snapshot, cancel): (&Arc<Snapshot>, CancellationToken),
 ) -> Result<Changes> {
     let now = parts.clock.now();
-    let until = closed.and_then(|closed| closed.until(compiled)).unwrap_or_else(|| Until::everywhere(i64::MIN));
-    let newest = |partition: Option<&String>| {
-        let closed = until.of(&partition.cloned());
+    let until = closed.and_then(|closed| closed.until(compiled)).unwrap_or_else(|| Arc::new(Until::never()));
+    let newest = |partition: Option<&str>| {
+        let closed = until.of(partition);
         compiled.window.and_then(|(_, span)| span.ended(i64::MIN, closed, 1).pop())
     };
     let oldest = match compiled.partition {
-        Some(_) => until.partitions.keys().filter_map(|partition| newest(partition.as_ref())).min(),
+        Some(_) => until.each().filter_map(|(partition, _)| newest(partition)).min(),
         None => newest(None),
     };
     let wanted = |partition: Option<&String>, window: Option<Micros>| {
-        compiled.window.is_none() || (window.is_some() && window == newest(partition.filter(|_| compiled.partition.is_some())))
+        compiled.window.is_none()
+            || (window.is_some() && window == newest(partition.filter(|_| compiled.partition.is_some()).map(String::as_str)))
     };
-    let mut series = rows(parts, compiled, snapshot, (until.clone(), oldest.unwrap_or(i64::MIN)), &wanted, cancel).await?;
+    let mut series = rows(parts, compiled, snapshot, (Arc::clone(&until), oldest.unwrap_or(i64::MIN)), &wanted, cancel).await?;
     for (key, instance) in &book.instances {
         series.entry(key.clone()).or_insert_with(|| (instance.key.clone(), instance.partition.clone(), BTreeMap::new()));
     }
-    within_limit(parts, &series)?;
+    within_limit(parts, book, &series)?;
     let mut recorder = Recorder { alert, now, changes: Changes::default() };
     for (key, (columns, partition, rows)) in series {
         let known = book.instances.get(&key);
@@ -442,8 +470,9 @@ pub fn reminders(alert: &Alert, open: Vec<(String, Instance)>, now: Micros) -> O
     (!recorder.changes.instances.is_empty()).then_some(recorder.changes)
 }
 
-fn within_limit(parts: &Parts, series: &Series) -> Result<()> {
-    if series.len() <= parts.limits.instances_max {
+fn within_limit(parts: &Parts, book: &Book, series: &Series) -> Result<()> {
+    let fresh = series.keys().filter(|key| !book.instances.contains_key(*key)).count();
+    if book.instances.len() + fresh <= parts.limits.instances_max {
         return Ok(());
     }
     parts.metrics.limit_hit("limits.alert.instances_max");

@@ -17,10 +17,12 @@ use super::span::Span;
 use crate::clock::Micros;
 
 /// Until when windows are closed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Until {
-    /// Of each partition; a NULL key is the empty text's neighbour, None.
-    pub partitions: HashMap<Option<String>, Micros>,
+    /// Of each partition.
+    pub partitions: HashMap<String, Micros>,
+    /// Of the partition whose key is NULL, where there is one.
+    pub unnamed: Option<Micros>,
     /// Of all partitions, for rows that do not tell theirs.
     pub all: Micros,
 }
@@ -28,17 +30,28 @@ pub struct Until {
 impl Until {
     /// Nothing is closed.
     pub fn never() -> Until {
-        Until { partitions: HashMap::new(), all: i64::MIN }
+        Until::everywhere(i64::MIN)
     }
 
     /// The same time for everything.
     pub fn everywhere(time: Micros) -> Until {
-        Until { partitions: HashMap::new(), all: time }
+        Until { all: time, ..Until::default() }
+    }
+
+    /// Of one partition, where it is known.
+    pub fn known(&self, partition: Option<&str>) -> Option<Micros> {
+        partition.map_or(self.unnamed, |name| self.partitions.get(name).copied())
     }
 
     /// Of one partition.
-    pub fn of(&self, partition: &Option<String>) -> Micros {
-        self.partitions.get(partition).copied().unwrap_or(self.all)
+    pub fn of(&self, partition: Option<&str>) -> Micros {
+        self.known(partition).unwrap_or(self.all)
+    }
+
+    /// All partitions.
+    pub fn each(&self) -> impl Iterator<Item = (Option<&str>, Micros)> {
+        let named = self.partitions.iter().map(|(name, closed)| (Some(name.as_str()), *closed));
+        named.chain(self.unnamed.map(|closed| (None, closed)))
     }
 }
 
@@ -54,8 +67,8 @@ impl Default for Gate {
 
 impl Gate {
     /// Opens windows up to a time.
-    pub fn set(&self, until: Until) {
-        self.0.store(Arc::new(until));
+    pub fn set(&self, until: Arc<Until>) {
+        self.0.store(until);
     }
 }
 
@@ -91,8 +104,7 @@ impl ScalarUDFImpl for Closed {
         let closed = starts(&windows).into_iter().enumerate().map(|(row, start)| {
             let limit = match until.partitions.is_empty() || partitions.is_null(row) {
                 true => until.all,
-                // One allocation a row, of what is a window's row already.
-                false => until.of(&Some(partitions.value(row).to_owned())),
+                false => until.of(Some(partitions.value(row))),
             };
             start.map(|start| self.span.end(start) <= limit)
         });

@@ -136,7 +136,7 @@ impl Book {
 pub struct Ledger {
     state: Arc<State>,
     limits: AlertLimits,
-    books: Mutex<HashMap<Oid, Book>>,
+    books: Mutex<HashMap<Oid, Arc<Book>>>,
     waiting: Mutex<BTreeMap<(Oid, u64), Outgoing>>,
     done: Mutex<VecDeque<Outgoing>>,
     next: AtomicU64,
@@ -193,15 +193,15 @@ impl Ledger {
         Ok(Ledger {
             state,
             limits,
-            books: Mutex::new(books),
+            books: Mutex::new(books.into_iter().map(|(alert, book)| (alert, Arc::new(book))).collect()),
             waiting: Mutex::new(waiting),
             done: Mutex::new(done),
             next: AtomicU64::new(last + 1),
         })
     }
 
-    /// A copy of an alert's part.
-    pub fn book(&self, alert: Oid) -> Book {
+    /// An alert's part as it is now.
+    pub fn book(&self, alert: Oid) -> Arc<Book> {
         self.books.lock().get(&alert).cloned().unwrap_or_default()
     }
 
@@ -217,11 +217,6 @@ impl Ledger {
         self.books.lock().get(&alert)?.progress.evaluated_at
     }
 
-    /// How far an alert has looked.
-    pub fn progress(&self, alert: Oid) -> Progress {
-        self.books.lock().get(&alert).map(|book| book.progress.clone()).unwrap_or_default()
-    }
-
     /// Alerts of which something is kept.
     pub fn alerts(&self) -> Vec<Oid> {
         self.books.lock().keys().copied().collect()
@@ -229,39 +224,18 @@ impl Ledger {
 
     /// Writes an evaluation, whole and durably where somebody is to be told. A channel whose queue is full gets no more: what is too
     /// much is recorded as given up.
+    ///
+    /// One writer of an alert at a time; others look at it meanwhile, so what takes time happens without the locks. Evaluations at one time may
+    /// fill a queue beyond its length, each by what it brings.
     pub fn write(&self, alert: Oid, changes: Changes, now: Micros) -> Result<()> {
         let mut batch = Batch::default();
-        let mut books = self.books.lock();
-        let mut waiting = self.waiting.lock();
-        let (mut new, mut lost) = (Vec::new(), Vec::new());
-        let mut queued: HashMap<Oid, usize> = HashMap::new();
-        for (channel, message) in changes.messages {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let mut outgoing = Outgoing {
-                number,
-                channel,
-                message,
-                created_at: now,
-                attempts: 0,
-                due_at: now,
-                delivery: Delivery::Pending,
-                done_at: None,
-                failure: None,
-            };
-            let queued = queued.entry(channel).or_insert_with(|| waiting.range((channel, 0)..=(channel, u64::MAX)).count());
-            if *queued < self.limits.outbox_max {
-                *queued += 1;
-                batch.put(Family::Alerts, waiting_key(channel, number), json(&outgoing)?);
-                new.push(outgoing);
-            } else {
-                outgoing.delivery = Delivery::Dead;
-                outgoing.done_at = Some(now);
-                outgoing.failure = Some("too many messages wait for the channel".to_owned());
-                batch.put(Family::Alerts, done_key(number), json(&outgoing)?);
-                lost.push(outgoing);
-            }
+        let (new, lost) = self.outgoing(changes.messages, now);
+        for outgoing in &new {
+            batch.put(Family::Alerts, waiting_key(outgoing.channel, outgoing.number), json(outgoing)?);
         }
-        let book = books.entry(alert).or_default();
+        for outgoing in &lost {
+            batch.put(Family::Alerts, done_key(outgoing.number), json(outgoing)?);
+        }
         for (key, instance) in &changes.instances {
             batch.put(Family::Alerts, instance_key(alert, key), json(instance)?);
         }
@@ -274,27 +248,65 @@ impl Ledger {
             batch.put(Family::Alerts, history_key(alert, number), json(entry)?);
             numbers.push(number);
         }
-        let old = (book.history.len() + numbers.len()).saturating_sub(self.limits.history_max).min(book.history.len());
-        for number in book.history.iter().take(old) {
+        let known = self.book(alert);
+        let old = (known.history.len() + numbers.len()).saturating_sub(self.limits.history_max).min(known.history.len());
+        for number in known.history.iter().take(old) {
             batch.delete(Family::Alerts, history_key(alert, *number));
         }
+        // Otherwise what is written to would be a copy.
+        drop(known);
         let must_last = !new.is_empty() || !numbers.is_empty();
         self.state.write(batch)?;
-        book.history.drain(..old);
-        book.history.extend(numbers);
-        for (key, instance) in changes.instances {
-            book.put(key, instance);
+        {
+            let mut books = self.books.lock();
+            // Copied where somebody looks at it meanwhile.
+            let book = Arc::make_mut(books.entry(alert).or_default());
+            book.history.drain(..old);
+            book.history.extend(numbers);
+            for (key, instance) in changes.instances {
+                book.put(key, instance);
+            }
+            if let Some(progress) = changes.progress {
+                book.progress = progress;
+            }
         }
-        if let Some(progress) = changes.progress {
-            book.progress = progress;
-        }
-        waiting.extend(new.into_iter().map(|outgoing| ((outgoing.channel, outgoing.number), outgoing)));
-        drop((books, waiting));
+        self.waiting.lock().extend(new.into_iter().map(|outgoing| ((outgoing.channel, outgoing.number), outgoing)));
         self.remember(Batch::default(), lost)?;
         if must_last {
             self.state.sync()?;
         }
         Ok(())
+    }
+
+    /// Messages for channels, and those for which their queue has no place.
+    fn outgoing(&self, messages: Vec<(Oid, Message)>, now: Micros) -> (Vec<Outgoing>, Vec<Outgoing>) {
+        let (mut new, mut lost) = (Vec::new(), Vec::new());
+        let mut queued: HashMap<Oid, usize> = HashMap::new();
+        for (channel, message) in messages {
+            let mut outgoing = Outgoing {
+                number: self.next.fetch_add(1, Ordering::Relaxed),
+                channel,
+                message,
+                created_at: now,
+                attempts: 0,
+                due_at: now,
+                delivery: Delivery::Pending,
+                done_at: None,
+                failure: None,
+            };
+            let in_queue = || self.waiting.lock().range((channel, 0)..=(channel, u64::MAX)).count();
+            let queued = queued.entry(channel).or_insert_with(in_queue);
+            if *queued < self.limits.outbox_max {
+                *queued += 1;
+                new.push(outgoing);
+            } else {
+                outgoing.delivery = Delivery::Dead;
+                outgoing.done_at = Some(now);
+                outgoing.failure = Some("too many messages wait for the channel".to_owned());
+                lost.push(outgoing);
+            }
+        }
+        (new, lost)
     }
 
     /// Forgets an alert. Its messages go on.
@@ -490,7 +502,7 @@ mod tests {
         drop(ledger);
         let ledger = open();
         assert_eq!(ledger.book(5).instances["{}"].phase, Phase::Firing);
-        assert!(ledger.progress(5).begun);
+        assert!(ledger.book(5).progress.begun);
         assert_eq!(ledger.history().unwrap().iter().map(|entry| entry.at).collect::<Vec<_>>(), [2, 3]);
         let shown: Vec<_> = ledger.messages().iter().map(|outgoing| (outgoing.message.id.clone(), outgoing.delivery)).collect();
         assert_eq!(shown, [("b".to_owned(), Delivery::Pending), ("a".to_owned(), Delivery::Delivered)]);

@@ -23,13 +23,13 @@ mod outbox;
 pub mod plan;
 pub mod span;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::Map;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -65,12 +65,15 @@ const REST_FACTOR: u32 = 4;
 /// Evaluations at a time.
 const EVALUATIONS_MAX: u32 = 2;
 
+/// When all of them have run for so long, clients keep every core busy, and one more is given a share of its own.
+const STARVED_AFTER: Duration = Duration::from_secs(2);
+
 /// What alerts are built from.
 #[derive(Clone, Debug)]
 pub struct Parts {
     /// Snapshots, watermarks, RocksDB.
     pub store: Arc<Store>,
-    /// Runs the queries.
+    /// Runs the queries. Everything has been joined to it.
     pub engine: Arc<Engine>,
     /// Time.
     pub clock: Arc<dyn Clock>,
@@ -92,6 +95,10 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Alerts {
     parts: Parts,
+    /// Runs evaluations where cores are idle.
+    idle_engine: Arc<Engine>,
+    /// Runs one of them where none is for long.
+    spare_engine: Arc<Engine>,
     ledger: Ledger,
     outbox: outbox::Outbox,
     tools: notify::Tools,
@@ -99,8 +106,10 @@ pub struct Alerts {
     status: Mutex<HashMap<Oid, Status>>,
     /// What is closed, by event table.
     closings: Mutex<HashMap<Oid, Arc<Closings>>>,
-    running: Mutex<HashSet<Oid>>,
+    /// Since when an alert is evaluated.
+    running: Mutex<HashMap<Oid, Instant>>,
     places: Arc<Semaphore>,
+    spare_place: Arc<Semaphore>,
     /// A place has become free.
     freed: Notify,
     stop: CancellationToken,
@@ -129,7 +138,7 @@ struct Status {
 #[derive(Clone, Debug)]
 pub struct Shown {
     /// How far it has looked, and its instances.
-    pub book: Book,
+    pub book: Arc<Book>,
     /// Why the last evaluation failed.
     pub failure: Option<String>,
     /// How long the last one took.
@@ -144,6 +153,8 @@ impl Alerts {
         let ledger = Ledger::open(Arc::clone(parts.store.state()), parts.limits.clone())?;
         let tools = notify::Tools { guard: Arc::clone(&parts.guard), bus: Arc::clone(&parts.bus) };
         Ok(Arc::new(Alerts {
+            idle_engine: parts.engine.on(parts.spawner.watching()),
+            spare_engine: parts.engine.on(parts.spawner.behind()),
             ledger,
             outbox: outbox::Outbox::default(),
             tools,
@@ -152,6 +163,7 @@ impl Alerts {
             closings: Mutex::default(),
             running: Mutex::default(),
             places: Arc::new(Semaphore::new(EVALUATIONS_MAX as usize)),
+            spare_place: Arc::new(Semaphore::new(1)),
             freed: Notify::new(),
             stop: CancellationToken::new(),
             tasks: Mutex::default(),
@@ -162,8 +174,9 @@ impl Alerts {
     /// Starts to watch and to deliver.
     pub fn start(self: &Arc<Self>) {
         let spawner = &self.parts.spawner;
-        // Where alerts are evaluated: it writes states, and there may be a thousand alerts to look at.
-        let watching = spawner.cpu(Arc::clone(self).watch());
+        // On a thread of its own: an evaluation may be kept from its core while it holds what this looks at.
+        let (alerts, io) = (Arc::clone(self), spawner.io_handle().clone());
+        let watching = spawner.blocking(move || io.block_on(alerts.watch()));
         let delivering = spawner.io(outbox::run(Arc::clone(self), self.stop.clone()));
         self.tasks.lock().extend([watching, delivering]);
     }
@@ -179,6 +192,7 @@ impl Alerts {
         }
         // Closed by nobody, so it is there.
         drop(self.places.acquire_many(EVALUATIONS_MAX).await);
+        drop(self.spare_place.acquire().await);
     }
 
     /// A new channel. Errors: see [`notify::check`].
@@ -269,7 +283,7 @@ impl Alerts {
                 self.forget(&catalog);
             }
             for alert in catalog.alerts() {
-                if self.running.lock().contains(&alert.oid) {
+                if self.running.lock().contains_key(&alert.oid) {
                     continue;
                 }
                 if !alert.enabled {
@@ -290,11 +304,11 @@ impl Alerts {
         let alerts: Vec<_> = catalog.alerts().filter(|alert| alert.enabled).collect();
         let from = *first;
         for offset in 0..alerts.len() {
-            if self.places.available_permits() == 0 {
+            if self.places.available_permits() == 0 && !self.is_starved() {
                 return;
             }
             let index = (from + offset) % alerts.len();
-            if !self.running.lock().contains(&alerts[index].oid) && self.look(catalog, alerts[index]) {
+            if !self.running.lock().contains_key(&alerts[index].oid) && self.look(catalog, alerts[index]) {
                 *first = index + 1;
             }
         }
@@ -320,11 +334,12 @@ impl Alerts {
         if version.is_some() && self.status.lock().get(&alert.oid).is_some_and(|status| status.seen == version) {
             return false;
         }
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return false };
+        let Some((place, engine)) = self.place() else { return false };
         self.status.lock().entry(alert.oid).or_default().seen = version;
-        self.running.lock().insert(alert.oid);
+        self.running.lock().insert(alert.oid, Instant::now());
         let (alerts, catalog, alert) = (Arc::clone(self), Arc::clone(catalog), Arc::clone(alert));
-        drop(self.parts.spawner.cpu(async move {
+        let parts = Parts { engine: Arc::clone(&engine), ..self.parts.clone() };
+        drop(engine.spawner().cpu(async move {
             let began = Instant::now();
             // Last, when the place is free.
             let _freed = Finally(|| alerts.freed.notify_one());
@@ -332,7 +347,7 @@ impl Alerts {
             let _over = Finally(|| {
                 alerts.running.lock().remove(&alert.oid);
             });
-            let outcome = alerts.evaluate(&catalog, &alert).await;
+            let outcome = alerts.evaluate(&parts, &catalog, &alert).await;
             let took = began.elapsed();
             let mut rest = took.saturating_mul(REST_FACTOR);
             {
@@ -351,7 +366,21 @@ impl Alerts {
         true
     }
 
-    async fn evaluate(&self, catalog: &Arc<Catalog>, alert: &Arc<Alert>) -> Result<()> {
+    /// A place for an evaluation, and where it runs.
+    fn place(&self) -> Option<(OwnedSemaphorePermit, Arc<Engine>)> {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Some((place, Arc::clone(&self.idle_engine)));
+        }
+        let place = self.is_starved().then(|| Arc::clone(&self.spare_place).try_acquire_owned().ok())??;
+        Some((place, Arc::clone(&self.spare_engine)))
+    }
+
+    /// Whether evaluations do not come on, and the place for that is free.
+    fn is_starved(&self) -> bool {
+        self.spare_place.available_permits() > 0 && self.running.lock().values().all(|began| began.elapsed() > STARVED_AFTER)
+    }
+
+    async fn evaluate(&self, parts: &Parts, catalog: &Arc<Catalog>, alert: &Arc<Alert>) -> Result<()> {
         let compiled = self.compile(catalog, alert)?;
         let closed = compiled.table.and_then(|table| self.closings(table));
         let snapshot = tokio::select! {
@@ -364,11 +393,10 @@ impl Alerts {
         let work = async {
             match (alert.every_us, &closed) {
                 (Some(_), closed) => {
-                    let changes =
-                        evaluate::now(&self.parts, alert, &compiled, &book, closed.as_deref(), (&snapshot, cancel.clone())).await?;
+                    let changes = evaluate::now(parts, alert, &compiled, &book, closed.as_deref(), (&snapshot, cancel.clone())).await?;
                     Ok(Some(changes))
                 }
-                (None, Some(closed)) => evaluate::on_close(&self.parts, alert, &compiled, &book, closed, (&snapshot, cancel.clone())).await,
+                (None, Some(closed)) => evaluate::on_close(parts, alert, &compiled, &book, closed, (&snapshot, cancel.clone())).await,
                 (None, None) => Ok(None),
             }
         };
@@ -378,6 +406,8 @@ impl Alerts {
             Err(Error::new(SqlState::QUERY_CANCELED, "the evaluation took too long")
                 .hint("Restrict the query, for instance to a few days."))
         })?;
+        // Otherwise what is written to would be a copy.
+        drop(book);
         // Dropped or changed meanwhile: what was seen is of another alert.
         if self.parts.store.catalog().alert(alert.oid).is_some_and(|newest| newest.enabled && newest.query == alert.query) {
             self.keep(alert, changes);
@@ -429,11 +459,10 @@ impl Alerts {
 
     /// What disabling changes: instances are ok again, without a word; enabled again, the alert begins anew.
     fn disabled(&self, alert: &Alert) -> Option<Changes> {
-        let progress = self.ledger.progress(alert.oid);
-        if !progress.begun && progress.evaluated_at.is_none() {
+        let book = self.ledger.book(alert.oid);
+        if !book.progress.begun && book.progress.evaluated_at.is_none() {
             return None;
         }
-        let book = self.ledger.book(alert.oid);
         let now = self.parts.clock.now();
         let mut recorder = evaluate::Recorder { alert, now, changes: Changes::default() };
         for (key, instance) in &book.instances {
@@ -462,7 +491,7 @@ impl Alerts {
     fn forget(&self, catalog: &Catalog) {
         self.closings.lock().retain(|table, _| catalog.table(*table).is_some());
         for oid in self.ledger.alerts() {
-            if catalog.alert(oid).is_none() && !self.running.lock().contains(&oid) {
+            if catalog.alert(oid).is_none() && !self.running.lock().contains_key(&oid) {
                 self.compiled.lock().remove(&oid);
                 self.status.lock().remove(&oid);
                 if let Err(error) = self.ledger.forget(oid) {

@@ -161,7 +161,7 @@ impl Engine {
     }
 
     /// Where plans run.
-    pub(super) fn spawner(&self) -> &Spawner {
+    pub fn spawner(&self) -> &Spawner {
         &self.spawner
     }
 

@@ -8,22 +8,22 @@ use crate::query::catalogs::alerts::{AlertRow, HistoryRow, InstanceRow, Notifica
 
 pub(super) fn alert(alerts: &Alerts, alert: &Alert) -> AlertRow {
     let shown = alerts.shown(alert);
-    let progress = shown.book.progress;
-    let instance = |instance: crate::alert::lifecycle::Instance| InstanceRow {
-        key: instance.key,
+    let progress = &shown.book.progress;
+    let instance = |instance: &crate::alert::lifecycle::Instance| InstanceRow {
+        key: instance.key.clone(),
         state: instance.phase.name(),
         since: instance.since,
         pending_since: instance.pending_since,
-        fired_at: instance.fired.map(|fired| fired.at),
+        fired_at: instance.fired.as_ref().map(|fired| fired.at),
         resolved_at: instance.resolved_at,
         window: instance.window,
-        values: instance.values,
-        reason: instance.reason,
+        values: instance.values.clone(),
+        reason: instance.reason.clone(),
         told_at: instance.told_at,
         notifications: instance.serial,
     };
     AlertRow {
-        instances: shown.book.instances.into_values().map(instance).collect(),
+        instances: shown.book.instances.values().map(instance).collect(),
         evaluations: progress.evaluations,
         evaluated_at: progress.evaluated_at,
         due_at: shown.due_at,

@@ -141,9 +141,9 @@ pub fn build(config: Config, spawner: &Spawner, metrics: Arc<Metrics>) -> Result
     let guard = Guard { private: config.allow_private_channels, allowed: config.channel_networks.clone() };
     let alerts = Alerts::open(alert::Parts {
         store: Arc::clone(&store),
-        engine: engine.on(spawner.watching()),
+        engine: Arc::clone(&engine),
         clock: Arc::clone(&clock),
-        spawner: spawner.watching(),
+        spawner: spawner.clone(),
         metrics: Arc::clone(&metrics),
         bus: Arc::clone(&bus),
         vault: Arc::clone(&vault),
