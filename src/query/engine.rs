@@ -160,6 +160,11 @@ impl Engine {
         &self.task
     }
 
+    /// The server's clock.
+    pub(super) fn now(&self) -> crate::clock::Micros {
+        self.clock.now()
+    }
+
     /// Where plans run.
     pub fn spawner(&self) -> &Spawner {
         &self.spawner

@@ -4,11 +4,12 @@
 //!
 //! *How*: a follower holds the version of the view that its reader has been shown. When the store publishes a snapshot it compares
 //! with the newest version and gives out what differs, then a progress row. While the reader is slow it waits with what it is about to
-//! send; snapshots published meanwhile are skipped, the next comparison covers them.
+//! send; snapshots published meanwhile are skipped, the next comparison covers them. Where no state tells what has changed (sessions, operators,
+//! derived and refreshed views) it holds the rows themselves, reads the view again and compares.
 //!
 //! *Invariants*: (1) rows that come before a progress row of LSN n, put over the snapshot, are the view as of n; (2) an unchanged
-//! group is not sent again; (3) a follower holds two versions of one view at most, and never delays a commit; (4) it ends with an error
-//! when its view is dropped (42P01) or the store closes (57P01).
+//! group is not sent again; (3) a follower holds two versions of one view, or its rows twice, at most, and never delays a commit; (4) it ends
+//! with an error when its view is dropped (42P01) or the store closes (57P01).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,20 +29,25 @@ use futures::TryStreamExt;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::differ::Differ;
 use super::error::from_datafusion;
 use super::{Bound, Context, Engine, stream};
 use crate::catalog::Oid;
+use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
 use crate::store::{Snapshot, Store};
 use crate::telemetry::Metrics;
 use crate::types::SqlType;
-use crate::view::{ChangeKind, Changes, Selection, Since, Version};
+use crate::view::{ChangeKind, Changed, Changes, Selection, Since, Stored, Version};
 
 /// Progress that brings no changes is told this often at most.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// A follower whose comparing takes long rests as long, up to this: it costs half a core at most.
 const REST_MAX: Duration = Duration::from_millis(100);
+
+/// The same of one that reads the view again.
+const READ_REST_MAX: Duration = Duration::from_secs(60);
 
 /// What is followed, and from where.
 #[derive(Clone, Debug)]
@@ -101,20 +107,63 @@ impl Engine {
         // What was published since the context was made is not news to come.
         news.mark_changed();
         let snapshot = Arc::clone(&context.snapshot);
-        let version = version_of(&snapshot, follow.view)?;
-        let selection = Arc::new(self.selection(&context, bound, &version)?);
         let lsn = snapshot.next_lsn;
         let reservation = || MemoryConsumer::new("Subscription").register(self.task().memory_pool());
-        // What cannot be followed is refused here, not at its first change.
-        version.changes(Since::Version(Arc::clone(&version), lsn), &selection, reservation())?;
-        let sending = match follow.start {
-            Start::Newest => Sending::Nothing,
-            Start::Snapshot => Sending::Snapshot(self.run(&context, bound, &[], cancel.clone()).await?),
-            Start::Since(since) if since > lsn => {
-                return Err(Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("from_lsn {since} is in the future"))
-                    .detail(format!("The newest LSN is {lsn}.")));
+        if let Start::Since(since) = follow.start
+            && since > lsn
+        {
+            return Err(Error::new(SqlState::INVALID_PARAMETER_VALUE, format!("from_lsn {since} is in the future"))
+                .detail(format!("The newest LSN is {lsn}.")));
+        }
+        let basis = Basis::of(&snapshot, follow.view)?;
+        let (told, sending) = match &basis {
+            Basis::State(version) => {
+                let selection = Arc::new(self.selection(&context, bound, version)?);
+                // What cannot be followed is refused here, not at its first change.
+                version.changes(Since::Version(Arc::clone(version), lsn), &selection, reservation())?;
+                let sending = match follow.start {
+                    Start::Newest => Sending::Nothing,
+                    Start::Snapshot => Sending::Snapshot(self.run(&context, bound, &[], cancel.clone()).await?),
+                    Start::Since(since) => Sending::Changes(version.changes(Since::Lsn(since), &selection, reservation())?),
+                };
+                (Told::State(selection), sending)
             }
-            Start::Since(since) => Sending::Changes(version.changes(Since::Lsn(since), &selection, reservation())?),
+            Basis::Rows(..) => {
+                condition(&bound.plan)?.as_ref().map_or(Ok(()), check)?;
+                if let Start::Since(since) = follow.start
+                    && since < lsn
+                {
+                    return Err(Error::new(
+                        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                        format!("changes of materialized view \"{}\" since then cannot be told", name_of(&snapshot, follow.view)),
+                    )
+                    .detail("No state is kept of it that tells what has changed.")
+                    .hint("Subscribe anew, with its snapshot."));
+                }
+                let mut differ = Differ::new(&bound.schema, reservation())?;
+                let rows = self.run(&context, bound, &[], cancel.clone()).await?;
+                let sending = match follow.start {
+                    Start::Snapshot => Sending::Snapshot(rows),
+                    Start::Newest | Start::Since(_) => {
+                        differ.compare(rows).await?;
+                        while differ.next()?.is_some() {}
+                        Sending::Nothing
+                    }
+                };
+                let Context { time_zone, user, backend, settings, .. } = context;
+                // A snapshot is held while it is read alone.
+                let at = move |snapshot, now| Context {
+                    snapshot,
+                    now,
+                    time_zone: time_zone.clone(),
+                    user: user.clone(),
+                    backend,
+                    settings: Arc::clone(&settings),
+                };
+                let engine = self.on(self.spawner().clone());
+                let reading = Reading { engine, at: Box::new(at), bound: bound.clone(), cancel: cancel.clone(), differ };
+                (Told::Rows(Box::new(reading)), sending)
+            }
         };
         tools.metrics.subscribers.inc();
         let schema = schema(&bound.schema);
@@ -122,13 +171,13 @@ impl Engine {
             pool: Arc::clone(self.task().memory_pool()),
             schema: Arc::clone(&schema),
             view: follow.view,
-            name: version.spec.view.name.clone(),
+            name: name_of(&snapshot, follow.view),
             progress: follow.progress,
             up_to: follow.up_to,
-            selection,
+            told,
             news,
             counted,
-            shown: (version, lsn),
+            shown: (basis, lsn),
             sending,
             reported: 0,
             reported_at: Instant::now(),
@@ -187,19 +236,76 @@ fn check(condition: &Expr) -> Result<()> {
     }
 }
 
-fn version_of(snapshot: &Snapshot, view: Oid) -> Result<Arc<Version>> {
-    if let Some(recomputed) = snapshot.recomputed.get(&view) {
-        return Err(Error::unsupported(format!("SUBSCRIBE to materialized view \"{}\" is not supported", recomputed.view.name))
-            .detail("It has no aggregate state of its own, from which changes could be told.")
-            .hint("Subscribe to a view over an event table, which is kept incrementally."));
+/// The condition of a bound `SELECT * FROM view WHERE condition`.
+fn condition(plan: &LogicalPlan) -> Result<Option<Expr>> {
+    let mut found = None;
+    plan.apply(|node| {
+        if let LogicalPlan::Filter(filter) = node {
+            found = Some(filter.predicate.clone());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })
+    .map_err(from_datafusion)?;
+    Ok(found)
+}
+
+fn name_of(snapshot: &Snapshot, view: Oid) -> String {
+    snapshot.catalog.view(view).map(|view| view.name.clone()).unwrap_or_default()
+}
+
+/// What a view's rows are made of: where it is the same, so are they.
+#[derive(Clone, Debug)]
+enum Basis {
+    /// State that tells what has changed.
+    State(Arc<Version>),
+    /// The rows have to be read: state of another shape, the last result, or everything as of an LSN.
+    Rows(Option<Arc<Version>>, Option<Arc<Stored>>, u64),
+}
+
+impl Basis {
+    fn of(snapshot: &Snapshot, view: Oid) -> Result<Basis> {
+        if let Some(recomputed) = snapshot.recomputed.get(&view) {
+            return Ok(match &recomputed.result {
+                Some(result) => Basis::Rows(None, Some(Arc::clone(result)), 0),
+                None => Basis::Rows(None, None, snapshot.next_lsn),
+            });
+        }
+        let version = snapshot.views.get(&view).cloned().ok_or_else(|| Error::internal("a view without state"))?;
+        // A new fragment can join sessions into one with another start, and a change of an entity can change many rows.
+        Ok(match version.spec.upper().is_some() || version.spec.has_sessions() {
+            true => Basis::Rows(Some(version), None, 0),
+            false => Basis::State(version),
+        })
     }
-    let version = snapshot.views.get(&view).cloned().ok_or_else(|| Error::internal("a view without state"))?;
-    match version.spec.upper() {
-        Some(_) => Err(Error::unsupported(format!("SUBSCRIBE to materialized view \"{}\" is not supported", version.spec.view.name))
-            .detail("It follows entities: what is kept of it is theirs, and a change of one can change many of its rows.")
-            .hint("Read the view again when its table changes.")),
-        None => Ok(version),
+
+    fn is(&self, other: &Basis) -> bool {
+        let same = |one: &Option<Arc<Version>>, other: &Option<Arc<Version>>| match (one, other) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        match (self, other) {
+            (Basis::State(one), Basis::State(other)) => Arc::ptr_eq(one, other),
+            (Basis::Rows(version, None, lsn), Basis::Rows(other, None, newer)) => same(version, other) && lsn == newer,
+            (Basis::Rows(_, Some(one), _), Basis::Rows(_, Some(other), _)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
     }
+}
+
+/// How changes are told.
+enum Told {
+    State(Arc<Selection>),
+    Rows(Box<Reading>),
+}
+
+/// A view that is read again.
+struct Reading {
+    engine: Arc<Engine>,
+    /// The session's context with a snapshot and its time.
+    at: Box<dyn Fn(Arc<Snapshot>, Micros) -> Context + Send>,
+    bound: Bound,
+    cancel: CancellationToken,
+    differ: Differ,
 }
 
 /// What is being given out.
@@ -207,6 +313,8 @@ enum Sending {
     Nothing,
     Snapshot(SendableRecordBatchStream),
     Changes(Changes),
+    /// What a [`Differ`] has found.
+    Differences,
 }
 
 /// See the module.
@@ -218,12 +326,12 @@ struct Follower {
     name: String,
     progress: bool,
     up_to: Option<u64>,
-    selection: Arc<Selection>,
+    told: Told,
     news: watch::Receiver<u64>,
     /// Of `news`, when `shown` was loaded.
     counted: u64,
     /// What the reader has been shown once `sending` is through, and its LSN.
-    shown: (Arc<Version>, u64),
+    shown: (Basis, u64),
     sending: Sending,
     /// LSN of the last progress row.
     reported: u64,
@@ -247,9 +355,27 @@ impl Follower {
             match &mut self.sending {
                 Sending::Snapshot(stream) => match stream.try_next().await.map_err(from_datafusion)? {
                     Some(batch) if batch.num_rows() == 0 => {}
-                    Some(batch) => return self.labelled("snapshot", batch.columns(), batch.num_rows()).map(Some),
-                    None => self.sending = Sending::Nothing,
+                    Some(batch) => {
+                        if let Told::Rows(reading) = &mut self.told {
+                            reading.differ.add(&batch)?;
+                        }
+                        return self.labelled("snapshot", batch.columns(), batch.num_rows()).map(Some);
+                    }
+                    None => {
+                        if let Told::Rows(reading) = &mut self.told {
+                            reading.differ.settle();
+                        }
+                        self.sending = Sending::Nothing;
+                    }
                 },
+                Sending::Differences => {
+                    let Told::Rows(reading) = &mut self.told else { return Err(Error::internal("differences of no rows")) };
+                    let Some(changed) = reading.differ.next()? else {
+                        self.sending = Sending::Nothing;
+                        continue;
+                    };
+                    return self.changed(&changed).map(Some);
+                }
                 Sending::Changes(changes) => {
                     let started = Instant::now();
                     let changed = changes.next();
@@ -258,12 +384,7 @@ impl Follower {
                         self.sending = Sending::Nothing;
                         continue;
                     };
-                    self.urgent = true;
-                    let kind = match changed.change {
-                        ChangeKind::Update => "update",
-                        ChangeKind::Delete => "delete",
-                    };
-                    return self.labelled(kind, changed.rows.columns(), changed.rows.num_rows()).map(Some);
+                    return self.changed(&changed).map(Some);
                 }
                 Sending::Nothing => {
                     if let Some(report) = self.report()? {
@@ -294,7 +415,8 @@ impl Follower {
 
     /// Waits for a snapshot, or until progress is to be told.
     async fn wait(&mut self) -> Result<()> {
-        let rest = std::mem::take(&mut self.worked).min(REST_MAX);
+        let most = if matches!(self.told, Told::State(_)) { REST_MAX } else { READ_REST_MAX };
+        let rest = std::mem::take(&mut self.worked).min(most);
         if rest >= Duration::from_millis(1) {
             tokio::time::sleep(rest).await;
         }
@@ -305,11 +427,11 @@ impl Follower {
             news = self.news.changed() => news.map_err(|_| Error::new(SqlState::ADMIN_SHUTDOWN, "the server is shutting down"))?,
             () = tokio::time::sleep_until(until), if owed => return Ok(()),
         }
-        self.look()
+        self.look().await
     }
 
     /// Compares with the newest snapshot.
-    fn look(&mut self) -> Result<()> {
+    async fn look(&mut self) -> Result<()> {
         let count = *self.news.borrow_and_update();
         self.tools.metrics.snapshots_skipped.inc_by(count.saturating_sub(self.counted + 1));
         self.counted = count;
@@ -317,20 +439,40 @@ impl Follower {
         if snapshot.catalog.view(self.view).is_none() {
             return Err(Error::new(SqlState::UNDEFINED_TABLE, format!("materialized view \"{}\" was dropped", self.name)));
         }
-        let (version, lsn) = (version_of(&snapshot, self.view)?, snapshot.next_lsn);
-        drop(snapshot);
-        if !Arc::ptr_eq(&version, &self.shown.0) {
+        let (basis, lsn) = (Basis::of(&snapshot, self.view)?, snapshot.next_lsn);
+        if !basis.is(&self.shown.0) {
             let started = Instant::now();
-            let since = Since::Version(Arc::clone(&self.shown.0), self.shown.1);
-            let reservation = MemoryConsumer::new("Subscription").register(&self.pool);
-            let changes = version.changes(since, &self.selection, reservation)?;
-            if !changes.is_empty() {
-                self.sending = Sending::Changes(changes);
+            match (&mut self.told, &self.shown.0, &basis) {
+                (Told::State(selection), Basis::State(shown), Basis::State(version)) => {
+                    let since = Since::Version(Arc::clone(shown), self.shown.1);
+                    let reservation = MemoryConsumer::new("Subscription").register(&self.pool);
+                    let changes = version.changes(since, selection, reservation)?;
+                    if !changes.is_empty() {
+                        self.sending = Sending::Changes(changes);
+                    }
+                }
+                (Told::Rows(reading), ..) => {
+                    let Reading { engine, at, bound, cancel, differ } = reading.as_mut();
+                    let context = at(snapshot, engine.now());
+                    let rows = engine.run(&context, bound, &[], cancel.clone()).await?;
+                    differ.compare(rows).await?;
+                    self.sending = Sending::Differences;
+                }
+                _ => return Err(Error::internal("a view is kept in another way than before")),
             }
             self.worked += started.elapsed();
         }
-        self.shown = (version, lsn);
+        self.shown = (basis, lsn);
         Ok(())
+    }
+
+    fn changed(&mut self, changed: &Changed) -> Result<RecordBatch> {
+        self.urgent = true;
+        let kind = match changed.change {
+            ChangeKind::Update => "update",
+            ChangeKind::Delete => "delete",
+        };
+        self.labelled(kind, changed.rows.columns(), changed.rows.num_rows())
     }
 
     /// Rows with their LSN and kind in front.

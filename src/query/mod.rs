@@ -10,6 +10,7 @@
 
 pub mod bind;
 pub mod catalogs;
+mod differ;
 mod distinct;
 pub mod engine;
 pub mod error;
