@@ -276,6 +276,34 @@ async fn pending_silence_no_data_and_disabling() {
 }
 
 #[tokio::test]
+async fn series_that_have_ended_make_room() {
+    let receiver = Receiver::start().await;
+    let mut options = open();
+    options.env.push(("VERUS_LIMITS_ALERT_INSTANCES_MAX", "2".to_owned()));
+    let mut server = Server::start_with(options).await;
+    let session = server.connect().await;
+    shop(&session, &receiver.url(), "").await;
+    for store in ["a", "b"] {
+        order(&session, store, &["10:00:10", "10:00:20", "10:01:00"]).await;
+    }
+    until(&session, STATES, &[&["a", "ok", "2"], &["b", "ok", "2"]]).await;
+    order(&session, "c", &["10:05:10", "10:05:20", "10:06:00"]).await;
+    until(&session, STATES, &[&["b", "ok", "2"], &["c", "ok", "2"]]).await;
+    order(&session, "d", &["10:07:10", "10:08:00"]).await;
+    until(&session, STATES, &[&["c", "ok", "2"], &["d", "firing", "1"]]).await;
+    drop(session);
+    server.kill();
+    server.restart().await;
+    let session = server.connect().await;
+    until(&session, STATES, &[&["c", "ok", "2"], &["d", "firing", "1"]]).await;
+    order(&session, "e", &["10:09:10", "10:10:00"]).await;
+    until(&session, STATES, &[&["d", "firing", "1"], &["e", "firing", "1"]]).await;
+    order(&session, "f", &["10:11:10", "10:12:00"]).await;
+    until(&session, "SELECT last_error FROM verus.alerts", &[&["the alert has too many instances"]]).await;
+    assert_eq!(receiver.messages(2).await.len(), 2);
+}
+
+#[tokio::test]
 async fn every_looks_at_the_present_without_a_window() {
     let receiver = Receiver::start().await;
     let server = Server::start_with(open()).await;

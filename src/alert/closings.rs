@@ -38,7 +38,8 @@ pub struct Closings {
 impl Closings {
     /// Of a table's watermarks.
     pub fn new(table: Oid, closed: Closed, snapshot: &Snapshot) -> Closings {
-        let mut until = Until::everywhere(closed.all);
+        let found_at = Instant::now();
+        let mut until = Until { found_at: Some(found_at), ..Until::everywhere(closed.all) };
         for partition in closed.partitions {
             match partition.key {
                 Some(name) => drop(until.partitions.insert(String::from(name), partition.closed_until)),
@@ -50,7 +51,7 @@ impl Closings {
             very_late: closed.very_late,
             deleted_lsn: deletions(snapshot, table),
             next_lsn: closed.next_lsn,
-            found_at: Instant::now(),
+            found_at,
             newest: Mutex::default(),
         }
     }
@@ -65,10 +66,10 @@ impl Closings {
         let Some(only) = &compiled.only else {
             return Some(match compiled.partition {
                 Some(_) => Arc::clone(&self.until),
-                None => Arc::new(Until::everywhere(self.until.all)),
+                None => Arc::new(Until { found_at: Some(self.found_at), ..Until::everywhere(self.until.all) }),
             });
         };
-        let mut own = Until::everywhere(self.until.known(Some(only))?);
+        let mut own = Until { found_at: Some(self.found_at), ..Until::everywhere(self.until.known(Some(only))?) };
         if compiled.partition.is_some() {
             own.partitions.insert(only.clone(), own.all);
         }

@@ -20,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 use super::closings::Closings;
 use super::gate::Until;
 use super::ledger::{Book, Changes, Entry, Progress};
-use super::lifecycle::{Instance, Kind, Observation, Transition, is_silenced};
+use super::lifecycle::{Instance, Kind, Observation, Phase, Transition, is_silenced};
 use super::notify::Message;
 use super::plan::{Compiled, Role, fires, starts};
 use super::{Parts, span::Span};
-use crate::catalog::{Alert, Oid};
+use crate::catalog::{Alert, NoData, Oid};
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
 use crate::query::{Bound, Context};
@@ -63,7 +63,7 @@ pub async fn rows(
     wanted: &(dyn Fn(Option<&String>, Option<Micros>) -> bool + Sync),
     cancel: CancellationToken,
 ) -> Result<Series> {
-    compiled.gate.set(until);
+    compiled.gate.set(&until);
     let context = Context {
         snapshot: Arc::clone(snapshot),
         now: parts.clock.now(),
@@ -358,7 +358,8 @@ pub async fn on_close(
                 series.insert(key.clone(), (instance.key.clone(), instance.partition.clone(), BTreeMap::new()));
             }
         }
-        within_limit(parts, book, &series)?;
+        recorder.changes.forgotten = make_room(parts, alert, book, &series)?;
+        recorder.changes.forgotten.iter().for_each(|key| drop(series.remove(key)));
         for (key, (columns, partition, rows)) in series {
             let known = book.instances.get(&key);
             let mut instance =
@@ -438,8 +439,9 @@ pub async fn now(
     for (key, instance) in &book.instances {
         series.entry(key.clone()).or_insert_with(|| (instance.key.clone(), instance.partition.clone(), BTreeMap::new()));
     }
-    within_limit(parts, book, &series)?;
     let mut recorder = Recorder { alert, now, changes: Changes::default() };
+    recorder.changes.forgotten = make_room(parts, alert, book, &series)?;
+    recorder.changes.forgotten.iter().for_each(|key| drop(series.remove(key)));
     for (key, (columns, partition, rows)) in series {
         let known = book.instances.get(&key);
         let mut instance = known.cloned().unwrap_or_else(|| Instance { key: columns, partition, ..Instance::default() });
@@ -470,12 +472,26 @@ pub fn reminders(alert: &Alert, open: Vec<(String, Instance)>, now: Micros) -> O
     (!recorder.changes.instances.is_empty()).then_some(recorder.changes)
 }
 
-fn within_limit(parts: &Parts, book: &Book, series: &Series) -> Result<()> {
+/// Makes room for new instances: of those that have no row now and of which nobody has to be told anything, the ones that were looked at
+/// longest ago are forgotten. 53400 where that is not enough.
+fn make_room(parts: &Parts, alert: &Alert, book: &Book, series: &Series) -> Result<Vec<String>> {
     let fresh = series.keys().filter(|key| !book.instances.contains_key(*key)).count();
-    if book.instances.len() + fresh <= parts.limits.instances_max {
-        return Ok(());
+    let most = parts.limits.instances_max;
+    let over = (book.instances.len() + fresh).saturating_sub(most);
+    if over == 0 {
+        return Ok(Vec::new());
     }
-    parts.metrics.limit_hit("limits.alert.instances_max");
-    Err(Error::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, "the alert has too many instances")
-        .detail(format!("An alert can have {}; its rows are told apart by the columns that are no measures.", parts.limits.instances_max)))
+    let has_rows = |key: &String| series.get(key).is_some_and(|(_, _, rows)| !rows.is_empty());
+    // Where silence is what is watched for, a series without rows is not one that has ended.
+    let calm = |instance: &Instance| {
+        alert.no_data != NoData::Alert && matches!(instance.phase, Phase::Ok | Phase::Resolved) && !instance.is_open()
+    };
+    let mut old: Vec<_> = book.instances.iter().filter(|(key, instance)| calm(instance) && !has_rows(key)).collect();
+    if old.len() < over {
+        parts.metrics.limit_hit("limits.alert.instances_max");
+        return Err(Error::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, "the alert has too many instances")
+            .detail(format!("An alert can have {most} that have rows or fire; rows are told apart by the columns that are no measures.")));
+    }
+    old.sort_by_key(|(_, instance)| (instance.window, instance.since));
+    Ok(old.into_iter().take(over).map(|(key, _)| key.clone()).collect())
 }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use arrow::array::{Array, AsArray, BooleanArray};
@@ -25,6 +26,8 @@ pub struct Until {
     pub unnamed: Option<Micros>,
     /// Of all partitions, for rows that do not tell theirs.
     pub all: Micros,
+    /// When it was so; none for what is no table's.
+    pub found_at: Option<Instant>,
 }
 
 impl Until {
@@ -66,9 +69,9 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// Opens windows up to a time.
-    pub fn set(&self, until: Arc<Until>) {
-        self.0.store(until);
+    /// Opens windows up to a time. What was found before what is set changes nothing: it is of an evaluation that was given up.
+    pub fn set(&self, until: &Arc<Until>) {
+        self.0.rcu(|present| Arc::clone(if present.found_at <= until.found_at { until } else { present }));
     }
 }
 

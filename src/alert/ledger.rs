@@ -147,6 +147,8 @@ pub struct Ledger {
 pub struct Changes {
     /// Instances with new states.
     pub instances: BTreeMap<String, Instance>,
+    /// Instances that are forgotten: they were ok, and their rows have not come for long.
+    pub forgotten: Vec<String>,
     /// Changes of state.
     pub history: Vec<Entry>,
     /// Messages, by channel.
@@ -236,6 +238,9 @@ impl Ledger {
         for outgoing in &lost {
             batch.put(Family::Alerts, done_key(outgoing.number), json(outgoing)?);
         }
+        for key in &changes.forgotten {
+            batch.delete(Family::Alerts, instance_key(alert, key));
+        }
         for (key, instance) in &changes.instances {
             batch.put(Family::Alerts, instance_key(alert, key), json(instance)?);
         }
@@ -263,6 +268,9 @@ impl Ledger {
             let book = Arc::make_mut(books.entry(alert).or_default());
             book.history.drain(..old);
             book.history.extend(numbers);
+            for key in &changes.forgotten {
+                book.instances.remove(key);
+            }
             for (key, instance) in changes.instances {
                 book.put(key, instance);
             }
@@ -493,6 +501,7 @@ mod tests {
             history: vec![entry(1), entry(2)],
             messages: vec![(9, message("a")), (9, message("b")), (9, message("c"))],
             progress: Some(Progress { begun: true, ..Progress::default() }),
+            ..Changes::default()
         };
         ledger.write(5, changes, 10).unwrap();
         ledger.write(5, Changes { history: vec![entry(3)], ..Changes::default() }, 11).unwrap();

@@ -21,6 +21,7 @@ pub mod lifecycle;
 pub mod notify;
 mod outbox;
 pub mod plan;
+mod running;
 pub mod span;
 
 use std::collections::HashMap;
@@ -29,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::Map;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,7 @@ use self::ledger::{Book, Changes, Entry, Ledger, Outgoing};
 use self::lifecycle::Kind;
 use self::notify::guard::Guard;
 use self::plan::Compiled;
+use self::running::{Lane, Running};
 use crate::bus::Bus;
 use crate::catalog::vault::{Options, Vault};
 use crate::catalog::{Alert, Catalog, Channel, ChannelKind, Oid};
@@ -62,11 +64,8 @@ const FAILED_REST: Duration = Duration::from_secs(5);
 /// An alert rests so many times as long as its evaluation took.
 const REST_FACTOR: u32 = 4;
 
-/// Evaluations at a time.
+/// Evaluations at a time in each [`Lane`].
 const EVALUATIONS_MAX: u32 = 2;
-
-/// When all of them have run for so long, clients keep every core busy, and one more is given a share of its own.
-const STARVED_AFTER: Duration = Duration::from_secs(2);
 
 /// What alerts are built from.
 #[derive(Clone, Debug)]
@@ -97,8 +96,8 @@ pub struct Alerts {
     parts: Parts,
     /// Runs evaluations where cores are idle.
     idle_engine: Arc<Engine>,
-    /// Runs one of them where none is for long.
-    spare_engine: Arc<Engine>,
+    /// Runs them where none is for long.
+    shared_engine: Arc<Engine>,
     ledger: Ledger,
     outbox: outbox::Outbox,
     tools: notify::Tools,
@@ -106,10 +105,9 @@ pub struct Alerts {
     status: Mutex<HashMap<Oid, Status>>,
     /// What is closed, by event table.
     closings: Mutex<HashMap<Oid, Arc<Closings>>>,
-    /// Since when an alert is evaluated.
-    running: Mutex<HashMap<Oid, Instant>>,
+    running: Mutex<Running>,
     places: Arc<Semaphore>,
-    spare_place: Arc<Semaphore>,
+    shared_places: Arc<Semaphore>,
     /// A place has become free.
     freed: Notify,
     stop: CancellationToken,
@@ -154,7 +152,7 @@ impl Alerts {
         let tools = notify::Tools { guard: Arc::clone(&parts.guard), bus: Arc::clone(&parts.bus) };
         Ok(Arc::new(Alerts {
             idle_engine: parts.engine.on(parts.spawner.watching()),
-            spare_engine: parts.engine.on(parts.spawner.behind()),
+            shared_engine: parts.engine.on(parts.spawner.behind()),
             ledger,
             outbox: outbox::Outbox::default(),
             tools,
@@ -163,7 +161,7 @@ impl Alerts {
             closings: Mutex::default(),
             running: Mutex::default(),
             places: Arc::new(Semaphore::new(EVALUATIONS_MAX as usize)),
-            spare_place: Arc::new(Semaphore::new(1)),
+            shared_places: Arc::new(Semaphore::new(EVALUATIONS_MAX as usize)),
             freed: Notify::new(),
             stop: CancellationToken::new(),
             tasks: Mutex::default(),
@@ -192,7 +190,7 @@ impl Alerts {
         }
         // Closed by nobody, so it is there.
         drop(self.places.acquire_many(EVALUATIONS_MAX).await);
-        drop(self.spare_place.acquire().await);
+        drop(self.shared_places.acquire_many(EVALUATIONS_MAX).await);
     }
 
     /// A new channel. Errors: see [`notify::check`].
@@ -276,6 +274,11 @@ impl Alerts {
                     continue;
                 }
             }
+            let starved = self.running.lock().give_up(Instant::now());
+            for alert in starved {
+                // What was closed for it has not been looked at.
+                self.status.lock().entry(alert).or_default().seen = None;
+            }
             let catalog = self.parts.store.catalog();
             let remind = reminded.elapsed() >= REMIND_EVERY;
             if remind {
@@ -283,7 +286,7 @@ impl Alerts {
                 self.forget(&catalog);
             }
             for alert in catalog.alerts() {
-                if self.running.lock().contains_key(&alert.oid) {
+                if self.running.lock().has(alert.oid) {
                     continue;
                 }
                 if !alert.enabled {
@@ -304,11 +307,11 @@ impl Alerts {
         let alerts: Vec<_> = catalog.alerts().filter(|alert| alert.enabled).collect();
         let from = *first;
         for offset in 0..alerts.len() {
-            if self.places.available_permits() == 0 && !self.is_starved() {
+            if self.places.available_permits() == 0 && self.shared_places.available_permits() == 0 {
                 return;
             }
             let index = (from + offset) % alerts.len();
-            if !self.running.lock().contains_key(&alerts[index].oid) && self.look(catalog, alerts[index]) {
+            if !self.running.lock().has(alerts[index].oid) && self.look(catalog, alerts[index]) {
                 *first = index + 1;
             }
         }
@@ -334,9 +337,16 @@ impl Alerts {
         if version.is_some() && self.status.lock().get(&alert.oid).is_some_and(|status| status.seen == version) {
             return false;
         }
-        let Some((place, engine)) = self.place() else { return false };
+        let took = self.status.lock().get(&alert.oid).map_or(Duration::ZERO, |status| status.took);
+        let lane = self.running.lock().lane(took, Instant::now());
+        let (engine, places) = match lane {
+            Lane::Idle => (Arc::clone(&self.idle_engine), &self.places),
+            Lane::Shared => (Arc::clone(&self.shared_engine), &self.shared_places),
+        };
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else { return false };
         self.status.lock().entry(alert.oid).or_default().seen = version;
-        self.running.lock().insert(alert.oid, Instant::now());
+        let cancel = self.stop.child_token();
+        let number = self.running.lock().begin(alert.oid, lane, cancel.clone(), Instant::now());
         let (alerts, catalog, alert) = (Arc::clone(self), Arc::clone(catalog), Arc::clone(alert));
         let parts = Parts { engine: Arc::clone(&engine), ..self.parts.clone() };
         drop(engine.spawner().cpu(async move {
@@ -344,10 +354,15 @@ impl Alerts {
             // Last, when the place is free.
             let _freed = Finally(|| alerts.freed.notify_one());
             let _place = place;
+            // After a panic too.
             let _over = Finally(|| {
-                alerts.running.lock().remove(&alert.oid);
+                alerts.running.lock().end(alert.oid, number);
             });
-            let outcome = alerts.evaluate(&parts, &catalog, &alert).await;
+            let outcome = alerts.evaluate(&parts, &catalog, &alert, (number, cancel)).await;
+            if !alerts.running.lock().end(alert.oid, number) {
+                // It was given up: another one has its alert.
+                return;
+            }
             let took = began.elapsed();
             let mut rest = took.saturating_mul(REST_FACTOR);
             {
@@ -366,21 +381,13 @@ impl Alerts {
         true
     }
 
-    /// A place for an evaluation, and where it runs.
-    fn place(&self) -> Option<(OwnedSemaphorePermit, Arc<Engine>)> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            return Some((place, Arc::clone(&self.idle_engine)));
-        }
-        let place = self.is_starved().then(|| Arc::clone(&self.spare_place).try_acquire_owned().ok())??;
-        Some((place, Arc::clone(&self.spare_engine)))
-    }
-
-    /// Whether evaluations do not come on, and the place for that is free.
-    fn is_starved(&self) -> bool {
-        self.spare_place.available_permits() > 0 && self.running.lock().values().all(|began| began.elapsed() > STARVED_AFTER)
-    }
-
-    async fn evaluate(&self, parts: &Parts, catalog: &Arc<Catalog>, alert: &Arc<Alert>) -> Result<()> {
+    async fn evaluate(
+        &self,
+        parts: &Parts,
+        catalog: &Arc<Catalog>,
+        alert: &Arc<Alert>,
+        (number, cancel): (u64, CancellationToken),
+    ) -> Result<()> {
         let compiled = self.compile(catalog, alert)?;
         let closed = compiled.table.and_then(|table| self.closings(table));
         let snapshot = tokio::select! {
@@ -388,7 +395,6 @@ impl Alerts {
             () = self.stop.cancelled() => return Err(Error::new(SqlState::QUERY_CANCELED, "the server is stopping")),
         };
         let book = self.ledger.book(alert.oid);
-        let cancel = self.stop.child_token();
         let limit = Duration::from_millis(self.parts.limits.evaluate_ms_max);
         let work = async {
             match (alert.every_us, &closed) {
@@ -409,7 +415,8 @@ impl Alerts {
         // Otherwise what is written to would be a copy.
         drop(book);
         // Dropped or changed meanwhile: what was seen is of another alert.
-        if self.parts.store.catalog().alert(alert.oid).is_some_and(|newest| newest.enabled && newest.query == alert.query) {
+        let same = self.parts.store.catalog().alert(alert.oid).is_some_and(|newest| newest.enabled && newest.query == alert.query);
+        if same && self.running.lock().write(alert.oid, number) {
             self.keep(alert, changes);
         }
         Ok(())
@@ -491,7 +498,7 @@ impl Alerts {
     fn forget(&self, catalog: &Catalog) {
         self.closings.lock().retain(|table, _| catalog.table(*table).is_some());
         for oid in self.ledger.alerts() {
-            if catalog.alert(oid).is_none() && !self.running.lock().contains_key(&oid) {
+            if catalog.alert(oid).is_none() && !self.running.lock().has(oid) {
                 self.compiled.lock().remove(&oid);
                 self.status.lock().remove(&oid);
                 if let Err(error) = self.ledger.forget(oid) {

@@ -77,6 +77,9 @@ async fn delivery(target: &Target, control: &Connection, args: AlertsArgs) -> Re
     }
     let watched = create(control, alerts, views).await?;
     evaluated_once(control, alerts).await?;
+    // What the first evaluations have told is not counted.
+    let waiting = "SELECT count(*) FROM verus.notifications WHERE state = 'pending'";
+    wait_until(|| async { Ok(control.number(waiting).await? == 0) }).await?;
     received.lock().clear();
     let mut closed = HashMap::new();
     for minute in warm..warm + windows as i64 {
