@@ -64,8 +64,11 @@ const FAILED_REST: Duration = Duration::from_secs(5);
 /// An alert rests so many times as long as its evaluation took.
 const REST_FACTOR: u32 = 4;
 
-/// Evaluations at a time in each [`Lane`].
-const EVALUATIONS_MAX: u32 = 2;
+/// Evaluations at a time where cores are idle.
+const IDLE_MAX: u32 = 2;
+
+/// Evaluations at a time on threads with a share of busy cores: a tenth of one core at most is taken from clients.
+const SHARED_MAX: u32 = 1;
 
 /// What alerts are built from.
 #[derive(Clone, Debug)]
@@ -160,8 +163,8 @@ impl Alerts {
             status: Mutex::default(),
             closings: Mutex::default(),
             running: Mutex::default(),
-            places: Arc::new(Semaphore::new(EVALUATIONS_MAX as usize)),
-            shared_places: Arc::new(Semaphore::new(EVALUATIONS_MAX as usize)),
+            places: Arc::new(Semaphore::new(IDLE_MAX as usize)),
+            shared_places: Arc::new(Semaphore::new(SHARED_MAX as usize)),
             freed: Notify::new(),
             stop: CancellationToken::new(),
             tasks: Mutex::default(),
@@ -189,8 +192,8 @@ impl Alerts {
             }
         }
         // Closed by nobody, so it is there.
-        drop(self.places.acquire_many(EVALUATIONS_MAX).await);
-        drop(self.shared_places.acquire_many(EVALUATIONS_MAX).await);
+        drop(self.places.acquire_many(IDLE_MAX).await);
+        drop(self.shared_places.acquire_many(SHARED_MAX).await);
     }
 
     /// A new channel. Errors: see [`notify::check`].
