@@ -73,17 +73,22 @@ impl Differ {
         self.reservation.try_grow(self.coming.bytes - before).map_err(from_datafusion)
     }
 
-    /// The run is through, and its rows were shown as they came.
+    /// All rows of a run.
+    pub async fn read(&mut self, mut rows: SendableRecordBatchStream) -> Result<()> {
+        while let Some(batch) = rows.try_next().await.map_err(from_datafusion)? {
+            self.add(&batch)?;
+        }
+        Ok(())
+    }
+
+    /// The run is through, and its rows are taken for shown.
     pub fn settle(&mut self) {
         self.reservation.shrink(self.shown.bytes);
         self.shown = std::mem::take(&mut self.coming);
     }
 
-    /// Takes in the rows of a new run; what differs comes from [`Differ::next`].
-    pub async fn compare(&mut self, mut rows: SendableRecordBatchStream) -> Result<()> {
-        while let Some(batch) = rows.try_next().await.map_err(from_datafusion)? {
-            self.add(&batch)?;
-        }
+    /// The run is through: what differs comes from [`Differ::next`].
+    pub fn compare(&mut self) -> Result<()> {
         for (change, one, other) in [(ChangeKind::Update, &self.coming, &self.shown), (ChangeKind::Delete, &self.shown, &self.coming)] {
             for row in excess(one, other) {
                 self.reservation.try_grow(row.len() + ROW_BYTES).map_err(from_datafusion)?;
@@ -142,7 +147,8 @@ mod tests {
         let batch = batch(values);
         let rows =
             RecordBatchStreamAdapter::new(batch.schema(), stream::iter([Ok(batch.slice(0, 1)), Ok(batch.slice(1, values.len() - 1))]));
-        differ.compare(Box::pin(rows)).await?;
+        differ.read(Box::pin(rows)).await?;
+        differ.compare()?;
         let mut found = Vec::new();
         while let Some(Changed { change, rows }) = differ.next()? {
             let mut values: Vec<_> = rows.column(0).as_primitive::<Int64Type>().iter().collect();

@@ -19,9 +19,9 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::logical_expr::{Expr, Filter, LogicalPlan, Volatility};
 use datafusion::optimizer::Optimizer;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -108,7 +108,6 @@ impl Engine {
         news.mark_changed();
         let snapshot = Arc::clone(&context.snapshot);
         let lsn = snapshot.next_lsn;
-        let reservation = || MemoryConsumer::new("Subscription").register(self.task().memory_pool());
         if let Start::Since(since) = follow.start
             && since > lsn
         {
@@ -117,53 +116,8 @@ impl Engine {
         }
         let basis = Basis::of(&snapshot, follow.view)?;
         let (told, sending) = match &basis {
-            Basis::State(version) => {
-                let selection = Arc::new(self.selection(&context, bound, version)?);
-                // What cannot be followed is refused here, not at its first change.
-                version.changes(Since::Version(Arc::clone(version), lsn), &selection, reservation())?;
-                let sending = match follow.start {
-                    Start::Newest => Sending::Nothing,
-                    Start::Snapshot => Sending::Snapshot(self.run(&context, bound, &[], cancel.clone()).await?),
-                    Start::Since(since) => Sending::Changes(version.changes(Since::Lsn(since), &selection, reservation())?),
-                };
-                (Told::State(selection), sending)
-            }
-            Basis::Rows(..) => {
-                condition(&bound.plan)?.as_ref().map_or(Ok(()), check)?;
-                if let Start::Since(since) = follow.start
-                    && since < lsn
-                {
-                    return Err(Error::new(
-                        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-                        format!("changes of materialized view \"{}\" since then cannot be told", name_of(&snapshot, follow.view)),
-                    )
-                    .detail("No state is kept of it that tells what has changed.")
-                    .hint("Subscribe anew, with its snapshot."));
-                }
-                let mut differ = Differ::new(&bound.schema, reservation())?;
-                let rows = self.run(&context, bound, &[], cancel.clone()).await?;
-                let sending = match follow.start {
-                    Start::Snapshot => Sending::Snapshot(rows),
-                    Start::Newest | Start::Since(_) => {
-                        differ.compare(rows).await?;
-                        while differ.next()?.is_some() {}
-                        Sending::Nothing
-                    }
-                };
-                let Context { time_zone, user, backend, settings, .. } = context;
-                // A snapshot is held while it is read alone.
-                let at = move |snapshot, now| Context {
-                    snapshot,
-                    now,
-                    time_zone: time_zone.clone(),
-                    user: user.clone(),
-                    backend,
-                    settings: Arc::clone(&settings),
-                };
-                let engine = self.on(self.spawner().clone());
-                let reading = Reading { engine, at: Box::new(at), bound: bound.clone(), cancel: cancel.clone(), differ };
-                (Told::Rows(Box::new(reading)), sending)
-            }
+            Basis::State(version) => self.follow_state(&context, bound, version, &follow, cancel.clone()).await?,
+            Basis::Rows(..) => self.follow_rows(context, bound, &follow, cancel.clone()).await?,
         };
         tools.metrics.subscribers.inc();
         let schema = schema(&bound.schema);
@@ -192,20 +146,73 @@ impl Engine {
         Ok(stream::start(input, schema, (), self.spawner(), cancel, operators))
     }
 
+    async fn follow_state(
+        &self,
+        context: &Context,
+        bound: &Bound,
+        version: &Arc<Version>,
+        follow: &Follow,
+        cancel: CancellationToken,
+    ) -> Result<(Told, Sending)> {
+        let selection = Arc::new(self.selection(context, bound, version)?);
+        // What cannot be followed is refused here, not at its first change.
+        version.changes(Since::Version(Arc::clone(version), context.snapshot.next_lsn), &selection, self.reservation())?;
+        let sending = match follow.start {
+            Start::Newest => Sending::Nothing,
+            Start::Snapshot => Sending::Snapshot(self.run(context, bound, &[], cancel).await?),
+            Start::Since(since) => Sending::Changes(version.changes(Since::Lsn(since), &selection, self.reservation())?),
+        };
+        Ok((Told::State(selection), sending))
+    }
+
+    async fn follow_rows(&self, context: Context, bound: &Bound, follow: &Follow, cancel: CancellationToken) -> Result<(Told, Sending)> {
+        if let Some(filter) = condition(&bound.plan)? {
+            check(&filter.predicate)?;
+        }
+        if let Start::Since(since) = follow.start
+            && since < context.snapshot.next_lsn
+        {
+            let name = name_of(&context.snapshot, follow.view);
+            let message = format!("changes of materialized view \"{name}\" since then cannot be told");
+            return Err(Error::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("No state is kept of it that tells what has changed.")
+                .hint("Subscribe anew, with its snapshot."));
+        }
+        let mut differ = Differ::new(&bound.schema, self.reservation())?;
+        let rows = self.run(&context, bound, &[], cancel.clone()).await?;
+        let sending = match follow.start {
+            Start::Snapshot => Sending::Snapshot(rows),
+            Start::Newest | Start::Since(_) => {
+                differ.read(rows).await?;
+                differ.settle();
+                Sending::Nothing
+            }
+        };
+        let Context { time_zone, user, backend, settings, .. } = context;
+        // A snapshot is held while it is read alone.
+        let at = move |snapshot, now| Context {
+            snapshot,
+            now,
+            time_zone: time_zone.clone(),
+            user: user.clone(),
+            backend,
+            settings: Arc::clone(&settings),
+        };
+        let engine = self.on(self.spawner().clone());
+        let reading = Reading { engine, at: Box::new(at), bound: bound.clone(), cancel, differ };
+        Ok((Told::Rows(Box::new(reading)), sending))
+    }
+
+    fn reservation(&self) -> MemoryReservation {
+        MemoryConsumer::new("Subscription").register(self.task().memory_pool())
+    }
+
     /// The condition of `SELECT * FROM view WHERE condition`, for state and for output.
     fn selection(&self, context: &Context, bound: &Bound, version: &Version) -> Result<Selection> {
         let plan = self.resolved(context, bound, &[])?;
         let simplify = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
         let plan = simplify.optimize(plan, self.state().as_ref(), |_, _| {}).map_err(from_datafusion)?;
-        let mut condition = None;
-        plan.apply(|node| {
-            if let LogicalPlan::Filter(filter) = node {
-                condition = Some(filter.clone());
-            }
-            Ok(TreeNodeRecursion::Continue)
-        })
-        .map_err(from_datafusion)?;
-        let Some(filter) = condition else { return Selection::new(version, self.state(), &[], None) };
+        let Some(filter) = condition(&plan)? else { return Selection::new(version, self.state(), &[], None) };
         check(&filter.predicate)?;
         let columns = filter.input.schema();
         if columns.fields().len() != version.spec.schema().fields().len() {
@@ -236,12 +243,12 @@ fn check(condition: &Expr) -> Result<()> {
     }
 }
 
-/// The condition of a bound `SELECT * FROM view WHERE condition`.
-fn condition(plan: &LogicalPlan) -> Result<Option<Expr>> {
+/// The filter of `SELECT * FROM view WHERE condition`.
+fn condition(plan: &LogicalPlan) -> Result<Option<Filter>> {
     let mut found = None;
     plan.apply(|node| {
         if let LogicalPlan::Filter(filter) = node {
-            found = Some(filter.predicate.clone());
+            found = Some(filter.clone());
         }
         Ok(TreeNodeRecursion::Continue)
     })
@@ -454,8 +461,8 @@ impl Follower {
                 (Told::Rows(reading), ..) => {
                     let Reading { engine, at, bound, cancel, differ } = reading.as_mut();
                     let context = at(snapshot, engine.now());
-                    let rows = engine.run(&context, bound, &[], cancel.clone()).await?;
-                    differ.compare(rows).await?;
+                    differ.read(engine.run(&context, bound, &[], cancel.clone()).await?).await?;
+                    differ.compare()?;
                     self.sending = Sending::Differences;
                 }
                 _ => return Err(Error::internal("a view is kept in another way than before")),

@@ -96,8 +96,7 @@ impl Version {
         }
         // A new fragment can join sessions into one with another start: their keys are not those of the state's rows.
         if self.spec.session.is_some() {
-            let message = format!("SUBSCRIBE to materialized view \"{}\" is not supported", self.spec.view.name);
-            return Err(Error::unsupported(message).detail("It groups by SESSION."));
+            return Err(Error::internal("state does not tell how sessions have changed"));
         }
         let (old, since) = match since {
             Since::Version(old, lsn) => (Some(old), lsn),

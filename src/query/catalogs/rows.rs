@@ -106,7 +106,7 @@ impl Rows {
     }
 
     /// Adds a row. Columns that are not named are NULL, or false, zero or empty where they cannot be.
-    pub fn add<const N: usize>(&mut self, cells: [(&str, Value); N]) {
+    pub fn add<'a>(&mut self, cells: impl IntoIterator<Item = (&'a str, Value)>) {
         for (column, values) in self.relation.columns.iter().zip(&mut self.columns) {
             values.push(if column.not_null { zero(&column.sql_type) } else { Value::Null });
         }

@@ -243,20 +243,13 @@ fn client(session: &SessionRow) -> [(&'static str, Value); 6] {
 fn sessions(world: &World, rows: &mut Rows) {
     let time = |time: Option<Micros>| time.map_or(Value::Null, Value::Time);
     for session in world.activity.sessions() {
-        let [pid, user, database, application, address, port] = client(&session);
-        rows.add([
-            pid,
-            user,
-            database,
-            application,
-            address,
-            port,
+        rows.add(client(&session).into_iter().chain([
             ("backend_start", Value::Time(session.connected)),
             ("transaction_start", time(session.transaction_start)),
             ("query_start", time(session.query_start)),
             ("state", session.state.into()),
             ("query", session.query.as_ref().into()),
-        ]);
+        ]));
     }
 }
 
@@ -273,8 +266,7 @@ fn query_log(world: &World, rows: &mut Rows) {
             Err(_) => (None, None),
         };
         let error = outcome.err();
-        let [pid, user, database, application, address, port] = client(&session);
-        rows.add([
+        rows.add(client(&session).into_iter().chain([
             ("started_at", session.query_start.map_or(Value::Null, Value::Time)),
             ("duration", Value::Span(took_us)),
             ("state", if error.is_some() { "failed" } else { "finished" }.into()),
@@ -283,13 +275,7 @@ fn query_log(world: &World, rows: &mut Rows) {
             ("sqlstate", error.as_ref().map(|(state, _)| state.clone()).into()),
             ("error", error.map(|(_, message)| message).into()),
             ("query", session.query.as_ref().into()),
-            pid,
-            user,
-            database,
-            application,
-            address,
-            port,
-        ]);
+        ]));
     }
 }
 
