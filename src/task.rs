@@ -103,13 +103,14 @@ impl Spawner {
         Self { io: Handle::current(), cpu: Handle::current(), background: Handle::current(), watch: Handle::current() }
     }
 
-    /// The same, with queries on the threads that watch. They hold no lock that others wait for longer than a moment.
+    /// The same, with queries on the threads that watch. While all cores are busy these stand nearly still, with what they hold: no lock that others
+    /// wait for may be held for more than a few instructions.
     #[must_use]
     pub fn watching(&self) -> Self {
         Self { cpu: self.watch.clone(), ..self.clone() }
     }
 
-    /// The same, with queries on the threads of the background.
+    /// The same, with queries on the threads of the background, which have a small share of busy cores.
     #[must_use]
     pub fn behind(&self) -> Self {
         Self { cpu: self.background.clone(), ..self.clone() }

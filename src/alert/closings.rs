@@ -66,14 +66,18 @@ impl Closings {
         let Some(only) = &compiled.only else {
             return Some(match compiled.partition {
                 Some(_) => Arc::clone(&self.until),
-                None => Arc::new(Until { found_at: Some(self.found_at), ..Until::everywhere(self.until.all) }),
+                None => Arc::new(self.everywhere(self.until.all)),
             });
         };
-        let mut own = Until { found_at: Some(self.found_at), ..Until::everywhere(self.until.known(Some(only))?) };
+        let mut own = self.everywhere(self.until.known(Some(only))?);
         if compiled.partition.is_some() {
             own.partitions.insert(only.clone(), own.all);
         }
         Some(Arc::new(own))
+    }
+
+    fn everywhere(&self, time: Micros) -> Until {
+        Until { found_at: self.until.found_at, ..Until::everywhere(time) }
     }
 
     /// Changes when a window of an alert has closed, or when rows of closed windows may have changed.

@@ -109,7 +109,7 @@ pub struct Alerts {
     /// What is closed, by event table.
     closings: Mutex<HashMap<Oid, Arc<Closings>>>,
     running: Mutex<Running>,
-    places: Arc<Semaphore>,
+    idle_places: Arc<Semaphore>,
     shared_places: Arc<Semaphore>,
     /// A place has become free.
     freed: Notify,
@@ -163,7 +163,7 @@ impl Alerts {
             status: Mutex::default(),
             closings: Mutex::default(),
             running: Mutex::default(),
-            places: Arc::new(Semaphore::new(IDLE_MAX as usize)),
+            idle_places: Arc::new(Semaphore::new(IDLE_MAX as usize)),
             shared_places: Arc::new(Semaphore::new(SHARED_MAX as usize)),
             freed: Notify::new(),
             stop: CancellationToken::new(),
@@ -192,7 +192,7 @@ impl Alerts {
             }
         }
         // Closed by nobody, so it is there.
-        drop(self.places.acquire_many(IDLE_MAX).await);
+        drop(self.idle_places.acquire_many(IDLE_MAX).await);
         drop(self.shared_places.acquire_many(SHARED_MAX).await);
     }
 
@@ -310,7 +310,8 @@ impl Alerts {
         let alerts: Vec<_> = catalog.alerts().filter(|alert| alert.enabled).collect();
         let from = *first;
         for offset in 0..alerts.len() {
-            if self.places.available_permits() == 0 && self.shared_places.available_permits() == 0 {
+            let lane = self.running.lock().usual_lane(Instant::now());
+            if self.places(lane).available_permits() == 0 {
                 return;
             }
             let index = (from + offset) % alerts.len();
@@ -342,11 +343,11 @@ impl Alerts {
         }
         let took = self.status.lock().get(&alert.oid).map_or(Duration::ZERO, |status| status.took);
         let lane = self.running.lock().lane(took, Instant::now());
-        let (engine, places) = match lane {
-            Lane::Idle => (Arc::clone(&self.idle_engine), &self.places),
-            Lane::Shared => (Arc::clone(&self.shared_engine), &self.shared_places),
+        let Ok(place) = Arc::clone(self.places(lane)).try_acquire_owned() else { return false };
+        let engine = match lane {
+            Lane::Idle => Arc::clone(&self.idle_engine),
+            Lane::Shared => Arc::clone(&self.shared_engine),
         };
-        let Ok(place) = Arc::clone(places).try_acquire_owned() else { return false };
         self.status.lock().entry(alert.oid).or_default().seen = version;
         let cancel = self.stop.child_token();
         let number = self.running.lock().begin(alert.oid, lane, cancel.clone(), Instant::now());
@@ -384,6 +385,13 @@ impl Alerts {
         true
     }
 
+    fn places(&self, lane: Lane) -> &Arc<Semaphore> {
+        match lane {
+            Lane::Idle => &self.idle_places,
+            Lane::Shared => &self.shared_places,
+        }
+    }
+
     async fn evaluate(
         &self,
         parts: &Parts,
@@ -395,7 +403,7 @@ impl Alerts {
         let closed = compiled.table.and_then(|table| self.closings(table));
         let snapshot = tokio::select! {
             snapshot = ready_snapshot(&self.parts.store, closed.as_ref().map_or(0, |closed| closed.next_lsn)) => snapshot,
-            () = self.stop.cancelled() => return Err(Error::new(SqlState::QUERY_CANCELED, "the server is stopping")),
+            () = cancel.cancelled() => return Err(Error::new(SqlState::QUERY_CANCELED, "the evaluation was given up")),
         };
         let book = self.ledger.book(alert.oid);
         let limit = Duration::from_millis(self.parts.limits.evaluate_ms_max);

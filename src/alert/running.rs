@@ -52,11 +52,15 @@ impl Running {
         self.runs.contains_key(&alert)
     }
 
-    /// Where the next evaluation is to run; `took` is how long the alert's last one has.
+    /// Where evaluations run now, as a rule.
+    pub fn usual_lane(&self, now: Instant) -> Lane {
+        if self.busy_until.is_some_and(|until| now < until) { Lane::Shared } else { Lane::Idle }
+    }
+
+    /// Where the next evaluation of an alert is to run; `took` is how long the last one has.
     pub fn lane(&self, took: Duration, now: Instant) -> Lane {
         // What takes long beside idle cores would be taken for starved.
-        let busy = self.busy_until.is_some_and(|until| now < until);
-        if busy || took >= STARVED_AFTER / 2 { Lane::Shared } else { Lane::Idle }
+        if self.usual_lane(now) == Lane::Shared || took >= STARVED_AFTER / 2 { Lane::Shared } else { Lane::Idle }
     }
 
     /// An evaluation begins; its number.

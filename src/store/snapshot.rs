@@ -200,7 +200,7 @@ impl TableState {
         }
     }
 
-    /// Adds a batch. Small neighbours are coalesced when nobody waits, by [`TableState::coalesce`]; here only where so many are owed
+    /// Adds a batch. Small neighbours are coalesced beside the commits, by [`TableState::coalesce`]; here only where so many are owed
     /// that readers would feel them.
     pub fn push(&mut self, batch: HotBatch) -> Result<()> {
         self.hot.push(Arc::new(batch));

@@ -1,6 +1,6 @@
 //! How the system's scheduler treats threads.
 //!
-//! *Place*: `task` calls it where a thread starts.
+//! *Place*: `task` calls it where a thread starts. Where who started the server has chosen a policy for it (`chrt`), all threads keep that.
 //!
 //! *On failure* threads run as the system sees fit: work in the background competes with clients.
 
@@ -43,6 +43,10 @@ fn niceness() -> libc::c_int {
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "the standard library does not set priorities")]
 fn schedule(policy: libc::c_int, niceness: libc::c_int, slice_ns: u64) {
+    // SAFETY: takes a number and touches no memory of this process.
+    if unsafe { libc::sched_getscheduler(0) } != libc::SCHED_OTHER {
+        return;
+    }
     let attributes = libc::sched_attr {
         size: u32::try_from(size_of::<libc::sched_attr>()).unwrap_or(0),
         sched_policy: policy.unsigned_abs(),

@@ -225,7 +225,7 @@ impl Version {
         self
     }
 
-    /// The version with one more delta, which must follow those it has. Neighbours are merged when nobody waits, by [`Version::tidy`];
+    /// The version with one more delta, which must follow those it has. Neighbours are merged beside the commits, by [`Version::tidy`];
     /// here only where so many are owed that readers would feel them.
     pub fn with_delta(&self, delta: Delta) -> Result<Version> {
         let mut next = self.clone();
