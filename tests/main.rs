@@ -12,6 +12,7 @@ mod attribution;
 mod changes_http;
 mod cohort;
 mod crash;
+mod distinct;
 mod enrich;
 mod erasure;
 mod funnel;

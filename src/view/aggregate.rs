@@ -24,6 +24,7 @@ use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggrega
 use super::distinct::DistinctCount;
 use super::failure::{arrow_failure, failure};
 use super::rollup::in_type;
+use super::slots::hashes_values;
 use super::source::no_view;
 use super::spec::Expression;
 use crate::error::{Error, Result, SqlState};
@@ -140,6 +141,11 @@ impl Aggregate {
             Kind::Function(function) => function.create_sliding_accumulator(),
             Kind::DistinctCount(_) => Err(Error::internal("count(DISTINCT) does not slide").into()),
         }
+    }
+
+    /// Whether its state is a set of distinct values that can be cut: see [`super::portion`].
+    pub fn is_set(&self) -> bool {
+        matches!(&self.kind, Kind::DistinctCount(value) if hashes_values(value))
     }
 
     /// The value's type as the query has it.

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::block::{self, Decoded};
 use super::cache::Cache;
 use super::delta::Work;
+use super::portion::Portion;
 use super::spec::Spec;
 use super::version::Coverage;
 use crate::catalog::Oid;
@@ -61,7 +62,7 @@ pub(super) struct BlockName {
 pub(super) struct Entry {
     /// Last slot in it.
     pub(super) slot_last: u8,
-    /// Blocks written together by one checkpoint or merge; they do not overlap in keys.
+    /// Blocks written together by one checkpoint or merge; they do not overlap in keys, or not in values.
     pub(super) run: u64,
     pub(super) first_lsn: u64,
     pub(super) next_lsn: u64,
@@ -77,6 +78,24 @@ pub(super) struct Entry {
     /// One past the LSN of the newest deletion whose rows in it replace or remove older states; 0 where none do.
     #[serde(default)]
     pub(super) marked_lsn: u64,
+    /// Which values of sets are in it; all where it has marks.
+    #[serde(default)]
+    pub(super) portion: Portion,
+}
+
+/// Bytes that a state row usually has at most.
+const ROW_BYTES: usize = 128;
+
+impl Entry {
+    /// How much it is to hold: its rows, or more if they are large.
+    pub(super) fn weight(&self) -> usize {
+        (self.rows as usize).max(self.bytes as usize / ROW_BYTES)
+    }
+
+    /// Groups in it, none of which is in another block of its run.
+    pub(super) fn groups(&self) -> u64 {
+        if self.portion.is_first() { u64::from(self.rows) } else { 0 }
+    }
 }
 
 /// A live block, or a condemned one that some version still reads.
@@ -272,6 +291,13 @@ pub(super) fn delete_meta(view: Oid, batch: &mut Batch) {
 }
 
 impl Block {
+    /// About how many of its bytes are in slots of a range.
+    pub(super) fn bytes_in(&self, first: u8, last: u8) -> usize {
+        let held = usize::from(self.entry.slot_last - self.name.slot) + 1;
+        let within = (usize::from(last.min(self.entry.slot_last)) + 1).saturating_sub(usize::from(first.max(self.name.slot)));
+        self.entry.bytes as usize * within / held
+    }
+
     /// Puts the block's bytes into a batch.
     pub(super) fn put(&self, bytes: Vec<u8>, batch: &mut Batch) {
         batch.put(Family::Blocks, self.name.block_key(self.view), bytes);

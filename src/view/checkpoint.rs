@@ -9,14 +9,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::{Array, UInt8Array};
+use arrow::array::UInt8Array;
 use arrow::record_batch::RecordBatch;
 
 use super::block::{self, Header};
 use super::blocks::{Block, BlockName, Blocks, Entry, Meta};
 use super::delta::{self, DELTA_FAN_IN, Delta, Work, mergeable_tail};
-use super::failure::{arrow_failure, failure, to_text};
-use super::groups::{Groups, indices, voiding};
+use super::failure::{arrow_failure, to_text};
+use super::groups::{indices, voiding};
+use super::portion::{Portion, Source, has_large, merged};
 use super::slots::{Place, places};
 use super::spec::Spec;
 use super::version::{Coverage, Version};
@@ -57,7 +58,7 @@ pub struct Merged {
 /// Runs of a time group are merged when there are this many of a size.
 const RUN_FAN_IN: usize = 4;
 
-/// State rows that a merge or backfill holds at a time.
+/// What a merge or backfill holds at a time: state rows, or the items of their lists where these are more.
 const MERGE_ROWS: usize = 131_072;
 
 /// A block is cut earlier when its rows are large (value lists).
@@ -122,25 +123,21 @@ impl Version {
         let mut changes_from = self.changes_from();
         let first_lsn = sources.iter().map(|block| block.entry.first_lsn).min().unwrap_or(0);
         let next_lsn = sources.iter().map(|block| block.entry.next_lsn).max().unwrap_or(0);
-        let rows: usize = sources.iter().map(|block| block.entry.rows as usize).sum();
-        let chunks = rows.div_ceil(MERGE_ROWS).clamp(1, SLOTS);
+        let weight: usize = sources.iter().map(|block| block.entry.weight()).sum();
+        let chunks = weight.div_ceil(MERGE_ROWS).clamp(1, SLOTS);
         let mut writer = Writer::new(&self.spec, &self.home);
         for chunk in 0..chunks {
             let (first, last) = slot_range(chunk, chunks);
-            let mut groups = Groups::new(&self.spec).map_err(failure)?;
-            for block in sources.iter().filter(|block| block.name.slot <= last && block.entry.slot_last >= first) {
-                let decoded = block.read(self.spec.fingerprint)?;
-                let range = decoded.range(first, last);
-                let columns: Vec<_> = decoded.columns.iter().map(|column| column.slice(range.start, range.len())).collect();
-                groups.merge(&columns, range.len()).map_err(failure)?;
-            }
-            if oldest && groups.has_removed() {
-                changes_from = changes_from.max(marked_lsn);
-            }
-            let rows = groups.states_over(oldest).map_err(failure)?;
-            let marked_lsn = if oldest { 0 } else { marked_lsn };
-            writer.add(&Delta { marked_lsn, ..Delta::new(rows, first_lsn, next_lsn) }, batch)?;
-            writer.write_ahead(batch)?;
+            let inside = |block: &&Arc<Block>| block.name.slot <= last && block.entry.slot_last >= first;
+            let parts: Vec<Source<'_>> = sources.iter().filter(inside).map(|block| Source::Block(block, (first, last))).collect();
+            merged(&self.spec, &parts, oldest, |part| {
+                if oldest && part.has_removed {
+                    changes_from = changes_from.max(marked_lsn);
+                }
+                let marked_lsn = if oldest || !part.portion.is_first() { 0 } else { marked_lsn };
+                writer.add_portion(&Delta { marked_lsn, ..Delta::new(part.rows, first_lsn, next_lsn) }, part.portion, batch)?;
+                writer.write_ahead(batch)
+            })?;
         }
         if changes_from > self.changes_from() {
             Meta::new(&self.spec, self.applied_lsn(), changes_from, self.poison.as_ref().map(to_text), self.work, self.coverage())
@@ -184,7 +181,7 @@ impl Version {
             if runs.len() < RUN_FAN_IN || best.as_ref().is_some_and(|(count, ..)| *count >= runs.len()) {
                 continue;
             }
-            let sizes: Vec<usize> = runs.iter().map(|run| run.iter().map(|block| block.entry.rows as usize).sum()).collect();
+            let sizes: Vec<usize> = runs.iter().map(|run| run.iter().map(|block| block.entry.bytes as usize).sum()).collect();
             if let Some(start) = mergeable_tail(&sizes, RUN_FAN_IN) {
                 best = Some((runs.len(), *group, runs[start..].concat(), start == 0));
             }
@@ -227,6 +224,18 @@ impl<'a> Writer<'a> {
 
     /// Sorts, cuts and encodes rows whose keys are distinct.
     pub(super) fn add(&mut self, delta: &Delta, batch: &mut Batch) -> Result<()> {
+        if !has_large(self.spec, &delta.rows)? {
+            return self.add_portion(delta, Portion::ALL, batch);
+        }
+        let spec = self.spec;
+        merged(spec, &[Source::Rows(&delta.rows)], false, |part| {
+            let marked_lsn = if part.portion.is_first() { delta.marked_lsn } else { 0 };
+            self.add_portion(&Delta { rows: part.rows, marked_lsn, ..delta.clone() }, part.portion, batch)
+        })
+    }
+
+    /// Sorts, cuts and encodes rows whose keys are distinct, and that have values of one portion.
+    pub(super) fn add_portion(&mut self, delta: &Delta, portion: Portion, batch: &mut Batch) -> Result<()> {
         let keys = self.spec.key_schema.fields().len();
         let rows = delta.rows.num_rows();
         let places = places(self.spec, &delta.rows.columns()[..keys], rows);
@@ -241,13 +250,13 @@ impl<'a> Writer<'a> {
         let mut start = 0;
         while start < rows {
             let end = cut(&order, &places, start, rows_max);
-            self.encode(delta, &order[start..end], &places, batch)?;
+            self.encode(delta, portion, &order[start..end], &places, batch)?;
             start = end;
         }
         Ok(())
     }
 
-    fn encode(&mut self, delta: &Delta, order: &[u32], places: &[Place], batch: &mut Batch) -> Result<()> {
+    fn encode(&mut self, delta: &Delta, portion: Portion, order: &[u32], places: &[Place], batch: &mut Batch) -> Result<()> {
         let sorted: Vec<Place> = order.iter().map(|row| places[*row as usize]).collect();
         let rows = take(&delta.rows, order)?;
         let header = Header { fingerprint: self.spec.fingerprint, first_lsn: delta.first_lsn, next_lsn: delta.next_lsn };
@@ -266,6 +275,7 @@ impl<'a> Writer<'a> {
             crc: block::crc(&bytes),
             failed: delta.rows.num_columns() > self.spec.state_schema.fields().len(),
             marked_lsn: delta.marked_lsn,
+            portion: if delta.marked_lsn > 0 { Portion::ALL } else { portion },
         };
         let block = self.home.block(self.spec.view.oid, name, entry);
         self.pending_bytes += bytes.len();
@@ -318,7 +328,8 @@ fn take(rows: &RecordBatch, order: &[u32]) -> Result<RecordBatch> {
 pub struct Backfill {
     version: Version,
     deltas: Vec<Arc<Delta>>,
-    rows: usize,
+    /// Of the deltas.
+    weight: usize,
     blocks: Vec<Arc<Block>>,
     replaces: bool,
     /// Blocks that the new ones stand in for.
@@ -331,7 +342,7 @@ impl Backfill {
     /// For the view of `version`, whose rows it does not look at.
     pub fn new(version: &Version) -> Backfill {
         let (deltas, blocks, replaced) = (Vec::new(), Vec::new(), Vec::new());
-        Backfill { version: version.clone(), deltas, rows: 0, blocks, replaces: false, replaced, poison: None, work: Work::default() }
+        Backfill { version: version.clone(), deltas, weight: 0, blocks, replaces: false, replaced, poison: None, work: Work::default() }
     }
 
     /// For a view that has state already, all of which is to be replaced.
@@ -360,18 +371,18 @@ impl Backfill {
     /// Adds rows. LSNs of the deltas do not matter, their order does.
     pub fn add(&mut self, delta: Delta) -> Result<()> {
         self.poison = self.poison.take().or_else(|| delta.poison.clone());
-        self.rows += delta.rows.num_rows();
+        self.weight += delta.weight();
         self.work += delta.work;
         self.deltas.push(Arc::new(delta));
-        let sizes: Vec<usize> = self.deltas.iter().map(|delta| delta.rows.num_rows()).collect();
+        let sizes: Vec<usize> = self.deltas.iter().map(|delta| delta.weight()).collect();
         if let Some(start) = mergeable_tail(&sizes, DELTA_FAN_IN)
             && let Ok(merged) = delta::merge(&self.version.spec, &self.deltas[start..])
         {
             self.deltas.truncate(start);
             self.deltas.push(Arc::new(merged));
-            self.rows = self.deltas.iter().map(|delta| delta.rows.num_rows()).sum();
+            self.weight = self.deltas.iter().map(|delta| delta.weight()).sum();
         }
-        if self.rows > 2 * MERGE_ROWS {
+        if self.weight > 2 * MERGE_ROWS {
             let mut batch = Batch::default();
             let blocks = self.write(0, 0, &mut batch)?;
             blocks.iter().for_each(|block| block.condemn(&mut batch));
@@ -412,7 +423,7 @@ impl Backfill {
 
     fn write(&mut self, first_lsn: u64, next_lsn: u64, batch: &mut Batch) -> Result<Vec<Arc<Block>>> {
         let deltas = std::mem::take(&mut self.deltas);
-        self.rows = 0;
+        self.weight = 0;
         if deltas.is_empty() {
             return Ok(Vec::new());
         }

@@ -322,7 +322,7 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, kept: Kept<'_>) -
     }
     let state_schema = Arc::new(Schema::new(state_fields));
     let output = if upper.is_some() { nested::groups_schema(shape.schema) } else { view.schema() };
-    let finish = finish(&session, &view.name, output, lower, &shape, &types)?;
+    let finish = Arc::new(finish(&session, &view.name, output, lower, &shape, &types)?);
     let mut hasher = DefaultHasher::new();
     keys.iter().for_each(|key| key.hash.hash(&mut hasher));
     let fingerprint = fingerprint(filter.as_ref(), expansion.as_ref(), sessions.as_ref(), &keys, &aggregates, &state_schema);

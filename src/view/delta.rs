@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::{Array, AsArray, ListArray};
 use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,12 @@ impl Delta {
     pub fn bytes(&self) -> usize {
         self.rows.get_array_memory_size()
     }
+
+    /// How much it is to merge: rows and the items of their lists.
+    pub(super) fn weight(&self) -> usize {
+        let items = |lists: &ListArray| (lists.value_offsets()[lists.len()] - lists.value_offsets()[0]) as usize;
+        self.rows.num_rows() + self.rows.columns().iter().filter_map(|column| column.as_list_opt::<i32>()).map(items).sum::<usize>()
+    }
 }
 
 /// Neighbours of one size merge when there are this many: a row is copied once per factor of it.
@@ -76,8 +83,8 @@ pub(super) const DELTA_FAN_IN: usize = 8;
 /// So many neighbours are merged by the commit that adds to them, because commits follow each other without a pause.
 pub(super) const DELTA_RUN_MAX: usize = 32;
 
-/// Deltas of this many rows wait for the checkpoint unmerged: merging them would delay a commit that comes meanwhile.
-pub(super) const MERGED_ROWS_MAX: usize = 8_192;
+/// Deltas of this weight wait for the checkpoint unmerged: merging them would delay a commit that comes meanwhile.
+pub(super) const MERGED_WEIGHT_MAX: usize = 8_192;
 
 /// Neighbouring deltas and what they come to.
 #[derive(Debug)]

@@ -144,7 +144,7 @@ impl Version {
                 writer.next_run();
                 let rows = self.without(&rows, &[evicted])?;
                 let rest = Delta::new(rows, block.entry.first_lsn, block.entry.next_lsn);
-                writer.add(&Delta { marked_lsn: block.entry.marked_lsn, ..rest }, batch)?;
+                writer.add_portion(&Delta { marked_lsn: block.entry.marked_lsn, ..rest }, block.entry.portion, batch)?;
             }
             replaced.push(Arc::clone(block));
         }

@@ -56,6 +56,13 @@ impl Projected {
 }
 
 impl Finish {
+    /// Keys and aggregates as they are, under the names and in the types of a schema.
+    pub(super) fn nothing(schema: SchemaRef, keys: usize) -> Finish {
+        let inputs = schema.fields().len();
+        let output_keys = (0..inputs).map(|column| (column < keys).then_some(column)).collect();
+        Finish { schema, output_keys, stages: Vec::new(), inputs }
+    }
+
     /// Plans the computation of some output columns, all without a projection.
     pub(super) fn project(&self, projection: Option<&Vec<usize>>) -> Result<Projected> {
         let outputs: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());

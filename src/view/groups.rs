@@ -21,6 +21,7 @@ use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
 use super::failure::from_text;
+use super::portion::Portion;
 use super::session::{Session, Sessions, Span};
 use super::spec::Spec;
 
@@ -70,10 +71,12 @@ impl Interner {
 
     /// Each group's keys, in the order of numbers. Afterwards there are no groups.
     pub(super) fn emit(&mut self) -> Result<Vec<ArrayRef>> {
-        match &mut self.values {
-            Some(values) => values.emit(EmitTo::All),
-            None => Ok(Vec::new()),
-        }
+        self.count = 0;
+        let Some(values) = &mut self.values else { return Ok(Vec::new()) };
+        let keys = values.emit(EmitTo::All)?;
+        // It forgets the keys, but not what it found them by.
+        values.clear_shrink(0);
+        Ok(keys)
     }
 
     /// Bytes held.
@@ -96,7 +99,7 @@ pub(super) enum Mark {
 }
 
 impl Mark {
-    fn of(byte: u8) -> Mark {
+    pub(super) fn of(byte: u8) -> Mark {
         match byte {
             0 => Mark::Adds,
             1 => Mark::Replaces,
@@ -106,13 +109,13 @@ impl Mark {
 }
 
 /// The columns of a state batch after the states.
-struct Extras<'a> {
+pub(super) struct Extras<'a> {
     errors: Option<&'a StringViewArray>,
-    marks: Option<&'a UInt8Array>,
+    pub(super) marks: Option<&'a UInt8Array>,
 }
 
 impl<'a> Extras<'a> {
-    fn of(columns: &'a [ArrayRef]) -> Self {
+    pub(super) fn of(columns: &'a [ArrayRef]) -> Self {
         let errors = columns.iter().find_map(|column| column.as_string_view_opt());
         let marks = columns.iter().find_map(|column| column.as_primitive_opt::<UInt8Type>());
         Self { errors, marks }
@@ -252,6 +255,15 @@ impl<'a> Groups<'a> {
         self.accumulate(&living, &kept, total, errors.as_ref().map(|errors| errors.as_string_view()))
     }
 
+    /// The same with one portion of the rows' sets, and with what is no set if that is the first.
+    pub(super) fn merge_portion(&mut self, portion: Portion, columns: &[ArrayRef], rows: usize) -> Result<()> {
+        if portion == Portion::ALL {
+            return self.merge(columns, rows);
+        }
+        let (columns, rows) = portion.of(self.spec, columns, rows, &self.columns_wanted())?;
+        self.merge(&columns, rows)
+    }
+
     /// Keeps fragments of sessions.
     fn keep(&mut self, columns: &[ArrayRef], rows: usize) -> Result<()> {
         for (column, wanted) in columns.iter().zip(self.columns_wanted()) {
@@ -343,7 +355,12 @@ impl<'a> Groups<'a> {
             + self.fragment_bytes
     }
 
-    /// Whether every group is removed: accumulators that no group ever had need not know the types of their columns.
+    /// Whether no state has come.
+    pub(super) fn is_empty(&self) -> bool {
+        self.interner.len() == 0 && self.fragments.is_empty()
+    }
+
+    /// Whether every group is removed.
     fn is_void(&self) -> bool {
         self.remap.as_ref().is_some_and(|remap| remap.count == 0)
     }
@@ -415,7 +432,8 @@ impl<'a> Groups<'a> {
         if let Some(error) = failed {
             return Err(from_text(error).into());
         }
-        let void = self.is_void();
+        // Accumulators that no group ever had need not know the types of their columns.
+        let void = self.is_void() || rows == 0;
         let evaluated = self.spec.aggregates.iter().zip(&mut self.accumulators).map(|(aggregate, accumulator)| match accumulator {
             None => Ok(None),
             Some(_) if void => Ok(Some(aggregate.over_nothing()?.slice(0, 0))),

@@ -17,13 +17,14 @@ use super::block::Decoded;
 use super::blocks::Block;
 use super::failure::failure;
 use super::groups::{Groups, Interner, indices};
+use super::portion::{Portion, counted};
 use super::slots::{Place, places};
 use super::spec::Spec;
 use super::version::Version;
 use crate::error::Result;
 
 /// Other groups' keys that the table of candidates may take up before it is made anew.
-const STRANGERS_MAX: usize = 65_536;
+const STRANGERS_MAX: usize = if cfg!(test) { 16 } else { 65_536 };
 
 /// Candidates are few where a block has so many rows for each.
 const SPARSE: usize = 8;
@@ -129,9 +130,11 @@ pub(super) struct Side {
     pub(super) groups: Vec<usize>,
 }
 
-struct Gathering<'a> {
+struct Gathering<'a, 'g> {
     spec: &'a Spec,
-    merged: Groups<'a>,
+    /// Of their sets.
+    portion: Portion,
+    merged: &'g mut Groups<'a>,
     /// State rows taken in.
     rows: usize,
 }
@@ -139,19 +142,39 @@ struct Gathering<'a> {
 impl Side {
     /// Merges the states that a version has of the candidates.
     pub(super) fn gather(version: &Version, members: &mut Members, reservation: &MemoryReservation) -> Result<Side> {
-        let spec = &version.spec;
-        let mut gathering = Gathering { spec, merged: Groups::new(spec).map_err(failure)?, rows: 0 };
-        gathering.blocks(version, members, reservation).map_err(failure)?;
-        gathering.deltas(version, members, reservation).map_err(failure)?;
-        gathering.finish(members)
+        let spec = version.spec.as_ref();
+        let mut taken = 0;
+        let merged = counted(spec, &vec![true; spec.aggregates.len()], 1, |portion, merged| {
+            let mut gathering = Gathering { spec, portion, merged, rows: 0 };
+            gathering.blocks(version, members, reservation)?;
+            gathering.deltas(version, members, reservation)?;
+            taken = gathering.rows.max(taken);
+            Ok(())
+        });
+        let (keys, merged, rows) = merged.map_err(failure)?;
+        // The one group of a view without keys exists even without rows.
+        let keyless = spec.keys.is_empty();
+        if taken == 0 && !keyless {
+            return Ok(Side { values: Vec::new(), groups: Vec::new() });
+        }
+        let mut values = Vec::with_capacity(merged.len());
+        for (aggregate, merged) in spec.aggregates.iter().zip(merged.into_iter().flatten()) {
+            values.push(aggregate.checked(&merged)?);
+        }
+        if keyless {
+            return Ok(Side { values, groups: vec![0] });
+        }
+        members.interner.intern(&keys, rows, &mut members.ids).map_err(failure)?;
+        Ok(Side { values, groups: members.ids.clone() })
     }
 }
 
-impl Gathering<'_> {
+impl Gathering<'_, '_> {
     fn blocks(&mut self, version: &Version, members: &mut Members, reservation: &MemoryReservation) -> DataFusionResult<()> {
         let mut found = Vec::new();
         for (group, touched) in &members.touched {
-            for block in version.blocks.get(group).into_iter().flatten().filter(|block| touched.meets(block)) {
+            let blocks = version.blocks.get(group).into_iter().flatten().filter(|block| block.entry.portion.meets(self.portion));
+            for block in blocks.filter(|block| touched.meets(block)) {
                 found.push((Arc::clone(block), touched.runs(block.name.slot, block.entry.slot_last)));
             }
         }
@@ -209,29 +232,11 @@ impl Gathering<'_> {
         }
         let columns = columns.iter().map(|column| filter.filter(column)).collect::<Result<Vec<_>, _>>()?;
         self.rows += filter.count();
-        self.merged.merge(&columns, filter.count())
+        self.merged.merge_portion(self.portion, &columns, filter.count())
     }
 
     fn reserve(&self, members: &Members, reservation: &MemoryReservation) -> DataFusionResult<()> {
         reservation.try_resize(members.interner.size() + self.merged.size())
-    }
-
-    fn finish(self, members: &mut Members) -> Result<Side> {
-        // The one group of a view without keys exists even without rows.
-        let keyless = self.spec.keys.is_empty();
-        if self.rows == 0 && !keyless {
-            return Ok(Side { values: Vec::new(), groups: Vec::new() });
-        }
-        let (keys, merged, rows) = self.merged.values().map_err(failure)?;
-        let mut values = Vec::with_capacity(merged.len());
-        for (aggregate, merged) in self.spec.aggregates.iter().zip(merged.into_iter().flatten()) {
-            values.push(aggregate.checked(&merged)?);
-        }
-        if keyless {
-            return Ok(Side { values, groups: vec![0] });
-        }
-        members.interner.intern(&keys, rows, &mut members.ids).map_err(failure)?;
-        Ok(Side { values, groups: members.ids.clone() })
     }
 }
 

@@ -18,6 +18,7 @@
 //! | `layer`, `tally`, `fold` | the upper aggregation of a nested view: its parts, aggregates that give rows back, its groups in memory |
 //! | `combine` | an aggregate over a view's groups as one over its rows |
 //! | `aggregate`, `distinct`, `groups` | DataFusion's accumulators over interned groups; COUNT(DISTINCT) as value lists |
+//! | `portion` | large sets of distinct values, a part of their values at a time |
 //! | `apply` | a batch of rows to one [`Delta`] per view, sharing work between views |
 //! | `expand`, `session` | rows that count in several windows; fragments that join to sessions |
 //! | `delta`, `version` | deltas in memory; a view's state as of a snapshot |
@@ -55,6 +56,7 @@ mod local;
 mod matching;
 mod members;
 mod nested;
+mod portion;
 mod prune;
 mod read;
 mod recomputed;

@@ -154,7 +154,20 @@ impl Pruning {
 
     /// About how many of a block's rows are in the slots asked for.
     pub(super) fn rows(&self, block: &Block) -> usize {
-        let rows = block.entry.rows as usize;
+        self.share(block, block.entry.rows as usize)
+    }
+
+    /// About how much it is to hold these rows.
+    pub(super) fn weight(&self, block: &Block) -> usize {
+        self.share(block, block.entry.weight())
+    }
+
+    /// About how many bytes they have.
+    pub(super) fn bytes(&self, block: &Block) -> usize {
+        self.share(block, block.entry.bytes as usize)
+    }
+
+    fn share(&self, block: &Block, rows: usize) -> usize {
         let Some(slots) = &self.slots else { return rows };
         let wanted = slots.iter().filter(|slot| (block.name.slot..=block.entry.slot_last).contains(slot)).count();
         let held = usize::from(block.entry.slot_last - block.name.slot) + 1;

@@ -30,15 +30,16 @@ use futures::stream;
 use super::blocks::Block;
 use super::checkpoint::{chunk_of, slot_range};
 use super::failure::failure;
-use super::finish::Projected;
+use super::finish::{Finish, Projected};
 use super::groups::{Groups, indices};
+use super::portion::{Portion, counted};
 use super::prune::Pruning;
 use super::slots::places;
 use super::spec::Spec;
 use super::version::Version;
 use crate::error::{Error, Result};
 
-/// State rows of a unit, about.
+/// State rows of a unit, about; fewer where they are large.
 const UNIT_ROWS: usize = 131_072;
 
 /// Rows of an output batch, at most.
@@ -64,6 +65,7 @@ struct Unit {
 #[derive(Debug)]
 struct Scan {
     spec: Arc<Spec>,
+    finish: Arc<Finish>,
     projected: Projected,
     /// Per aggregate.
     wanted: Vec<bool>,
@@ -89,8 +91,26 @@ impl Version {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let scan = self.prepared(state, projection, filters, limit)?;
+        let pruning = Pruning::new(&self.spec, state, filters, self.kept())?;
+        let limit = limit.filter(|_| pruning.exact);
+        let scan = self.prepared(Arc::clone(&self.spec.finish), projection, pruning, limit)?;
         Ok(Arc::new(ViewScan::new(scan, state.config().target_partitions())))
+    }
+
+    /// A plan that reads the groups for which `filters` (over `k0`, `k1`, ...) hold, by `projection` of keys and aggregates as they are
+    /// under the view's HAVING and projections. `schema` has their fields. Evicted windows are left out.
+    pub fn values(
+        &self,
+        session: &SessionState,
+        schema: &SchemaRef,
+        projection: Option<&Vec<usize>>,
+        mut filters: Vec<Expr>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        filters.extend(self.kept());
+        let pruning = Pruning::of_keys(&self.spec, session, filters)?;
+        let finish = Finish::nothing(Arc::clone(schema), self.spec.key_schema.fields().len());
+        let scan = self.prepared(Arc::new(finish), projection, pruning, None)?;
+        Ok(Arc::new(ViewScan::new(scan, session.config().target_partitions())))
     }
 
     /// Shows all output rows, part by part.
@@ -100,7 +120,8 @@ impl Version {
         reservation: &MemoryReservation,
         mut show: impl FnMut(RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        let scan = self.prepared(state, None, &[], None)?;
+        let pruning = Pruning::new(&self.spec, state, &[], self.kept())?;
+        let scan = self.prepared(Arc::clone(&self.spec.finish), None, pruning, None)?;
         for unit in &scan.units {
             let (rows, _) = scan.run(unit, reservation).map_err(failure)?;
             reservation.free();
@@ -109,9 +130,9 @@ impl Version {
         Ok(())
     }
 
-    fn prepared(&self, state: &SessionState, projection: Option<&Vec<usize>>, filters: &[Expr], limit: Option<usize>) -> Result<Scan> {
+    fn prepared(&self, finish: Arc<Finish>, projection: Option<&Vec<usize>>, pruning: Pruning, limit: Option<usize>) -> Result<Scan> {
         let spec = &self.spec;
-        let projected = spec.finish.project(projection)?;
+        let projected = finish.project(projection)?;
         let keys = spec.key_schema.fields().len();
         let last_time = spec.session.as_ref().map(|session| session.aggregate);
         let wanted: Vec<bool> = (0..spec.aggregates.len()).map(|index| projected.reads(keys + index) || Some(index) == last_time).collect();
@@ -119,14 +140,14 @@ impl Version {
         for (aggregate, wanted) in spec.aggregates.iter().zip(&wanted) {
             needed.extend(std::iter::repeat_n(*wanted, aggregate.state.len()));
         }
-        let pruning = Pruning::new(spec, state, filters, self.kept())?;
         let blocks_total = self.blocks.values().map(Vec::len).sum();
         let mut scan = Scan {
             spec: Arc::clone(spec),
+            finish,
             projected,
             wanted,
             needed,
-            limit: limit.filter(|_| pruning.exact).unwrap_or(usize::MAX),
+            limit: limit.unwrap_or(usize::MAX),
             pruning,
             units: Vec::new(),
             poison: self.poison.clone(),
@@ -186,7 +207,7 @@ impl Scan {
         let mut blocks: Vec<&Arc<Block>> = Vec::new();
         for (group, present) in version.blocks.iter() {
             for block in present.iter().filter(|block| self.pruning.admits(block)) {
-                *weights.entry(*group).or_default() += self.pruning.rows(block);
+                *weights.entry(*group).or_default() += self.pruning.weight(block);
                 blocks.push(block);
             }
         }
@@ -270,9 +291,31 @@ impl Scan {
 
     /// The output of a unit, and how many state rows it took.
     fn run(&self, unit: &Unit, reservation: &MemoryReservation) -> DataFusionResult<(RecordBatch, usize)> {
-        let mut groups = Groups::with(&self.spec, self.wanted.clone())?;
+        let counts = self.spec.aggregates.iter().zip(&self.wanted).any(|(aggregate, wanted)| *wanted && aggregate.is_set());
+        let portions = if counts { Portion::to_count(self.bytes(unit)) } else { 1 };
         let mut taken = 0;
-        for block in &unit.blocks {
+        let (keys, values, rows) = counted(&self.spec, &self.wanted, portions, |portion, groups| {
+            taken += self.merge(unit, portion, groups, reservation)?;
+            Ok(())
+        })?;
+        let mut columns: Vec<Option<ArrayRef>> = keys.into_iter().map(Some).collect();
+        for (aggregate, values) in self.spec.aggregates.iter().zip(values) {
+            columns.push(values.map(|values| aggregate.checked(&values)).transpose()?);
+        }
+        Ok((self.finish.run(&self.projected, columns, rows)?, taken))
+    }
+
+    /// Bytes of a unit, about.
+    fn bytes(&self, unit: &Unit) -> usize {
+        let blocks = unit.blocks.iter().map(|block| block.bytes_in(unit.slot_first, unit.slot_last));
+        let rows = unit.rows.iter().map(|rows| self.spec.set_bytes(&rows.columns, rows.count, &self.needed));
+        blocks.chain(rows).sum()
+    }
+
+    /// Merges a portion of a unit; how many state rows it took.
+    fn merge(&self, unit: &Unit, portion: Portion, groups: &mut Groups<'_>, reservation: &MemoryReservation) -> DataFusionResult<usize> {
+        let mut taken = 0;
+        for block in unit.blocks.iter().filter(|block| block.entry.portion.meets(portion)) {
             let decoded = block.read(self.spec.fingerprint)?;
             for (first, last) in self.ranges(unit) {
                 let range = decoded.range(first, last);
@@ -286,21 +329,16 @@ impl Scan {
                 if let Some(predicate) = &self.pruning.predicate {
                     rows = rows.filter(predicate.as_ref(), self)?;
                 }
-                groups.merge(&rows.columns, rows.count)?;
+                groups.merge_portion(portion, &rows.columns, rows.count)?;
             }
             reservation.try_resize(groups.size())?;
         }
         for rows in &unit.rows {
             taken += rows.count;
-            groups.merge(&rows.columns, rows.count)?;
+            groups.merge_portion(portion, &rows.columns, rows.count)?;
             reservation.try_resize(groups.size())?;
         }
-        let (keys, values, rows) = groups.values()?;
-        let mut columns: Vec<Option<ArrayRef>> = keys.into_iter().map(Some).collect();
-        for (aggregate, values) in self.spec.aggregates.iter().zip(values) {
-            columns.push(values.map(|values| aggregate.checked(&values)).transpose()?);
-        }
-        Ok((self.spec.finish.run(&self.projected, columns, rows)?, taken))
+        Ok(taken)
     }
 
     /// The slot ranges of a unit that can hold matching rows.

@@ -82,7 +82,7 @@ impl Replacement {
                 self.parts.push(Arc::new(Delta { rows, ..delta }));
             }
         }
-        let sizes: Vec<usize> = self.parts.iter().map(|part| part.rows.num_rows()).collect();
+        let sizes: Vec<usize> = self.parts.iter().map(|part| part.weight()).collect();
         if let Some(start) = mergeable_tail(&sizes, DELTA_FAN_IN)
             && let Ok(merged) = delta::merge(&self.spec, &self.parts[start..])
         {

@@ -33,6 +33,7 @@ use super::blocks::{Block, BlockName, Blocks, Entry};
 use super::failure::arrow_failure;
 use super::groups::indices;
 use super::local::group_numbers;
+use super::portion::Portion;
 use crate::catalog::{Oid, View};
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
@@ -269,6 +270,7 @@ impl Writer {
             crc: block::crc(&bytes),
             failed: false,
             marked_lsn: 0,
+            portion: Portion::ALL,
         };
         let block = self.home.block(self.view, name, entry);
         let mut batch = Batch::default();

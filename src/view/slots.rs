@@ -50,6 +50,19 @@ pub(super) fn slot_of(keys: &[ArrayRef]) -> u8 {
     hashes[0] as u8
 }
 
+/// The hashes of values, by which large sets of them are cut.
+pub(super) fn value_hashes(values: &ArrayRef) -> Vec<u64> {
+    let mut hashes = vec![0_u64; values.len()];
+    hash_column(values, true, &mut hashes);
+    hashes
+}
+
+/// Whether [`value_hashes`] tells values of a type apart.
+pub(super) fn hashes_values(kind: &DataType) -> bool {
+    matches!(kind, DataType::Utf8View | DataType::Utf8 | DataType::Binary | DataType::FixedSizeBinary(_))
+        || kind.primitive_width().is_some()
+}
+
 /// Hash of a NULL, chosen once.
 const NULL_HASH: u64 = 0x9e37_79b9_7f4a_7c15;
 

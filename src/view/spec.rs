@@ -52,7 +52,7 @@ pub struct Spec {
     /// The keys whose hash gives the slot: the table's partition key when it is among them, else all but the time bucket.
     pub(super) slot_keys: Vec<usize>,
     /// From merged aggregates to output columns.
-    pub(super) finish: Finish,
+    pub(super) finish: Arc<Finish>,
     /// What the view is over these groups, where they are not what it shows.
     pub(super) upper: Option<Upper>,
     /// Columns of the table that keys and aggregates read, ascending.

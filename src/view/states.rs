@@ -70,6 +70,12 @@ enum Piece {
 }
 
 impl Version {
+    /// Bytes of the blocks with state rows for which `filters` (over `k0`, `k1`, ...) hold, about.
+    pub fn state_bytes(&self, session: &SessionState, filters: Vec<Expr>) -> Result<usize> {
+        let pruning = Pruning::of_keys(&self.spec, session, filters)?;
+        Ok(self.blocks.values().flatten().filter(|block| pruning.admits(block)).map(|block| pruning.bytes(block)).sum())
+    }
+
     /// A plan that reads the state rows for which `filters` (over `k0`, `k1`, ...) hold, by `projection` of [`Spec::states_schema`].
     pub fn states(&self, session: &SessionState, projection: Option<&Vec<usize>>, filters: Vec<Expr>) -> Result<Arc<dyn ExecutionPlan>> {
         let pruning = Pruning::of_keys(&self.spec, session, filters)?;

@@ -118,7 +118,7 @@ fn rows(table: &Table, count: usize, seed: u64) -> RecordBatch {
     RecordBatch::try_new(table.schema(), columns).unwrap()
 }
 
-const VIEWS: [&str; 8] = [
+const VIEWS: [&str; 10] = [
     "SELECT store_id, date_trunc('minute', event_time) AS w, count(*) AS n, sum(revenue) AS total, avg(revenue) AS mean, \
      min(revenue) AS least, max(user_id) AS greatest, count(DISTINCT user_id) AS users, sum(quantity) AS items \
      FROM events GROUP BY store_id, date_trunc('minute', event_time)",
@@ -133,6 +133,9 @@ const VIEWS: [&str; 8] = [
      FROM (SELECT upper(event_type) AS k, score, store_id FROM events WHERE quantity > 0) e GROUP BY e.k",
     "SELECT event_time::date AS day, event_type FROM events GROUP BY 1, 2",
     "SELECT count(*) AS n, stddev(score) AS sd FROM events WHERE event_type = 'none'",
+    "SELECT count(DISTINCT revenue) AS d, count(DISTINCT user_id) AS u, count(*) AS n, max(revenue) AS most FROM events",
+    "SELECT store_id, count(DISTINCT event_time) AS t, sum(quantity) AS s, count(DISTINCT revenue) FILTER (WHERE quantity > 9) AS d \
+     FROM events WHERE store_id <> 'store number 3' OR revenue > 90 GROUP BY store_id",
 ];
 
 struct Bench {
@@ -198,7 +201,7 @@ impl Bench {
             let selection = Arc::new(Selection::new(&version, &session, &[], None).unwrap());
             let outputs = &version.spec.finish.output_keys;
             let keys: Vec<usize> = (0..outputs.len()).filter(|column| outputs[*column].is_some() || !version.shows_keys()).collect();
-            let since = match resume && version.shows_keys() {
+            let since = match resume && version.shows_keys() && mirror.lsn >= version.changes_from() {
                 true => Since::Lsn(mirror.lsn),
                 false => Since::Version(Arc::clone(&mirror.shown), mirror.lsn),
             };
@@ -237,6 +240,21 @@ impl Bench {
         }
         self.lsn = next;
         self.all.push(rows);
+    }
+
+    /// Deletes the rows of one commit.
+    fn erase(&mut self, index: usize) {
+        if self.all.is_empty() {
+            return;
+        }
+        let gone = self.all.remove(index % self.all.len());
+        for version in &mut self.versions {
+            if let Some(mut replacement) = Replacement::new(&version.spec, std::slice::from_ref(&gone)).unwrap() {
+                self.all.iter().for_each(|rows| replacement.add(rows).unwrap());
+                *version = version.with_delta(replacement.finish(self.lsn).unwrap()).unwrap();
+            }
+        }
+        self.lsn += 1;
     }
 
     fn checkpoint(&mut self, versions: &[Version], lsn: u64) {
@@ -311,6 +329,7 @@ fn text(value: &str) -> datafusion::logical_expr::Expr {
 #[derive(Clone, Debug)]
 enum Step {
     Commit(usize, u64),
+    Erase(usize),
     Checkpoint,
     /// Of an older version than the newest.
     StaleCheckpoint,
@@ -324,6 +343,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (1..60_usize, any::<u64>()).prop_map(|(count, seed)| Step::Commit(count, seed)),
+        1 => any::<usize>().prop_map(Step::Erase),
         3 => Just(Step::Checkpoint),
         1 => Just(Step::StaleCheckpoint),
         2 => Just(Step::Merge),
@@ -356,6 +376,7 @@ proptest! {
                     bench.stale = bench.versions.clone();
                     stale_lsn = bench.lsn;
                 }
+                Step::Erase(index) => bench.erase(index),
                 Step::Merge => bench.merge(),
                 Step::Follow(resume) => bench.follow(resume),
                 Step::Sweep => {

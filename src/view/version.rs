@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blocks::{Block, Blocks, delete_meta};
 use super::checkpoint::{Checkpoint, Merged};
-use super::delta::{self, DELTA_FAN_IN, DELTA_RUN_MAX, Delta, MERGED_ROWS_MAX, MergedDeltas, Work, mergeable_tail};
+use super::delta::{self, DELTA_FAN_IN, DELTA_RUN_MAX, Delta, MERGED_WEIGHT_MAX, MergedDeltas, Work, mergeable_tail};
 use super::evict::Evicted;
 use super::failure;
 use super::fold::Fold;
@@ -74,7 +74,7 @@ pub struct Coverage {
 pub struct Size {
     /// Blocks in RocksDB.
     pub blocks: usize,
-    /// State rows in blocks: at least the number of groups.
+    /// Groups in each block, added up: at least the number of groups.
     pub block_rows: u64,
     /// Bytes of blocks.
     pub block_bytes: u64,
@@ -134,7 +134,7 @@ impl Version {
     }
 
     fn set_blocks(&mut self, blocks: BTreeMap<i64, Vec<Arc<Block>>>) {
-        self.block_rows = blocks.values().flatten().map(|block| u64::from(block.entry.rows)).sum();
+        self.block_rows = blocks.values().flatten().map(|block| block.entry.groups()).sum();
         self.block_failed = blocks.values().flatten().any(|block| block.entry.failed);
         self.blocks = Arc::new(blocks);
     }
@@ -254,9 +254,9 @@ impl Version {
     /// Merges the newest deltas of a size if there are `least` of them. None of them may be in a checkpoint that is being written.
     fn merge_tail(&self, least: usize) -> Option<MergedDeltas> {
         let sealed = self.sealed_lsn.load(Ordering::Acquire);
-        let open = self.deltas.iter().rposition(|delta| delta.next_lsn <= sealed || delta.rows.num_rows() >= MERGED_ROWS_MAX);
+        let open = self.deltas.iter().rposition(|delta| delta.next_lsn <= sealed || delta.weight() >= MERGED_WEIGHT_MAX);
         let open = open.map_or(0, |last| last + 1);
-        let sizes: Vec<usize> = self.deltas[open..].iter().map(|delta| delta.rows.num_rows()).collect();
+        let sizes: Vec<usize> = self.deltas[open..].iter().map(|delta| delta.weight()).collect();
         let start = open + mergeable_tail(&sizes, DELTA_FAN_IN)?;
         let run = self.deltas[start..].to_vec();
         // A merge that fails (an accumulator's overflow) leaves them as they are: readers will hear of it.
@@ -380,7 +380,7 @@ impl Version {
         }
         for block in self.blocks.values().flatten() {
             size.blocks += 1;
-            size.block_rows += u64::from(block.entry.rows);
+            size.block_rows += block.entry.groups();
             size.block_bytes += u64::from(block.entry.bytes);
         }
         size
@@ -406,7 +406,9 @@ fn with_blocks(mut groups: BTreeMap<i64, Vec<Arc<Block>>>, blocks: impl IntoIter
     touched.dedup();
     for group in touched {
         if let Some(blocks) = groups.get_mut(&group) {
-            blocks.sort_by_key(|block| (block.entry.first_lsn, block.entry.run, block.name.slot, block.name.number));
+            // What a group's first portion voids is older than its later portions.
+            let order = |block: &Arc<Block>| (block.entry.first_lsn, block.entry.run, block.entry.portion.first);
+            blocks.sort_by_key(|block| (order(block), block.name.slot, block.name.number));
         }
     }
     groups.retain(|_, blocks| !blocks.is_empty());

@@ -1,4 +1,4 @@
-//! A materialized view's raw states as of a snapshot, for queries that are routed to it.
+//! A materialized view's raw states, or its groups' values, as of a snapshot, for queries that are routed to it.
 
 use std::sync::Arc;
 
@@ -13,19 +13,26 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::view::unqualified;
 use crate::view::Version;
 
-/// Reads one version's states: keys `k0`, `k1`, ..., then one struct of state columns for each aggregate, `s0`, `s1`, ...
+/// Reads one version's states: keys `k0`, `k1`, ..., then one struct of state columns for each aggregate, `s0`, `s1`, ...; or its groups:
+/// the keys, then the aggregates' values.
 #[derive(Debug)]
 pub struct ViewStates {
     version: Arc<Version>,
     state: Arc<SessionState>,
     schema: SchemaRef,
+    are_merged: bool,
 }
 
 impl ViewStates {
     /// The states of `version`.
     pub fn new(version: Arc<Version>, state: Arc<SessionState>) -> Self {
         let schema = version.spec.states_schema();
-        Self { version, state, schema }
+        Self { version, state, schema, are_merged: false }
+    }
+
+    /// The groups of `version`, in columns of `schema`.
+    pub fn merged(version: Arc<Version>, state: Arc<SessionState>, schema: SchemaRef) -> Self {
+        Self { version, state, schema, are_merged: true }
     }
 
     /// The version.
@@ -52,7 +59,10 @@ impl TableProvider for ViewStates {
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let filters = filters.iter().map(unqualified).collect::<Result<Vec<_>>>()?;
-        Ok(self.version.states(&self.state, projection, filters)?)
+        Ok(match self.are_merged {
+            true => self.version.values(&self.state, &self.schema, projection, filters)?,
+            false => self.version.states(&self.state, projection, filters)?,
+        })
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {

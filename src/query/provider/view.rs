@@ -98,7 +98,7 @@ fn in_type(column: Expr, data_type: &DataType) -> Expr {
 }
 
 /// An expression without qualifiers.
-pub(super) fn unqualified(filter: &Expr) -> Result<Expr> {
+pub(in crate::query) fn unqualified(filter: &Expr) -> Result<Expr> {
     filter
         .clone()
         .transform_up(|node| match node {

@@ -50,6 +50,9 @@ pub const ROUTE: &str = "verus.route";
 /// The session variable that has every routed query verified.
 pub const VERIFY: &str = "verus.verify_route";
 
+/// Why a view is not taken that could answer.
+const TOO_LARGE: &str = "its sets of distinct values are too large to be put together in memory";
+
 /// A plan after routing.
 pub struct Routed {
     /// To be run.
@@ -181,19 +184,24 @@ impl Router<'_> {
         let mut candidates = self.candidates(shape, &mut rejected)?;
         candidates.sort_by_key(Candidate::cost);
         let mut candidates = candidates.into_iter();
-        let Some(best) = candidates.next() else {
-            let reason = rejected.is_empty().then(|| "the table has no materialized views".to_owned());
-            return Ok((None, Route { kind: Kind::Scan, view: None, cover: None, rejected, reason }));
+        let (best, plan) = loop {
+            let Some(best) = candidates.next() else {
+                let reason = rejected.is_empty().then(|| "the table has no materialized views".to_owned());
+                return Ok((None, Route { kind: Kind::Scan, view: None, cover: None, rejected, reason }));
+            };
+            let rewrite = Rewrite {
+                shape,
+                proof: &best.proof,
+                cover: &best.cover,
+                version: &best.version,
+                relation: &best.relation,
+                session: self.session,
+            };
+            match rewrite.plan()? {
+                Some(plan) => break (best, plan),
+                None => rejected.push((best.version.spec.view.name.clone(), TOO_LARGE.to_owned())),
+            }
         };
-        let rewrite = Rewrite {
-            shape,
-            proof: &best.proof,
-            cover: &best.cover,
-            version: &best.version,
-            relation: &best.relation,
-            session: self.session,
-        };
-        let plan = rewrite.plan()?;
         let name = best.version.spec.view.name.clone();
         if self.explained {
             rejected.extend(candidates.map(|other| {

@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::{Field, FieldRef, Schema};
 use datafusion::common::metadata::FieldMetadata;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, DFSchema, Result, ScalarValue, TableReference, internal_err};
 use datafusion::datasource::provider_as_source;
 use datafusion::datasource::source_as_provider;
 use datafusion::execution::context::SessionState;
+use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::utils::{conjunction, disjunction};
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Projection, lit};
@@ -22,8 +24,12 @@ use super::query::Range;
 use super::shape::Shape;
 use crate::query::provider::rows::Rows;
 use crate::query::provider::states::ViewStates;
+use crate::query::provider::view::unqualified;
 use crate::types::LSN_COLUMN;
 use crate::view::{Bucket, Gives, Takes, Version, rollup, row_arguments};
+
+/// What a set takes while others are united with it, in times of what it takes as state.
+const UNITED_GROWTH: usize = 4;
 
 /// Microseconds of a day.
 const DAY_US: i64 = 86_400_000_000;
@@ -45,11 +51,19 @@ pub struct Rewrite<'a> {
 }
 
 impl Rewrite<'_> {
-    /// The plan in the aggregation's place.
-    pub fn plan(&self) -> Result<LogicalPlan> {
+    /// The plan in the aggregation's place; none where the view's sets of distinct values are too large to be put together.
+    pub fn plan(&self) -> Result<Option<LogicalPlan>> {
+        if self.cover.is_whole()
+            && let Some(groups) = self.groups()?
+        {
+            return self.named(groups).map(Some);
+        }
+        if self.has_too_large_sets()? {
+            return Ok(None);
+        }
         if self.cover.is_whole() {
             let grouped = self.grouped_states(Gives::Value)?;
-            return self.named(grouped);
+            return self.named(grouped).map(Some);
         }
         let states = Arc::new(self.numbered(self.grouped_states(Gives::States)?)?);
         let raw = Arc::new(self.numbered(self.grouped_rows()?)?);
@@ -60,7 +74,18 @@ impl Rewrite<'_> {
         let calls = self.proof.parts.iter().enumerate();
         let calls = calls.map(|(index, part)| (self.call(part, Takes::States, Gives::Value, index, vec![column(keys + index)]), None));
         let grouped = grouped(both, group, calls.collect())?;
-        self.named(grouped)
+        self.named(grouped).map(Some)
+    }
+
+    /// Whether sets that are to be united may take more memory than there is. A set of one group cannot be spilled.
+    fn has_too_large_sets(&self) -> Result<bool> {
+        let unites = |part: &Part| part.takes == Takes::States && part.aggregate.is_set();
+        let MemoryLimit::Finite(limit) = self.session.runtime_env().memory_pool.memory_limit() else { return Ok(false) };
+        if !self.proof.parts.iter().any(unites) || (self.version.size().block_bytes as usize) * UNITED_GROWTH <= limit {
+            return Ok(false);
+        }
+        let filters = self.proof.filters.iter().chain(&self.in_state()?).map(unqualified).collect::<Result<Vec<_>>>()?;
+        Ok(self.version.state_bytes(self.session, filters)? * UNITED_GROWTH > limit)
     }
 
     fn call(&self, part: &Part, takes: Takes, gives: Gives, index: usize, arguments: Vec<Expr>) -> Expr {
@@ -69,16 +94,54 @@ impl Rewrite<'_> {
         Expr::AggregateFunction(AggregateFunction::new_udf(function, arguments, false, None, Vec::new(), None))
     }
 
-    /// State rows that count, grouped as the query wants it.
-    fn grouped_states(&self, gives: Gives) -> Result<Grouped> {
-        let provider = ViewStates::new(Arc::clone(self.version), Arc::clone(self.session));
+    /// The view's groups, where they are those of the query: nothing is left to be merged.
+    fn groups(&self) -> Result<Option<Grouped>> {
+        let spec = &self.version.spec;
+        let column = |expr: &Expr, of: char| match expr {
+            Expr::Column(column) => column.name.strip_prefix(of).and_then(|index| index.parse::<usize>().ok()),
+            _ => None,
+        };
+        let states = spec.states_schema();
+        let width = states.fields().len() - spec.aggregates().len();
+        let keys: Option<Vec<usize>> = self.proof.keys.iter().map(|key| column(key, 'k')).collect();
+        let Some(keys) = keys.filter(|keys| (0..width).all(|key| keys.contains(&key))) else { return Ok(None) };
+        let mut fields: Vec<FieldRef> = states.fields()[..width].to_vec();
+        let value = |(index, aggregate): (usize, &Arc<crate::view::Aggregate>)| {
+            Arc::new(Field::new(format!("v{index}"), aggregate.output().clone(), true))
+        };
+        fields.extend(spec.aggregates().iter().enumerate().map(value));
+        let mut positions = keys;
+        for (index, part) in self.proof.parts.iter().enumerate() {
+            let [argument] = part.arguments.as_slice() else { return Ok(None) };
+            let state = column(argument, 's').filter(|_| part.takes == Takes::States && part.filter.is_none());
+            let Some(position) = state.map(|state| width + state) else { return Ok(None) };
+            let field = self.shape.schema.field(self.proof.keys.len() + index);
+            if fields[position].data_type() != field.data_type() {
+                return Ok(None);
+            }
+            fields[position] = Arc::new(fields[position].as_ref().clone().with_nullable(field.is_nullable()));
+            positions.push(position);
+        }
+        let provider = ViewStates::merged(Arc::clone(self.version), Arc::clone(self.session), Arc::new(Schema::new(fields)));
+        let plan = self.filtered(provider)?;
+        let outputs = positions.into_iter().map(|position| Expr::Column(Column::from(plan.schema().qualified_field(position))));
+        Ok(Some(Grouped { outputs: outputs.collect(), plan }))
+    }
+
+    /// What counts of a view.
+    fn filtered(&self, provider: ViewStates) -> Result<LogicalPlan> {
         let scan = LogicalPlanBuilder::scan(self.relation.clone(), provider_as_source(Arc::new(provider)), None)?.build()?;
         let mut filters = self.proof.filters.clone();
         filters.extend(self.in_state()?);
-        let input = match conjunction(filters) {
+        Ok(match conjunction(filters) {
             Some(filter) => LogicalPlan::Filter(Filter::try_new(filter, Arc::new(scan))?),
             None => scan,
-        };
+        })
+    }
+
+    /// State rows that count, grouped as the query wants it.
+    fn grouped_states(&self, gives: Gives) -> Result<Grouped> {
+        let input = self.filtered(ViewStates::new(Arc::clone(self.version), Arc::clone(self.session)))?;
         let calls = self.proof.parts.iter().enumerate();
         let calls = calls.map(|(index, part)| (self.call(part, part.takes, gives, index, part.arguments.clone()), part.filter.clone()));
         grouped(input, self.proof.keys.clone(), calls.collect())
