@@ -22,6 +22,7 @@ mod ingest_http;
 mod kafka;
 mod listen;
 mod maintained;
+mod operators;
 mod plain;
 mod property;
 mod real_data;

@@ -54,6 +54,22 @@ const ECOM: &[Case] = &[
         "1, 2, 3",
         false,
     ),
+    (
+        "ecom_funnel_by_platform",
+        "SELECT platform, step, entities FROM FUNNEL(ecom, steps := [event = 'product_view', \
+         event = 'add_to_cart', event = 'cart', event = 'shipping_details', event = 'payment_details', event = 'purchase'], \
+         by := session_id, group_by := [platform])",
+        "1, 2",
+        true,
+    ),
+    (
+        "ecom_funnel_by_channel",
+        "SELECT acquisition_channel, step, entities FROM FUNNEL(ecom, steps := [event = 'product_view', \
+         event = 'add_to_cart', event = 'cart', event = 'shipping_details', event = 'payment_details', event = 'purchase'], \
+         by := user_id, group_by := [acquisition_channel])",
+        "1, 2",
+        true,
+    ),
 ];
 
 const CDNOW: &[Case] = &[

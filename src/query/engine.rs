@@ -61,6 +61,9 @@ use crate::task::Spawner;
 use crate::telemetry::{Gauge, Metrics};
 use crate::types::SqlType;
 
+/// The part of the queries' memory, as its inverse, that the partitions of a sort may set aside for merging.
+const SORT_SHARE: usize = 8;
+
 /// Rows of a batch between operators.
 const BATCH_ROWS: usize = 8_192;
 /// Consumers that an out-of-memory error names.
@@ -100,7 +103,7 @@ impl Engine {
             .build_arc()
             .map_err(from_datafusion)?;
         let builder = SessionStateBuilder::new()
-            .with_config(configuration())
+            .with_config(configuration(limits.memory_bytes))
             .with_runtime_env(runtime)
             .with_query_planner(Arc::new(series::plan::Planner { clock: Arc::clone(&clock), points_max: limits.series_points_max }))
             .with_optimizer_rules(super::distinct::rules());
@@ -411,11 +414,14 @@ fn short_optimizer() -> Optimizer {
     ])
 }
 
-fn configuration() -> SessionConfig {
+fn configuration(memory_bytes: usize) -> SessionConfig {
     let mut config =
         SessionConfig::new().with_batch_size(BATCH_ROWS).with_information_schema(false).with_create_default_catalog_and_schema(false);
     let options = config.options_mut();
     options.execution.time_zone = Some(crate::types::UTC.to_owned());
+    // Each partition of each sort sets this aside: together they must leave most of the memory to what is sorted.
+    let set_aside = memory_bytes / (SORT_SHARE * options.execution.target_partitions.max(1));
+    options.execution.sort_spill_reservation_bytes = options.execution.sort_spill_reservation_bytes.min(set_aside);
     options.execution.parquet.pushdown_filters = true;
     options.execution.parquet.reorder_filters = true;
     options.execution.parquet.bloom_filter_on_read = true;

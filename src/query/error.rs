@@ -39,7 +39,7 @@ pub fn from_datafusion(error: DataFusionError) -> Error {
         },
         DataFusionError::SQL(inner, _) => Error::new(SqlState::SYNTAX_ERROR, first_line(&inner.to_string())),
         DataFusionError::ResourcesExhausted(text) => Error::new(SqlState::OUT_OF_MEMORY, "out of memory")
-            .detail(sentence(&text))
+            .detail(text.lines().map(str::trim).collect::<Vec<_>>().join(" "))
             .hint("The query needs more memory or spill space than the server allows. Read fewer rows or columns, or add filters."),
         DataFusionError::ExecutionJoin(inner) if inner.is_cancelled() => canceled(),
         DataFusionError::ExecutionJoin(inner) => Error::internal(format!("a task of the query failed: {inner}")),
@@ -550,14 +550,5 @@ fn first_line(text: &str) -> String {
         // An acronym keeps its capitals.
         (Some(first), Some(second)) if first.is_uppercase() && second.is_lowercase() => first.to_lowercase().chain(characters).collect(),
         _ => line.to_owned(),
-    }
-}
-
-fn sentence(text: &str) -> String {
-    let line = first_line(text);
-    let mut characters = line.chars();
-    match characters.next() {
-        Some(first) => first.to_uppercase().chain(characters).chain(['.']).collect(),
-        None => line,
     }
 }

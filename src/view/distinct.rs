@@ -3,11 +3,12 @@
 //! *Place*: `aggregate` uses it in place of DataFusion's, which makes an object with hash table per group: too much for
 //! accumulators that live for one batch.
 //!
-//! The state is one list column: a group's distinct values, not NULL. Lists of several states are united on merge. A long list is not
-//! put into the table: it is kept as it is, a *base*, next to others of its group whose hashes do not overlap with its own (those of one
-//! [`super::portion`] each), and what the table has is looked up among the bases' values in the end. So a large set that has little new
-//! is counted without building a table of it.
+//! The state is one list column: a group's distinct values, not NULL. Lists of several states are united on merge. Long lists are not put
+//! into the table: they wait as they are, and are united in the end, by a table of all but those that are largest and have no values in
+//! common because their hashes do not overlap (the lists of different [`super::portion`]s). A large set that has little new is so counted
+//! without a table of it, and one that comes in one piece without a look at it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, ListArray, UInt32Array, UInt64Array, make_comparator};
@@ -20,38 +21,42 @@ use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use super::portion::values_bytes;
 use super::slots::{hashes_values, value_hashes};
 
-/// A list of so many values is worth a look at whether it can be a base.
-const BASE_MIN: usize = if cfg!(test) { 8 } else { 4_096 };
+/// A list of so many values waits.
+const LONG: usize = if cfg!(test) { 8 } else { 4_096 };
 
-/// A list takes the place of bases that are so many times shorter.
-const BASE_GROWTH: usize = 4;
+/// Lists that wait are united when they have this many times the values that they had when they last were.
+const WAITING_GROWTH: usize = 4;
 
 /// The distinct values of every group.
 pub(super) struct DistinctCount {
     pairs: Box<dyn GroupValues>,
     /// By group; shorter than the number of groups where the last have none.
-    bases: Vec<Vec<Base>>,
-    base_bytes: usize,
+    waiting: Vec<Waiting>,
+    waiting_bytes: usize,
     item: FieldRef,
     groups: usize,
     scratch: Vec<usize>,
 }
 
-/// Distinct values of one group, and the least and greatest of their hashes.
-struct Base {
-    values: ArrayRef,
-    hashes: (u64, u64),
+/// Long lists of one group.
+#[derive(Default)]
+struct Waiting {
+    lists: Vec<ArrayRef>,
     bytes: usize,
+    /// When they were last united.
+    united_bytes: usize,
 }
 
 /// The distinct values of some groups, numbered from 0.
 struct Sets {
-    bases: Vec<Vec<Base>>,
-    /// Pairs that are in no base.
+    /// By group, lists that have nothing in common.
+    united: Vec<Vec<ArrayRef>>,
+    /// Values of groups that have no list.
     groups: UInt64Array,
     values: ArrayRef,
     total: usize,
@@ -62,8 +67,8 @@ impl DistinctCount {
         let schema = Schema::new(vec![Field::new("group", DataType::UInt64, false), Field::new("value", value.clone(), false)]);
         Ok(Self {
             pairs: new_group_values(Arc::new(schema), &GroupOrdering::None)?,
-            bases: Vec::new(),
-            base_bytes: 0,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
             item: Arc::new(Field::new_list_field(value, true)),
             groups: 0,
             scratch: Vec::new(),
@@ -77,30 +82,23 @@ impl DistinctCount {
         self.pairs.intern(&[groups, values], &mut self.scratch)
     }
 
-    fn add_to(&mut self, group: usize, values: ArrayRef) -> Result<()> {
-        self.add(Arc::new(UInt64Array::from_value(group as u64, values.len())), values)
-    }
-
-    /// Takes a long list as a base of its group, or into the table.
-    fn add_long(&mut self, group: usize, values: ArrayRef) -> Result<()> {
-        let base = Base::new(values);
-        if self.bases.len() <= group {
-            self.bases.resize_with(group + 1, Vec::new);
+    /// Has a long list wait.
+    fn add_long(&mut self, group: usize, list: ArrayRef) -> Result<()> {
+        if self.waiting.len() <= group {
+            self.waiting.resize_with(group + 1, Waiting::default);
         }
-        let (overlapping, apart): (Vec<Base>, Vec<Base>) =
-            std::mem::take(&mut self.bases[group]).into_iter().partition(|other| other.overlaps(&base));
-        let overlapped: usize = overlapping.iter().map(|other| other.values.len()).sum();
-        self.bases[group] = apart;
-        if overlapped * BASE_GROWTH > base.values.len() {
-            self.bases[group].extend(overlapping);
-            return self.add_to(group, base.values);
+        let waiting = &mut self.waiting[group];
+        self.waiting_bytes -= waiting.bytes;
+        waiting.bytes += values_bytes(&list);
+        waiting.lists.push(list);
+        if waiting.united_bytes == 0 {
+            waiting.united_bytes = waiting.bytes;
+        } else if waiting.bytes > waiting.united_bytes * WAITING_GROWTH {
+            waiting.lists = unite(std::mem::take(&mut waiting.lists))?;
+            waiting.bytes = waiting.lists.iter().map(values_bytes).sum();
+            waiting.united_bytes = waiting.bytes;
         }
-        for shorter in overlapping {
-            self.base_bytes -= shorter.bytes;
-            self.add_to(group, shorter.values)?;
-        }
-        self.base_bytes += base.bytes;
-        self.bases[group].push(base);
+        self.waiting_bytes += waiting.bytes;
         Ok(())
     }
 
@@ -124,12 +122,11 @@ impl DistinctCount {
                 first
             }
         };
-        let later = self.bases.split_off(total.min(self.bases.len()));
-        let bases = std::mem::replace(&mut self.bases, later);
-        self.base_bytes -= bases.iter().flatten().map(|base| base.bytes).sum::<usize>();
+        let later = self.waiting.split_off(total.min(self.waiting.len()));
+        let waiting = std::mem::replace(&mut self.waiting, later);
+        self.waiting_bytes -= waiting.iter().map(|waiting| waiting.bytes).sum::<usize>();
         let (groups, values) = self.emit_pairs(emit_to, total)?;
-        let sets = Sets { bases, groups, values, total };
-        sets.without_known()
+        Sets { united: waiting.into_iter().map(|waiting| waiting.lists).collect(), groups, values, total }.united()
     }
 
     /// The first groups' pairs: each pair's group, and the values.
@@ -154,73 +151,98 @@ impl DistinctCount {
     }
 }
 
-impl Base {
-    fn new(values: ArrayRef) -> Base {
-        let mut base = Base { hashes: (u64::MAX, 0), bytes: values_bytes(&values), values };
-        for (_, hash) in base.hashed() {
-            base.hashes = (base.hashes.0.min(hash), base.hashes.1.max(hash));
-        }
-        base
-    }
-
-    fn overlaps(&self, other: &Base) -> bool {
-        self.hashes.0 <= other.hashes.1 && other.hashes.0 <= self.hashes.1
-    }
-
-    /// The position and the hash of each value; few hashes are held at a time.
-    fn hashed(&self) -> impl Iterator<Item = (usize, u64)> + use<> {
-        let values = Arc::clone(&self.values);
-        (0..values.len()).step_by(BASE_MIN).flat_map(move |start| {
-            let hashes = value_hashes(&values.slice(start, BASE_MIN.min(values.len() - start)));
-            hashes.into_iter().enumerate().map(move |(row, hash)| (start + row, hash))
-        })
-    }
-}
-
-/// Bits of the filter in front of the table of pairs, for each pair.
+/// Bits of the filter in front of the table of a union, for each value in the table.
 const FILTER_BITS: usize = 16;
 
-impl Sets {
-    /// Takes those pairs away whose value is in a base of their group.
-    fn without_known(self) -> Result<Sets> {
-        let has_base = |group: &u64| self.bases.get(*group as usize).is_some_and(|bases| !bases.is_empty());
-        if !self.groups.values().iter().any(has_base) {
-            return Ok(self);
+/// Lists of distinct values each, made to have nothing in common.
+fn unite(mut lists: Vec<ArrayRef>) -> Result<Vec<ArrayRef>> {
+    if lists.len() < 2 {
+        return Ok(lists);
+    }
+    lists.sort_by_key(|list| std::cmp::Reverse(list.len()));
+    let mut apart: Vec<(ArrayRef, (u64, u64))> = Vec::new();
+    let mut others: Vec<ArrayRef> = Vec::new();
+    for list in lists {
+        let (low, high) = hashed(&list).fold((u64::MAX, 0), |(low, high), (_, hash)| (low.min(hash), high.max(hash)));
+        match apart.iter().all(|(_, other)| high < other.0 || other.1 < low) {
+            true => apart.push((list, (low, high))),
+            false => others.push(list),
         }
-        let hashes = value_hashes(&self.values);
-        // Most values of a base are none of the few that are new: a bit says so.
-        let bits = (hashes.len() * FILTER_BITS).next_power_of_two().max(64);
-        let bit = |hash: u64| (hash as usize) & (bits - 1);
-        let mut present = vec![0_u64; bits / 64];
-        let mut table: HashTable<u32> = HashTable::with_capacity(hashes.len());
-        for (pair, hash) in hashes.iter().enumerate().filter(|(pair, _)| has_base(&self.groups.value(*pair))) {
-            present[bit(*hash) / 64] |= 1 << (bit(*hash) % 64);
-            table.insert_unique(*hash, pair as u32, |other| hashes[*other as usize]);
-        }
-        let mut is_new = vec![true; hashes.len()];
-        for (group, base) in self.bases.iter().enumerate().flat_map(|(group, bases)| bases.iter().map(move |base| (group, base))) {
-            let compare = make_comparator(&base.values, &self.values, SortOptions::default())?;
-            for (row, hash) in base.hashed() {
-                if present[bit(hash) / 64] >> (bit(hash) % 64) & 1 == 0 {
-                    continue;
-                }
-                let same = |pair: &u32| {
-                    self.groups.value(*pair as usize) == group as u64 && compare(row, *pair as usize) == std::cmp::Ordering::Equal
-                };
-                if let Some(pair) = table.find(hash, same) {
-                    is_new[*pair as usize] = false;
-                }
+    }
+    let mut apart: Vec<ArrayRef> = apart.into_iter().map(|(list, _)| list).collect();
+    if !others.is_empty() {
+        let rest = concat(&others.iter().map(|list| list.as_ref()).collect::<Vec<_>>())?;
+        drop(others);
+        let is_new = new_values(&rest, &apart)?;
+        apart.push(filter(&rest, &is_new)?);
+    }
+    Ok(apart)
+}
+
+/// Which values of `rest` are neither in one of some lists nor earlier in itself.
+fn new_values(rest: &ArrayRef, lists: &[ArrayRef]) -> Result<BooleanArray> {
+    // Most values of large lists are none of those that are looked for: a bit says so.
+    let bits = (rest.len() * FILTER_BITS).next_power_of_two().max(64);
+    let bit = |hash: u64| (hash as usize) & (bits - 1);
+    let mut present = vec![0_u64; bits / 64];
+    let mut table: HashTable<(u64, u32)> = HashTable::with_capacity(rest.len());
+    let mut is_new = vec![true; rest.len()];
+    let compare = make_comparator(rest, rest, SortOptions::default())?;
+    for (row, hash) in hashed(rest) {
+        let same = |(other, known): &(u64, u32)| *other == hash && compare(row, *known as usize).is_eq();
+        match table.entry(hash, same, |(hash, _)| *hash) {
+            Entry::Occupied(_) => is_new[row] = false,
+            Entry::Vacant(place) => {
+                place.insert((hash, row as u32));
+                present[bit(hash) / 64] |= 1 << (bit(hash) % 64);
             }
         }
-        let is_new = BooleanArray::from(is_new);
-        let groups = filter(&self.groups, &is_new)?.as_primitive::<UInt64Type>().clone();
-        Ok(Sets { groups, values: filter(&self.values, &is_new)?, ..self })
+    }
+    for list in lists {
+        let compare = make_comparator(list, rest, SortOptions::default())?;
+        for (row, hash) in hashed(list).filter(|(_, hash)| present[bit(*hash) / 64] >> (bit(*hash) % 64) & 1 != 0) {
+            if let Some((_, known)) = table.find(hash, |(other, known)| *other == hash && compare(row, *known as usize).is_eq()) {
+                is_new[*known as usize] = false;
+            }
+        }
+    }
+    Ok(BooleanArray::from(is_new))
+}
+
+/// The position and the hash of each value; few hashes are held at a time.
+fn hashed(values: &ArrayRef) -> impl Iterator<Item = (usize, u64)> + use<> {
+    let values = Arc::clone(values);
+    (0..values.len()).step_by(LONG).flat_map(move |start| {
+        let hashes = value_hashes(&values.slice(start, LONG.min(values.len() - start)));
+        hashes.into_iter().enumerate().map(move |(row, hash)| (start + row, hash))
+    })
+}
+
+impl Sets {
+    /// With the values of the groups that have lists in these.
+    fn united(self) -> Result<Sets> {
+        let Sets { mut united, groups, values, total } = self;
+        let has_list = |group: u64| united.get(group as usize).is_some_and(|lists| !lists.is_empty());
+        let mut short: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+        for (row, group) in groups.values().iter().enumerate().filter(|(_, group)| has_list(**group)) {
+            short.entry(*group as usize).or_default().push(row as u64);
+        }
+        let others = BooleanArray::from_iter(groups.values().iter().map(|group| Some(!has_list(*group))));
+        for (group, rows) in &short {
+            united[*group].push(take(&values, &UInt64Array::from(rows.clone()), None)?);
+        }
+        let united = united.into_iter().map(unite).collect::<Result<_>>()?;
+        if short.is_empty() {
+            return Ok(Sets { united, groups, values, total });
+        }
+        let groups = filter(&groups, &others)?.as_primitive::<UInt64Type>().clone();
+        Ok(Sets { united, groups, values: filter(&values, &others)?, total })
     }
 
     fn counts(&self) -> Vec<i64> {
         let mut counts = vec![0_i64; self.total];
-        for (group, bases) in self.bases.iter().enumerate() {
-            counts[group] = bases.iter().map(|base| base.values.len() as i64).sum();
+        for (group, lists) in self.united.iter().enumerate() {
+            counts[group] = lists.iter().map(|list| list.len() as i64).sum();
         }
         for group in self.groups.values() {
             counts[*group as usize] += 1;
@@ -245,13 +267,12 @@ impl Sets {
             *slot += 1;
         }
         let mut values = take(&self.values, &UInt32Array::from(order), None)?;
-        if !self.bases.is_empty() {
-            // The bases of a group come before its pairs, which lie together.
+        if !self.united.is_empty() {
             let mut parts: Vec<ArrayRef> = Vec::new();
             let mut from = 0;
-            for (group, bases) in self.bases.iter().enumerate().filter(|(_, bases)| !bases.is_empty()) {
+            for (group, lists) in self.united.iter().enumerate().filter(|(_, lists)| !lists.is_empty()) {
                 parts.push(values.slice(from, starts[group] - from));
-                parts.extend(bases.iter().map(|base| Arc::clone(&base.values)));
+                parts.extend(lists.iter().cloned());
                 from = starts[group];
             }
             parts.push(values.slice(from, values.len() - from));
@@ -307,7 +328,7 @@ impl GroupsAccumulator for DistinctCount {
         let hashes = hashes_values(self.item.data_type());
         let mut from = 0;
         for (row, group) in group_indices.iter().enumerate() {
-            if length(row) >= BASE_MIN && hashes {
+            if length(row) >= LONG && hashes {
                 self.merge_lists(lists, from, row, group_indices)?;
                 self.add_long(*group, lists.values().slice(offsets[row] as usize, length(row)))?;
                 from = row + 1;
@@ -330,7 +351,8 @@ impl GroupsAccumulator for DistinctCount {
     }
 
     fn size(&self) -> usize {
-        self.pairs.size() + self.base_bytes + self.scratch.capacity() * size_of::<usize>()
+        // What is made of the lists takes about as much again.
+        self.pairs.size() + 2 * self.waiting_bytes + self.scratch.capacity() * size_of::<usize>()
     }
 }
 
@@ -384,7 +406,7 @@ mod tests {
             prop_assert_eq!(counted(&mut again, EmitTo::All), &expected[first..]);
             prop_assert_eq!(counted(&mut counts, EmitTo::First(first)), &expected[..first]);
             prop_assert_eq!(counted(&mut counts, EmitTo::All), &expected[first..]);
-            prop_assert_eq!(counts.base_bytes, 0);
+            prop_assert_eq!(counts.waiting_bytes, 0);
         }
     }
 }

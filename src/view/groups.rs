@@ -255,12 +255,12 @@ impl<'a> Groups<'a> {
         self.accumulate(&living, &kept, total, errors.as_ref().map(|errors| errors.as_string_view()))
     }
 
-    /// The same with one portion of the rows' sets, and with what is no set if that is the first.
-    pub(super) fn merge_portion(&mut self, portion: Portion, columns: &[ArrayRef], rows: usize) -> Result<()> {
+    /// The same with one portion of the sets of rows that have the portion `held`, and with what is no set if it is the first.
+    pub(super) fn merge_portion(&mut self, portion: Portion, held: Portion, columns: &[ArrayRef], rows: usize) -> Result<()> {
         if portion == Portion::ALL {
             return self.merge(columns, rows);
         }
-        let (columns, rows) = portion.of(self.spec, columns, rows, &self.columns_wanted())?;
+        let (columns, rows) = portion.of(held, self.spec, columns, rows, &self.columns_wanted())?;
         self.merge(&columns, rows)
     }
 

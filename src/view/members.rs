@@ -194,11 +194,11 @@ impl Gathering<'_, '_> {
                     }
                     chosen.sort_unstable();
                     let columns = take(&decoded.columns, &chosen, decoded.slots.len())?;
-                    self.take_in(members, &columns, chosen.len())?;
+                    self.take_in(members, block.entry.portion, &columns, chosen.len())?;
                     continue;
                 }
                 let columns: Vec<_> = decoded.columns.iter().map(|column| column.slice(range.start, range.len())).collect();
-                self.take_in(members, &columns, range.len())?;
+                self.take_in(members, block.entry.portion, &columns, range.len())?;
             }
             self.reserve(members, reservation)?;
         }
@@ -213,14 +213,14 @@ impl Gathering<'_, '_> {
             let touched = |place: &Place| members.touched.get(&place.group).is_some_and(|touched| touched.has(place.slot));
             let chosen: Vec<usize> = (0..count).filter(|row| touched(&places[*row])).collect();
             let columns = take(delta.rows.columns(), &chosen, count)?;
-            self.take_in(members, &columns, chosen.len())?;
+            self.take_in(members, Portion::ALL, &columns, chosen.len())?;
             self.reserve(members, reservation)?;
         }
         Ok(())
     }
 
-    /// Merges the states of candidates among some rows.
-    fn take_in(&mut self, members: &mut Members, columns: &[ArrayRef], count: usize) -> DataFusionResult<()> {
+    /// Merges the states of candidates among some rows, which have one portion of their sets.
+    fn take_in(&mut self, members: &mut Members, held: Portion, columns: &[ArrayRef], count: usize) -> DataFusionResult<()> {
         if count == 0 {
             return Ok(());
         }
@@ -232,7 +232,7 @@ impl Gathering<'_, '_> {
         }
         let columns = columns.iter().map(|column| filter.filter(column)).collect::<Result<Vec<_>, _>>()?;
         self.rows += filter.count();
-        self.merged.merge_portion(self.portion, &columns, filter.count())
+        self.merged.merge_portion(self.portion, held, &columns, filter.count())
     }
 
     fn reserve(&self, members: &Members, reservation: &MemoryReservation) -> DataFusionResult<()> {

@@ -75,6 +75,11 @@ impl Portion {
         portions(bytes, COUNTED_BYTES)
     }
 
+    /// How many such portions there are.
+    pub(super) fn count(self) -> usize {
+        PORTIONS_MAX / (usize::from(self.last - self.first) + 1)
+    }
+
     /// Whether it has what is no set.
     pub(super) fn is_first(self) -> bool {
         self.first == 0
@@ -89,12 +94,20 @@ impl Portion {
         self.first <= other.last && other.first <= self.last
     }
 
-    /// This portion of state rows: columns of the state schema and perhaps errors and marks. `needed` says which of them are looked at.
-    /// Rows of later portions keep their marks.
-    pub(super) fn of(self, spec: &Spec, columns: &[ArrayRef], rows: usize, needed: &[bool]) -> Result<(Vec<ArrayRef>, usize)> {
+    /// This portion of state rows that have the portion `held`: columns of the state schema and perhaps errors and marks. `needed` says
+    /// which of them are looked at. Rows of later portions keep their marks.
+    pub(super) fn of(
+        self,
+        held: Portion,
+        spec: &Spec,
+        columns: &[ArrayRef],
+        rows: usize,
+        needed: &[bool],
+    ) -> Result<(Vec<ArrayRef>, usize)> {
         let is_needed = |column: usize| needed.get(column).copied().unwrap_or(true);
         let mut columns = columns.to_vec();
-        for set in spec.sets().filter(|set| is_needed(*set)) {
+        let is_inside = self.first <= held.first && held.last <= self.last;
+        for set in spec.sets().filter(|set| !is_inside && is_needed(*set)) {
             columns[set] = Arc::new(self.of_lists(columns[set].as_list::<i32>())?);
         }
         if self.is_first() { Ok((columns, rows)) } else { later(spec, columns, rows, &is_needed) }
@@ -301,8 +314,10 @@ pub(super) fn merged(
         for (source, chosen) in sources.iter().zip(&of_large).filter(|(source, _)| source.portion().meets(portion)) {
             let (columns, rows) = source.read(spec)?;
             let merged = match chosen {
-                None => groups.merge_portion(portion, &columns, rows),
-                Some(chosen) => taken(&columns, chosen).and_then(|columns| groups.merge_portion(portion, &columns, chosen.len())),
+                None => groups.merge_portion(portion, source.portion(), &columns, rows),
+                Some(chosen) => {
+                    taken(&columns, chosen).and_then(|columns| groups.merge_portion(portion, source.portion(), &columns, chosen.len()))
+                }
             };
             merged.map_err(failure)?;
         }

@@ -292,7 +292,7 @@ impl Scan {
     /// The output of a unit, and how many state rows it took.
     fn run(&self, unit: &Unit, reservation: &MemoryReservation) -> DataFusionResult<(RecordBatch, usize)> {
         let counts = self.spec.aggregates.iter().zip(&self.wanted).any(|(aggregate, wanted)| *wanted && aggregate.is_set());
-        let portions = if counts { Portion::to_count(self.bytes(unit)) } else { 1 };
+        let portions = if counts { self.portions(unit) } else { 1 };
         let mut taken = 0;
         let (keys, values, rows) = counted(&self.spec, &self.wanted, portions, |portion, groups| {
             taken += self.merge(unit, portion, groups, reservation)?;
@@ -305,11 +305,19 @@ impl Scan {
         Ok((self.finish.run(&self.projected, columns, rows)?, taken))
     }
 
-    /// Bytes of a unit, about.
-    fn bytes(&self, unit: &Unit) -> usize {
-        let blocks = unit.blocks.iter().map(|block| block.bytes_in(unit.slot_first, unit.slot_last));
-        let rows = unit.rows.iter().map(|rows| self.spec.set_bytes(&rows.columns, rows.count, &self.needed));
-        blocks.chain(rows).sum()
+    /// In how many portions its sets are counted: as they are cut, so that a portion's lists are counted as they lie; but what is not cut
+    /// is looked at with each portion.
+    fn portions(&self, unit: &Unit) -> usize {
+        let (mut cut, mut whole, mut finest) = (0, 1, 1);
+        for block in &unit.blocks {
+            let bytes = block.bytes_in(unit.slot_first, unit.slot_last);
+            let count = block.entry.portion.count();
+            *(if count > 1 { &mut cut } else { &mut whole }) += bytes;
+            finest = finest.max(count);
+        }
+        whole += unit.rows.iter().map(|rows| self.spec.set_bytes(&rows.columns, rows.count, &self.needed)).sum::<usize>();
+        let worth = 1 << ((cut + whole) / whole).ilog2();
+        Portion::to_count(cut + whole).max(finest.min(worth))
     }
 
     /// Merges a portion of a unit; how many state rows it took.
@@ -329,13 +337,13 @@ impl Scan {
                 if let Some(predicate) = &self.pruning.predicate {
                     rows = rows.filter(predicate.as_ref(), self)?;
                 }
-                groups.merge_portion(portion, &rows.columns, rows.count)?;
+                groups.merge_portion(portion, block.entry.portion, &rows.columns, rows.count)?;
             }
             reservation.try_resize(groups.size())?;
         }
         for rows in &unit.rows {
             taken += rows.count;
-            groups.merge_portion(portion, &rows.columns, rows.count)?;
+            groups.merge_portion(portion, Portion::ALL, &rows.columns, rows.count)?;
             reservation.try_resize(groups.size())?;
         }
         Ok(taken)

@@ -47,6 +47,13 @@ impl Interned {
         Ok(number)
     }
 
+    /// Forgets all rows: whoever has numbers has none that count.
+    pub fn clear(&mut self) {
+        self.numbers = HashMap::new();
+        self.rows = Vec::new();
+        self.bytes = 0;
+    }
+
     /// The numbers of some rows of columns.
     pub fn numbers(&mut self, columns: &[ArrayRef]) -> Result<Vec<u32>> {
         let rows = self.converter.convert_columns(columns)?;

@@ -404,6 +404,14 @@ impl Paths {
         self.owners.iter_mut().for_each(|owner| *owner -= count as u32);
     }
 
+    /// Forgets the values that nobody has when all entities have left.
+    fn forget_values(&mut self) {
+        if self.entities == 0 {
+            self.key_rows.clear();
+            self.same_rows.clear();
+        }
+    }
+
     fn results(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
         let leaving = self.leave(emit_to);
         let entities = leaving.begins.len() - 1;
@@ -430,6 +438,7 @@ impl Paths {
         if self.shape.keys > 0 {
             columns.extend(self.key_rows.columns(&keys, &self.result[2..])?);
         }
+        self.forget_values();
         Ok(Arc::new(StructArray::try_new(self.result.clone(), columns, None)?))
     }
 
@@ -472,6 +481,7 @@ impl Paths {
                 }
             }
         }
+        self.forget_values();
         Ok(vec![Arc::new(events.finish()), Arc::new(values.finish()), Arc::new(deciding.finish())])
     }
 
