@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 use datafusion::common::{DFSchema, DFSchemaRef, ScalarValue, TableReference};
 use datafusion::execution::context::SessionState;
-use datafusion::functions::core::expr_fn::{get_field, named_struct};
+use datafusion::functions::core::expr_fn::{get_field, named_struct, nullif};
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::{Cast, Expr, ExprSchemable, lit};
 use datafusion::sql::unparser::Unparser;
@@ -285,9 +285,11 @@ impl Prover<'_> {
             return Ok(None);
         }
         let part = |index: usize, kind: &DataType| Expr::Cast(Cast::new(Box::new(get_field(keys.state(index), "0")), kind.clone()));
+        // An average of nothing has no count either: it would be divided by.
+        let nothing = lit(ScalarValue::new_zero(count_field.data_type()).map_err(from_datafusion)?);
         let state = named_struct(vec![
             lit(ScalarValue::Utf8(Some("0".to_owned()))),
-            part(count, count_field.data_type()),
+            nullif(part(count, count_field.data_type()), nothing),
             lit(ScalarValue::Utf8(Some("1".to_owned()))),
             part(sum, sum_field.data_type()),
         ]);
