@@ -23,7 +23,7 @@ except ImportError:
     Session = None
 
 COLUMNS = "event_type, event_time, store_id, user_id, order_id"
-OPERATOR = """SELECT cohort_date, period, active_users FROM COHORT_ANALYSIS(bench_events,
+OPERATOR = """SELECT cohort_date, period, active_users, metric FROM COHORT_ANALYSIS(bench_events,
     cohort_date := DATE_TRUNC('week', first_purchase_date), activity_date := DATE_TRUNC('week', event_time), user_id := user_id,
     metric := COUNT(DISTINCT order_id), filters := [event_type = 'purchase'{list}]) ORDER BY 1, 2"""
 LISTING = """WITH cohorts AS (
@@ -61,10 +61,10 @@ def load(verus, path):
 
 
 def shown(rows):
-    """Cohort's day, period, users: what all of them say in the same words."""
+    """Cohort's day, period, users, orders: what all of them say in the same words."""
     def day(value):
         return value.date().isoformat() if isinstance(value, datetime.datetime) else str(value)[:10]
-    return [(day(row[0]), int(row[1]), int(row[2])) for row in rows]
+    return [(day(row[0]), int(row[1]), int(row[2]), int(row[3])) for row in rows]
 
 
 def timed(ask, sql):

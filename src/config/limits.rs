@@ -300,7 +300,7 @@ impl Default for ColumnarLimits {
         Self {
             file_bytes_max: 64 * MIB,
             row_group_rows: 131_072,
-            page_rows: 4_096,
+            page_rows: 8_192,
             dictionary_bytes_max: 64 * 1024,
             date_rows_min: 16_384,
             encode_tasks: 2,

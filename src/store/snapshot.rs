@@ -321,6 +321,15 @@ impl TableState {
         self.hot.iter().map(|batch| batch.bytes).sum()
     }
 
+    /// Whether no row is known to have, or may have, NULL in a declared column: by the statistics of files, and counts of hot rows.
+    pub fn is_never_null(&self, column: usize) -> bool {
+        let width = self.cold.as_ref().map_or(0, |cold| cold.columns.layout().schema.fields().len());
+        let has_none = |file: &Arc<columnar::DataFile>| {
+            file.stats.len() == width && file.stats.get(column).and_then(Option::as_ref).is_some_and(|stats| stats.nulls == 0)
+        };
+        self.files().iter().all(has_none) && self.hot.iter().all(|batch| batch.rows().column(column).null_count() == 0)
+    }
+
     /// The live files.
     pub fn files(&self) -> &[Arc<columnar::DataFile>] {
         self.cold.as_ref().map_or(&[], |cold| &cold.version.files)

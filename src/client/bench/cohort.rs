@@ -1,4 +1,5 @@
-//! Weekly cohorts of half a year of events: COHORT_ANALYSIS and Listing 10's SQL, of all stores and of one, and ATTRIBUTION.
+//! Weekly cohorts of half a year of events: COHORT_ANALYSIS and Listing 10's SQL, of all stores and of one, and kept as a view; and
+//! ATTRIBUTION.
 //!
 //! Each cohort question is asked both ways of the same rows; a run fails where the two differ.
 
@@ -12,7 +13,7 @@ use super::super::wire::Connection;
 use super::super::{Error, Result};
 use super::chunk::{Plan, Traffic};
 use super::report::Report;
-use super::{CohortArgs, Mode, Target, ingest, schema};
+use super::{CohortArgs, Mode, Target, expect, ingest, schema};
 use crate::clock::{Clock, SystemClock};
 
 const HALF_YEAR_US: i64 = 182 * 86_400_000_000;
@@ -22,7 +23,7 @@ const CHUNK: u64 = 10_000;
 const STORE_MORE: u64 = 10;
 
 /// By the operator; `{store}` is a filter that begins with a comma, or nothing.
-const OPERATOR: &str = "SELECT cohort_date, period, active_users FROM COHORT_ANALYSIS(bench_events,
+const OPERATOR: &str = "SELECT cohort_date, period, active_users, metric FROM COHORT_ANALYSIS(bench_events,
     cohort_date := DATE_TRUNC('week', first_purchase_date), activity_date := DATE_TRUNC('week', event_time),
     user_id := user_id, metric := COUNT(DISTINCT order_id), filters := [event_type = 'purchase'{store}]) ORDER BY 1, 2";
 
@@ -33,7 +34,8 @@ const LISTING: &str = "WITH cohorts AS (
     activity AS (
         SELECT e.user_id, c.cohort_week, DATE_TRUNC('week', e.event_time) AS activity_week, e.order_id
         FROM bench_events e JOIN cohorts c ON e.user_id = c.user_id WHERE e.event_type = 'purchase'{store})
-    SELECT cohort_week, DATE_DIFF('week', cohort_week, activity_week) AS weeks_since_cohort, COUNT(DISTINCT user_id) AS active_users
+    SELECT cohort_week, DATE_DIFF('week', cohort_week, activity_week) AS weeks_since_cohort, COUNT(DISTINCT user_id) AS active_users,
+        COUNT(DISTINCT order_id) AS orders
     FROM activity GROUP BY cohort_week, weeks_since_cohort ORDER BY 1, 2";
 
 const ATTRIBUTION: &str = "SELECT * FROM ATTRIBUTION(bench_events, conversion := event_type = 'purchase', value := revenue,
@@ -74,7 +76,32 @@ pub async fn run(target: &Target, control: &Connection, args: CohortArgs) -> Res
     }
     report.times("attribution_all", &mut times);
     report.checked("counts and revenue; COHORT_ANALYSIS and Listing 10 gave the same cells");
+    maintained(target, &reader, traffic, queries * STORE_MORE, &mut report).await?;
     Ok(report)
+}
+
+/// Rows of a commit between two readings of the view.
+const COMMIT_ROWS: u64 = 100;
+
+/// The cohorts of all stores as a view: how long it takes to be built, and to be read after each commit.
+async fn maintained(target: &Target, reader: &Connection, traffic: Traffic, queries: u64, report: &mut Report) -> Result<()> {
+    let query = OPERATOR.replace("{store}", "").replace(" ORDER BY 1, 2", "");
+    let begin = Instant::now();
+    reader.run(&format!("CREATE MATERIALIZED VIEW bench_cohorts AS {query}")).await?;
+    report.number("view_built", begin.elapsed().as_secs_f64(), "s");
+    timed(reader, "SELECT * FROM bench_cohorts").await?;
+    let mut times = Vec::new();
+    for query in 1..=queries {
+        let (seed, start) = (target.seed.wrapping_add(query), SystemClock.now() + query as i64);
+        let plan = Plan { seed, start, form: Form::Csv, total: COMMIT_ROWS, chunk: COMMIT_ROWS, connections: 1, marker: None, traffic };
+        ingest::send(target, plan, Mode::Copy).await?;
+        times.push(timed(reader, "SELECT * FROM bench_cohorts").await?.1);
+    }
+    report.times("view_after_commit", &mut times);
+    let differing = format!("SELECT count(*) FROM ({query} EXCEPT SELECT * FROM bench_cohorts) AS missing");
+    expect("cells that the view has not", 0, reader.number(&differing).await?)?;
+    report.checked("the view has the operator's cells");
+    Ok(())
 }
 
 /// The rows of an answer as text, and how long it took.

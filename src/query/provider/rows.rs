@@ -87,6 +87,13 @@ impl Rows {
         &self.table
     }
 
+    /// Whether a value is a column in which no row has NULL.
+    fn is_never_null(&self, value: &Expr) -> bool {
+        let Expr::Column(column) = value else { return false };
+        let declared = self.table.table.columns.iter().position(|declared| declared.name == column.name);
+        declared.is_some_and(|index| self.table.is_never_null(index))
+    }
+
     /// Hot batches, in as many partitions as there are cores.
     fn hot(&self, projection: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
         let shown = Arc::new(self.schema.project(projection)?);
@@ -156,7 +163,12 @@ impl TableProvider for Rows {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        // Files and row groups are pruned by them, rows are not: they are applied again above.
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+        // Files and row groups are pruned by them, rows are not: they are applied again above. What every row passes need not be: a condition
+        // on a column that is shown has the Parquet reader decode all of it.
+        let pushed = |filter: &&Expr| match filter {
+            Expr::IsNotNull(value) if self.is_never_null(value) => TableProviderFilterPushDown::Exact,
+            _ => TableProviderFilterPushDown::Inexact,
+        };
+        Ok(filters.iter().map(pushed).collect())
     }
 }
