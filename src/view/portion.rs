@@ -29,6 +29,8 @@ use super::groups::{Extras, Groups, Interner, Mark, indices, state_batch};
 use super::slots::value_hashes;
 use super::spec::Spec;
 
+// Unit tests have small sets, which are cut all the same.
+
 /// Bytes of sets that are counted together: what is made of them can take several times as much.
 const COUNTED_BYTES: usize = if cfg!(test) { 256 } else { 32 * 1024 * 1024 };
 
@@ -37,8 +39,6 @@ const LARGE_VALUES: usize = if cfg!(test) { 16 } else { 65_536 };
 
 /// Bytes of large sets that are written together.
 const WRITTEN_BYTES: usize = if cfg!(test) { 128 } else { 2 * 1024 * 1024 };
-
-// Tests cut what is small.
 
 /// Portions at most.
 const PORTIONS_MAX: usize = 256;
