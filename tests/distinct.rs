@@ -7,7 +7,7 @@ const COPY: &str = "COPY visits FROM STDIN (FORMAT csv)";
 const EVERYBODY: &str = "CREATE MATERIALIZED VIEW everybody AS \
                          SELECT count(DISTINCT id) AS ids, count(DISTINCT name) AS names, count(*) AS visits FROM visits";
 
-/// Rows of visitors `from` to before `to`: ten a second, in two of a thousand stores (of which the first has every second row).
+/// Rows of visitors `from` to before `to`: ten a second, every second one in the first store, the others in five hundred.
 fn visits(from: u64, to: u64) -> String {
     (from..to)
         .map(|visitor| {

@@ -171,7 +171,7 @@ fn later(spec: &Spec, columns: Vec<ArrayRef>, rows: usize, is_needed: &dyn Fn(us
 }
 
 /// The groups that have large sets, among rows that are to be written.
-pub(super) struct Large<'a> {
+struct Large<'a> {
     spec: &'a Spec,
     /// None for a view without keys.
     converter: Option<RowConverter>,
@@ -180,14 +180,14 @@ pub(super) struct Large<'a> {
 }
 
 impl<'a> Large<'a> {
-    pub(super) fn new(spec: &'a Spec) -> Result<Large<'a>> {
+    fn new(spec: &'a Spec) -> Result<Large<'a>> {
         let fields: Vec<_> = spec.key_schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
         let converter = if fields.is_empty() || !spec.has_sets() { None } else { Some(RowConverter::new(fields)?) };
         Ok(Large { spec, converter, keys: HashSet::new(), bytes: 0 })
     }
 
     /// Looks at rows that have a portion of their sets.
-    pub(super) fn look(&mut self, columns: &[ArrayRef], portion: Portion) -> Result<()> {
+    fn look(&mut self, columns: &[ArrayRef], portion: Portion) -> Result<()> {
         let mut found = Vec::new();
         for set in self.spec.sets() {
             let lists = columns[set].as_list::<i32>();
@@ -211,12 +211,12 @@ impl<'a> Large<'a> {
     }
 
     /// In how many portions the groups are written.
-    pub(super) fn portions(&self) -> usize {
+    fn portions(&self) -> usize {
         portions(self.bytes, WRITTEN_BYTES)
     }
 
     /// The numbers of rows of other groups, and of these.
-    pub(super) fn split(&self, columns: &[ArrayRef], rows: usize) -> Result<(UInt64Array, UInt64Array)> {
+    fn split(&self, columns: &[ArrayRef], rows: usize) -> Result<(UInt64Array, UInt64Array)> {
         let keys = self.encoded(&columns[..self.spec.key_schema.fields().len()], &indices(0..rows))?;
         let (large, small): (Vec<usize>, Vec<usize>) = (0..rows).partition(|row| self.keys.contains(&keys[*row]));
         Ok((indices(small), indices(large)))
@@ -265,7 +265,7 @@ pub(super) struct Written {
     pub(super) has_removed: bool,
 }
 
-/// Puts state rows together for who writes them: groups with large sets in portions, the others whole with the first. `oldest` says that
+/// Puts state rows together for who writes them: first the groups whose sets are small, whole, then those with large ones in portions. `oldest` says that
 /// there are no older ones, so that nothing need be marked.
 pub(super) fn merged(
     spec: &Spec,

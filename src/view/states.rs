@@ -70,10 +70,11 @@ enum Piece {
 }
 
 impl Version {
-    /// Bytes of the blocks with state rows for which `filters` (over `k0`, `k1`, ...) hold, about.
+    /// Bytes of the state rows for which `filters` (over `k0`, `k1`, ...) hold, about; those of deltas all.
     pub fn state_bytes(&self, session: &SessionState, filters: Vec<Expr>) -> Result<usize> {
         let pruning = Pruning::of_keys(&self.spec, session, filters)?;
-        Ok(self.blocks.values().flatten().filter(|block| pruning.admits(block)).map(|block| pruning.bytes(block)).sum())
+        let blocks = self.blocks.values().flatten().filter(|block| pruning.admits(block)).map(|block| pruning.bytes(block));
+        Ok(blocks.chain(self.deltas.iter().map(|delta| delta.bytes())).sum())
     }
 
     /// A plan that reads the state rows for which `filters` (over `k0`, `k1`, ...) hold, by `projection` of [`Spec::states_schema`].

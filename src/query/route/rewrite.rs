@@ -81,7 +81,11 @@ impl Rewrite<'_> {
     fn has_too_large_sets(&self) -> Result<bool> {
         let unites = |part: &Part| part.takes == Takes::States && part.aggregate.is_set();
         let MemoryLimit::Finite(limit) = self.session.runtime_env().memory_pool.memory_limit() else { return Ok(false) };
-        if !self.proof.parts.iter().any(unites) || (self.version.size().block_bytes as usize) * UNITED_GROWTH <= limit {
+        if !self.proof.parts.iter().any(unites) {
+            return Ok(false);
+        }
+        let size = self.version.size();
+        if (size.block_bytes + size.delta_bytes) as usize * UNITED_GROWTH <= limit {
             return Ok(false);
         }
         let filters = self.proof.filters.iter().chain(&self.in_state()?).map(unqualified).collect::<Result<Vec<_>>>()?;
