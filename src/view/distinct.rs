@@ -32,8 +32,8 @@ const LONG: usize = if cfg!(test) { 8 } else { 4_096 };
 /// Lists that wait are united when they have this many times the values that they had when they last were.
 const WAITING_GROWTH: usize = 4;
 
-/// What uniting lists takes, in times of their bytes: what is copied, and a table of it.
-const UNITING_GROWTH: usize = 4;
+/// What uniting sets takes, in times of their bytes: what is copied, and a table of it.
+pub const UNITING_GROWTH: usize = 4;
 
 /// The distinct values of every group.
 pub(super) struct DistinctCount {

@@ -81,6 +81,7 @@ pub use changes::{ChangeKind, Changed, Changes, Selection, Since};
 pub use checkpoint::{Backfill, Checkpoint, Merged};
 pub use compile::describe;
 pub use delta::{Delta, MergedDeltas, Work};
+pub use distinct::UNITING_GROWTH;
 pub use evict::Evicted;
 pub use join::{Join, Lookup, Step};
 pub use local::Local;

@@ -26,10 +26,7 @@ use crate::query::provider::rows::Rows;
 use crate::query::provider::states::ViewStates;
 use crate::query::provider::view::unqualified;
 use crate::types::LSN_COLUMN;
-use crate::view::{Bucket, Gives, Takes, Version, rollup, row_arguments};
-
-/// What a set takes while others are united with it, in times of what it takes as state.
-const UNITED_GROWTH: usize = 4;
+use crate::view::{Bucket, Gives, Takes, UNITING_GROWTH, Version, rollup, row_arguments};
 
 /// Microseconds of a day.
 const DAY_US: i64 = 86_400_000_000;
@@ -85,11 +82,11 @@ impl Rewrite<'_> {
             return Ok(false);
         }
         let size = self.version.size();
-        if (size.block_bytes + size.delta_bytes) as usize * UNITED_GROWTH <= limit {
+        if (size.block_bytes + size.delta_bytes) as usize * UNITING_GROWTH <= limit {
             return Ok(false);
         }
         let filters = self.proof.filters.iter().chain(&self.in_state()?).map(unqualified).collect::<Result<Vec<_>>>()?;
-        Ok(self.version.state_bytes(self.session, filters)? * UNITED_GROWTH > limit)
+        Ok(self.version.state_bytes(self.session, filters)? * UNITING_GROWTH > limit)
     }
 
     fn call(&self, part: &Part, takes: Takes, gives: Gives, index: usize, arguments: Vec<Expr>) -> Expr {
