@@ -107,7 +107,9 @@ impl Engine {
             .with_runtime_env(runtime)
             .with_query_planner(Arc::new(series::plan::Planner { clock: Arc::clone(&clock), points_max: limits.series_points_max }))
             .with_optimizer_rules(super::distinct::rules());
-        let state = functions::register(builder).build();
+        let mut state = functions::register(builder).build();
+        // Equal functions, each with settings of its own, would be compared by the text of every setting.
+        state.execution_props_mut().config_options = Some(Arc::clone(state.config_options()));
         let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(Postgres)];
         planners.extend(SessionStateDefaults::default_expr_planners());
         let task = state.task_ctx();
@@ -380,6 +382,7 @@ fn is_simple(plan: &LogicalPlan) -> Result<bool> {
                 | LogicalPlan::Distinct(_)
                 | LogicalPlan::Window(_)
                 | LogicalPlan::Union(_)
+                | LogicalPlan::Unnest(_)
         );
         let mut subquery = false;
         plan.apply_expressions(|expression| {

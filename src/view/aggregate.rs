@@ -61,7 +61,6 @@ enum Kind {
 
 /// What `lower` needs to know.
 pub(super) struct Lowering<'a> {
-    /// See [`super::compile::properties`].
     pub(super) props: &'a ExecutionProps,
     /// The table's columns, unqualified.
     pub(super) schema: &'a DFSchema,

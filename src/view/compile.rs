@@ -301,7 +301,7 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, kept: Kept<'_>) -
     for (index, call) in shape.aggregates.iter().enumerate() {
         let call = rows.simplify_arguments(call)?;
         let output = shape.schema.field(shape.keys.len() + index).data_type();
-        let lowering = Lowering { props: &rows.props, schema: &rows.schema, context: &rows.context, is_shaped: upper.is_some() };
+        let lowering = Lowering { props: rows.props, schema: &rows.schema, context: &rows.context, is_shaped: upper.is_some() };
         aggregates.push(Arc::new(Aggregate::lower(&call, output, &lowering)?));
         calls.push(call);
     }
@@ -481,17 +481,8 @@ pub(super) struct Planner<'a> {
     pub(super) session: &'a SessionState,
     pub(super) schema: DFSchema,
     context: PhysicalPlanningContext,
-    /// See [`properties`].
-    pub(super) props: ExecutionProps,
+    pub(super) props: &'a ExecutionProps,
     simplifier: ExprSimplifier,
-}
-
-/// What functions are given, with the session's settings, which all views share: equal functions of two views, each with settings of its
-/// own, would be compared by the text of every setting.
-pub(super) fn properties(session: &SessionState) -> ExecutionProps {
-    let mut props = session.execution_props().clone();
-    props.config_options = Some(Arc::clone(session.config_options()));
-    props
 }
 
 impl<'a> Planner<'a> {
@@ -500,7 +491,7 @@ impl<'a> Planner<'a> {
             .with_schema(Arc::new(schema.clone()))
             .with_config_options(Arc::clone(session.config_options()))
             .build();
-        let props = properties(session);
+        let props = session.execution_props();
         Self { session, schema, context: PhysicalPlanningContext::default(), props, simplifier: ExprSimplifier::new(context) }
     }
 
@@ -535,7 +526,7 @@ impl<'a> Planner<'a> {
     }
 
     pub(super) fn physical(&self, expr: &Expr) -> Result<Arc<dyn PhysicalExpr>> {
-        create_physical_expr(expr, &self.schema, &self.props, &self.context).map_err(failure)
+        create_physical_expr(expr, &self.schema, self.props, &self.context).map_err(failure)
     }
 
     pub(super) fn expression(&self, expr: Expr) -> Result<Expression> {

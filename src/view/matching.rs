@@ -20,7 +20,7 @@ use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Ope
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
 use super::aggregate::{Aggregate, Lowering};
-use super::compile::{Reading, properties};
+use super::compile::Reading;
 use super::failure::failure;
 use super::source;
 use crate::catalog::bind::Binder;
@@ -184,8 +184,8 @@ impl Normalizer {
 
 /// The accumulators of a call over the columns of `schema`.
 pub(super) fn lower(session: &SessionState, schema: &DFSchema, call: &AggregateFunction, output: &DataType) -> Result<Arc<Aggregate>> {
-    let (props, context) = (properties(session), PhysicalPlanningContext::default());
-    let lowering = Lowering { props: &props, schema, context: &context, is_shaped: false };
+    let context = PhysicalPlanningContext::default();
+    let lowering = Lowering { props: session.execution_props(), schema, context: &context, is_shaped: false };
     Ok(Arc::new(Aggregate::lower(call, output, &lowering)?))
 }
 
