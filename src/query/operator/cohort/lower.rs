@@ -67,9 +67,9 @@ pub(super) fn plan(cohort: Cohort) -> Result<LogicalPlan> {
     let date_type = cohort.date.get_type(cohort.input.schema())?;
     let activity_type = cohort.activity.get_type(cohort.input.schema())?;
     let metric_type = cohort.metric.get_type(cohort.input.schema())?;
-    let (users, metric) = users(&cohort)?;
+    let Users { plan: users, metric, is_first } = users(&cohort)?;
     let cells = cells(&cohort, users, metric, &date_type, &activity_type)?;
-    let sized = sized(&cohort, cells)?;
+    let sized = sized(&cohort, cells, is_first)?;
     // A user counts in periods without an event of the cohort as well: these are made, and those without users left out again.
     let sparse = !cohort.fill && cohort.retention == Retention::OnOrAfter;
     let filled = match cohort.fill || sparse {
@@ -84,8 +84,17 @@ pub(super) fn plan(cohort: Cohort) -> Result<LogicalPlan> {
     shown(&cohort, counted, &date_type)
 }
 
-/// Step 1: a row a user with the cohort's date and the marked rows; and the metric over the columns that these have.
-fn users(cohort: &Cohort) -> Result<(LogicalPlan, Metric)> {
+/// What step 1 gives.
+struct Users {
+    plan: LogicalPlan,
+    /// Over the columns that the rows have.
+    metric: Metric,
+    /// No row is older than its user's cohort: see [`super::period::Period::begins_with`].
+    is_first: bool,
+}
+
+/// Step 1: a row a user with the cohort's date and the marked rows.
+fn users(cohort: &Cohort) -> Result<Users> {
     let range = Range::of(cohort);
     // Last, so that users are read for the rows that pass the others alone.
     let filters: Vec<Expr> = range.filters.iter().cloned().chain([cohort.user.clone().is_not_null()]).collect();
@@ -106,6 +115,7 @@ fn users(cohort: &Cohort) -> Result<(LogicalPlan, Metric)> {
     let marked = Expr::AggregateFunction(AggregateFunction::new_udf(marked, arguments, false, within, Vec::new(), None));
     let mut aggregates = vec![marked.alias(hidden(ROWS))];
     let dated = range.without_passed(cohort.date.clone())?;
+    let is_first = cohort.period.begins_with(&dated, &cohort.activity)?;
     let date = over_aggregates(&dated, range.within.as_ref(), DATE, &mut aggregates)?;
     let before = match &range.within {
         Some(within) => {
@@ -118,11 +128,13 @@ fn users(cohort: &Cohort) -> Result<(LogicalPlan, Metric)> {
     columns.extend(before.map(|before| before.alias(hidden(BEFORE))));
     let is_new = range.within.is_some();
     let mut plan = filtered.aggregate(vec![cohort.user.clone().alias(hidden(USER))], aggregates)?.project(columns)?;
-    plan = plan.filter(column(&hidden(DATE)).is_not_null())?;
+    if !is_first {
+        plan = plan.filter(column(&hidden(DATE)).is_not_null())?;
+    }
     if is_new {
         plan = plan.filter(column(&hidden(BEFORE)).is_null())?;
     }
-    Ok((plan.build()?, metric))
+    Ok(Users { plan: plan.build()?, metric, is_first })
 }
 
 /// An expression over aggregates, with columns in their places; the aggregates, filtered further, are added to those of the plan.
@@ -291,11 +303,13 @@ fn over(function: Arc<datafusion::logical_expr::AggregateUDF>, argument: Expr) -
 }
 
 /// Step 3: with the size of the cohort; without what came before it.
-fn sized(cohort: &Cohort, cells: LogicalPlan) -> Result<LogicalPlan> {
+fn sized(cohort: &Cohort, cells: LogicalPlan, is_first: bool) -> Result<LogicalPlan> {
     let size = over(sum_udaf(), column(&hidden(OPENED))).partition_by(cohort_keys(cohort)).build()?;
     let zero = Expr::Literal(ScalarValue::Int32(Some(0)), None);
     let from = Expr::BinaryExpr(BinaryExpr::new(Box::new(column(&hidden(PERIOD))), Operator::GtEq, Box::new(zero)));
-    LogicalPlanBuilder::from(cells).window(vec![size.alias(hidden(SIZE))])?.filter(from)?.build()
+    let sized = LogicalPlanBuilder::from(cells).window(vec![size.alias(hidden(SIZE))])?;
+    // The optimizer moves this to the rows: the number of each one's period would be computed once more.
+    if is_first { sized.build() } else { sized.filter(from)?.build() }
 }
 
 /// A row for every period from the cohort's own to the newest of all activity.
@@ -387,7 +401,6 @@ fn shown(cohort: &Cohort, plan: LogicalPlan, date_type: &DataType) -> Result<Log
     let share = |name: &str| Box::new(to(column(&hidden(name)), DataType::Float64));
     let retention = Expr::BinaryExpr(BinaryExpr::new(share(ACTIVE), Operator::Divide, share(SIZE)));
     let complete = cohort.period.has_ended((column(&hidden(DATE)), date_type), column(&hidden(PERIOD)), cohort.aligned);
-    let sorted = cohort_keys(cohort).into_iter().chain([column(&hidden(PERIOD))]).map(|key| key.sort(true, false));
     let groups = cohort.groups.iter().enumerate();
     let mut columns: Vec<Expr> = groups.map(|(index, (name, _))| column(&hidden(&rows::group(index))).alias(name)).collect();
     columns.extend([
@@ -399,5 +412,8 @@ fn shown(cohort: &Cohort, plan: LogicalPlan, date_type: &DataType) -> Result<Log
         retention.alias("retention"),
         complete.alias("complete"),
     ]);
-    ordered(LogicalPlanBuilder::from(plan), sorted.collect())?.project(columns)?.build()
+    let shown = LogicalPlanBuilder::from(plan).project(columns)?;
+    let sorted = shown.schema().columns().into_iter().take(cohort.groups.len() + 2).map(|key| Expr::Column(key).sort(true, false));
+    let sorted = sorted.collect();
+    ordered(shown, sorted)?.build()
 }

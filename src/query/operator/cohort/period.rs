@@ -3,7 +3,7 @@
 //! *Place*: `cohort` finds the [`Period`] in the argument, `cohort::lower` puts its expressions into the plan.
 
 use arrow::datatypes::{DataType, IntervalMonthDayNano};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, Result, ScalarValue};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 
@@ -89,6 +89,27 @@ impl Period {
     pub fn number(&self, cohort: (Expr, &DataType), activity: (Expr, &DataType)) -> Expr {
         let unit = Expr::Literal(ScalarValue::Utf8View(Some(self.unit.to_owned())), None);
         to(time::difference().call(vec![unit, self.local(cohort), self.local(activity)]), DataType::Int32)
+    }
+
+    /// Whether a cohort's date is always the first of its user's activity dates: `date` truncates the least value of what `activity`
+    /// truncates, in the same way. Dates do not go back where the clocks do.
+    pub fn begins_with(&self, date: &Expr, activity: &Expr) -> Result<bool> {
+        let truncates_column = match activity {
+            Expr::ScalarFunction(call) => TRUNCATIONS.contains(&call.func.name()) && matches!(call.args.get(1), Some(Expr::Column(_))),
+            _ => false,
+        };
+        if !truncates_column || self.length.months + self.length.days == 0 {
+            return Ok(false);
+        }
+        let row = date.clone().transform_down(|node| match node {
+            Expr::AggregateFunction(mut call)
+                if call.func.name() == "min" && call.params.filter.is_none() && call.params.args.len() == 1 =>
+            {
+                Ok(Transformed::new(call.params.args.remove(0), true, TreeNodeRecursion::Jump))
+            }
+            other => Ok(Transformed::no(other)),
+        })?;
+        Ok(row.transformed && row.data == *activity)
     }
 
     /// Whether a cohort's period has ended by the clock (boolean). `aligned`: the cohort's dates are beginnings of such periods.
