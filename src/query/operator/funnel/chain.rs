@@ -174,6 +174,18 @@ impl Search {
         searched.map(|()| &self.best)
     }
 
+    /// How many of an entity's events, in order, can still decide, whatever other events come or turn out to be older: of those after the
+    /// end of a complete chain none can, where nothing breaks chains ([`Mode::Ordered`], no excluded events).
+    pub fn needed(&mut self, events: &[Event], same: Option<&[u32]>) -> Result<usize> {
+        let found = events.iter().fold(0, |found, event| found | event.steps);
+        if found.count_ones() as usize != self.rules.steps {
+            return Ok(events.len());
+        }
+        let steps = self.rules.steps;
+        let chain = self.chain(events, same)?;
+        Ok(if chain.steps == steps { chain.end + 1 } else { events.len() })
+    }
+
     /// The events of one value.
     fn lane(&mut self, events: &[Event], lane: &[usize]) -> Result<()> {
         match self.rules.mode {

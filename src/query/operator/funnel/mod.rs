@@ -18,6 +18,7 @@ mod chain;
 mod interned;
 mod path;
 mod sliding;
+mod state;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -127,8 +128,8 @@ impl Parts {
         };
         let rules = Rules { steps: steps.len(), mode, from_first, repeat: call.flag("repeat", true)? };
         let same = call.expressions("having_same")?;
-        let shape = Shape { rules, attribution, keys: keys.len(), sames: same.len() };
         let (exclude, filters) = (call.conditions("exclude")?, call.conditions("filters")?);
+        let shape = Shape { rules, attribution, keys: keys.len(), sames: same.len(), excludes: !exclude.is_empty() };
         let wide = call.choice("format", &["long", "wide"])? == 1;
         Ok(Self { names, steps, window, by, time, keys, exclude, same, filters, shape, wide })
     }

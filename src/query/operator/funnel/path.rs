@@ -10,7 +10,8 @@
 //!
 //! State of an entity, three binaries: the window (8 bytes) and its events (24 bytes each: time, order, steps), their tagged values (a length of 4 bytes and the
 //! rows of `arrow::row`, as far as values are kept by event), and the first or last event's time, order and values. An event that
-//! satisfies no step is not kept, unless it is excluded or the mode is strict.
+//! satisfies no step is not kept, unless it is excluded or the mode is strict; nor is one after a chain that is complete, where nothing can
+//! break that chain.
 
 use std::hash::{Hash, Hasher};
 use std::mem::size_of;
@@ -29,6 +30,7 @@ use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Emit
 
 use super::chain::{Event, Mode, NEVER, Rules, Search};
 use super::interned::Interned;
+use super::state::{Reader, damaged};
 use crate::error::Error;
 
 /// Whose values an entity is grouped by.
@@ -53,6 +55,8 @@ pub struct Shape {
     pub keys: usize,
     /// How many values have to be the same along a chain.
     pub sames: usize,
+    /// Whether events may be excluded.
+    pub excludes: bool,
 }
 
 /// The place of the first step among the arguments.
@@ -85,6 +89,11 @@ impl Shape {
     /// Whether values to group by are kept for each entity.
     fn has_entity_keys(&self) -> bool {
         self.keys > 0 && self.attribution != Attribution::Step1
+    }
+
+    /// Whether more events leave a complete chain a chain.
+    fn only_grows(&self) -> bool {
+        self.rules.mode == Mode::Ordered && !self.excludes
     }
 
     /// The aggregate function.
@@ -449,8 +458,13 @@ impl Paths {
         let (mut values, mut deciding) = (LargeBinaryBuilder::new(), LargeBinaryBuilder::new());
         let window = self.window_us.unwrap_or(NO_WINDOW).to_le_bytes();
         let mut bytes = Vec::new();
+        let mut search = self.shape.only_grows().then(|| Search::new(self.shape.rules, self.window_us));
         for entity in 0..entities {
-            let own = leaving.begins[entity]..leaving.begins[entity + 1];
+            let mut own = leaving.begins[entity]..leaving.begins[entity + 1];
+            if let Some(search) = &mut search {
+                let sames = (self.shape.sames > 0).then(|| &leaving.sames[own.clone()]);
+                own.end = own.start + search.needed(&leaving.events[own.clone()], sames)?;
+            }
             bytes.clear();
             bytes.extend_from_slice(&window);
             for event in &leaving.events[own.clone()] {
@@ -517,31 +531,6 @@ impl Paths {
             }
         }
         Ok(())
-    }
-}
-
-fn damaged() -> Error {
-    Error::internal("the state of funnel_path() cannot be read")
-}
-
-/// Reads a state.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn bytes(&mut self, count: usize) -> Result<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or_else(damaged)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn number(&mut self) -> Result<i64> {
-        let bytes = self.bytes(8)?.try_into().map_err(|_| damaged())?;
-        Ok(i64::from_le_bytes(bytes))
-    }
-
-    fn tag(&mut self, rows: &mut Interned) -> Result<u32> {
-        let length = u32::from_le_bytes(self.bytes(4)?.try_into().map_err(|_| damaged())?);
-        if length == NEVER { Ok(NEVER) } else { rows.number(self.bytes(length as usize)?) }
     }
 }
 

@@ -137,7 +137,9 @@ fn arrays(case: &Case) -> Vec<ArrayRef> {
 }
 
 fn accumulator(case: &Case, arrays: &[ArrayRef]) -> Box<dyn GroupsAccumulator> {
-    let shape = Shape { rules: case.rules, attribution: case.attribution, keys: 1, sames: usize::from(case.has_same) };
+    let (attribution, sames) = (case.attribution, usize::from(case.has_same));
+    let excludes = case.rows.iter().any(|row| row.excluded);
+    let shape = Shape { rules: case.rules, attribution, keys: 1, sames, excludes };
     let function = shape.function();
     let fields: Vec<FieldRef> = arrays.iter().map(|array| Arc::new(Field::new("", array.data_type().clone(), true))).collect();
     let exprs: Vec<Arc<dyn PhysicalExpr>> = Vec::new();
@@ -234,6 +236,29 @@ fn a_null_is_the_same_as_nothing() {
 }
 
 #[test]
+fn what_comes_after_a_complete_chain_is_not_kept() {
+    let rules = Rules { steps: 2, mode: Mode::Ordered, from_first: false, repeat: true };
+    let row = |time: i64, steps: u64| Row { entity: 0, time, steps, excluded: false, same: None, key: None };
+    let case = |mode: Mode, excluded: bool| {
+        let mut rows = vec![row(0, 1), row(1, 1), row(2, 2)];
+        rows.extend((3..40).map(|time| row(time, 1 + time as u64 % 2)));
+        rows[20].excluded = excluded;
+        let rules = Rules { mode, ..rules };
+        Case { rules, window: None, attribution: Attribution::Last, has_same: false, rows, cut: 0, early: 0 }
+    };
+    let kept = |case: &Case| {
+        let arrays = arrays(case);
+        let mut events = accumulator(case, &arrays);
+        events.update_batch(&arrays, &vec![0; case.rows.len()], None, 1).unwrap();
+        (events.state(EmitTo::All).unwrap()[0].as_binary::<i64>().value(0).len() - 8) / 24
+    };
+    assert_eq!(kept(&case(Mode::Ordered, false)), 3);
+    // What comes later may break the chain.
+    assert_eq!(kept(&case(Mode::Ordered, true)), 40);
+    assert_eq!(kept(&case(Mode::Strict, false)), 40);
+}
+
+#[test]
 fn combinations_are_bounded() {
     let rules = Rules { steps: 64, mode: Mode::Any, from_first: false, repeat: false };
     let events: Vec<Event> = (0..64).map(|step| event(0, step, 1 << step)).collect();
@@ -250,6 +275,7 @@ fn types_are_what_the_plan_says() {
         attribution: Attribution::First,
         keys: 1,
         sames: 0,
+        excludes: false,
     };
     let types = [DataType::Int64, DataType::Int64, DataType::Int64, DataType::Boolean, DataType::Boolean, DataType::Date32];
     let DataType::Struct(fields) = shape.function().return_type(&types).unwrap() else { panic!("a struct") };
