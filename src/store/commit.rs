@@ -181,11 +181,16 @@ impl Sequencer {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "the log or the snapshot failed; no further commits are taken");
-                *self.shared.fatal.lock() = Some(error.clone());
+                self.stop(&error);
                 group.waiting.into_iter().for_each(|staged| drop(staged.reply.send(Err(error.clone()))));
             }
         }
+    }
+
+    /// Takes no commit from here on.
+    fn stop(&self, error: &Error) {
+        tracing::error!(%error, "the log or the snapshot failed; no further commits are taken");
+        *self.shared.fatal.lock() = Some(error.clone());
     }
 
     fn count(&self, committed: &Committed) {
@@ -258,7 +263,8 @@ impl Sequencer {
         self.look_up(&snapshot, &changes, &mut staged)?;
         let next_lsn = lsn.max(self.next_lsn + 1);
         self.append(&changes, &staged, next_lsn, now)?;
-        self.advance(&catalog, &changes, &deletes, &mut staged, next_lsn, now)?;
+        // The log has it: a restart would show what was refused here.
+        self.advance(&catalog, &changes, &deletes, &mut staged, next_lsn, now).inspect_err(|error| self.stop(error))?;
         committed.first_lsn = self.next_lsn;
         committed.next_lsn = next_lsn;
         group.changes_lsn = self.next_lsn;
@@ -327,7 +333,7 @@ impl Sequencer {
         }
         let deltas = staged.deltas(first_lsn, next_lsn);
         let mut positions = self.shared.positions.lock();
-        staged.advance(&mut positions, first_lsn, now)?;
+        staged.advance(&mut positions, first_lsn, now).inspect_err(|error| self.stop(error))?;
         positions.next_lsn = next_lsn;
         group.staged = Some((files, deltas));
         self.next_lsn = next_lsn;
