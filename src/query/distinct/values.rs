@@ -1,4 +1,4 @@
-//! `count(DISTINCT value)` of texts and bytes, for all groups of an aggregation in one table.
+//! `count(DISTINCT value)` of texts and bytes, for all groups of an aggregation at once.
 //!
 //! *Place*: [`super`] puts it in the place of DataFusion's, whose accumulator of texts begins with a table for 512 of them, for each group,
 //! which it does not count as memory: a million groups would take forty gigabytes unnoticed.
@@ -18,7 +18,7 @@ use datafusion::logical_expr::utils::format_state_name;
 use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, SqlState};
 
@@ -81,14 +81,15 @@ fn item(data_type: &DataType) -> FieldRef {
 #[derive(Debug)]
 struct Values {
     is_text: bool,
-    /// The number of each value, with the half of its hash that it is found by.
-    table: HashTable<(u32, u32)>,
-    /// By number: whose it is, and where it ends in `bytes`.
+    /// Of each group, the numbers of its values, with the half of the hash that a value is found by. One table of all groups would be
+    /// looked up all over the memory, where neighbouring rows are mostly of one group.
+    tables: Vec<HashTable<(u32, u32)>>,
+    /// Of the tables.
+    tables_bytes: usize,
+    /// By number: whose a value is, and where it ends in `bytes`.
     groups: Vec<u32>,
     ends: Vec<usize>,
     bytes: Vec<u8>,
-    /// Of each group.
-    counts: Vec<i64>,
 }
 
 /// What a hash table is given for half a hash: it takes the place from the lower bits and compares the upper ones.
@@ -110,7 +111,7 @@ fn value<'a>(bytes: &'a [u8], ends: &[usize], number: usize) -> &'a [u8] {
 impl Values {
     fn new(data_type: &DataType) -> Self {
         let is_text = *data_type == DataType::Utf8View;
-        Self { is_text, table: HashTable::new(), groups: Vec::new(), ends: Vec::new(), bytes: Vec::new(), counts: Vec::new() }
+        Self { is_text, tables: Vec::new(), tables_bytes: 0, groups: Vec::new(), ends: Vec::new(), bytes: Vec::new() }
     }
 
     fn data_type(&self) -> DataType {
@@ -118,23 +119,21 @@ impl Values {
     }
 
     fn grow(&mut self, groups: usize) {
-        self.counts.resize(groups.max(self.counts.len()), 0);
+        self.tables.resize_with(groups.max(self.tables.len()), HashTable::new);
     }
 
     fn add(&mut self, group: usize, added: &[u8]) -> Result<()> {
-        let owner = u32::try_from(group).map_err(|_| too_many())?;
-        let half = (xxh3_64_with_seed(added, group as u64) >> 32) as u32;
-        let (groups, ends, bytes) = (&self.groups, &self.ends, &self.bytes);
-        let is_same = |(number, known): &(u32, u32)| {
-            let number = *number as usize;
-            *known == half && groups[number] == owner && value(bytes, ends, number) == added
-        };
-        if let Entry::Vacant(place) = self.table.entry(spread(half), is_same, |(_, half)| spread(*half)) {
-            place.insert((i32::try_from(groups.len()).map_err(|_| too_many())?.cast_unsigned(), half));
+        let half = (xxh3_64(added) >> 32) as u32;
+        let (ends, bytes, table) = (&self.ends, &self.bytes, &mut self.tables[group]);
+        let is_same = |(number, known): &(u32, u32)| *known == half && value(bytes, ends, *number as usize) == added;
+        let before = table.allocation_size();
+        if let Entry::Vacant(place) = table.entry(spread(half), is_same, |(_, half)| spread(*half)) {
+            let owner = u32::try_from(group).map_err(|_| too_many())?;
+            place.insert((i32::try_from(ends.len()).map_err(|_| too_many())?.cast_unsigned(), half));
+            self.tables_bytes += table.allocation_size() - before;
             self.bytes.extend_from_slice(added);
             self.ends.push(self.bytes.len());
             self.groups.push(owner);
-            self.counts[group] += 1;
         }
         Ok(())
     }
@@ -150,12 +149,12 @@ impl Values {
         }
     }
 
-    /// Takes the first groups out; the others move down.
-    fn leave(&mut self, emit: EmitTo) -> Result<(Vec<i64>, Values)> {
+    /// Takes the first groups out, with the numbers of their values; the others move down.
+    fn leave(&mut self, emit: EmitTo) -> Result<(Vec<usize>, Values)> {
         let mut whole = std::mem::replace(self, Values::new(&self.data_type()));
-        let counts = emit.take_needed(&mut whole.counts);
-        self.grow(whole.counts.len());
-        if !self.counts.is_empty() {
+        let counts: Vec<usize> = emit.take_needed(&mut whole.tables).iter().map(HashTable::len).collect();
+        self.grow(whole.tables.len());
+        if !self.tables.is_empty() {
             let left = |number: &usize| whole.groups[*number] as usize >= counts.len();
             for number in (0..whole.groups.len()).filter(left) {
                 self.add(whole.groups[number] as usize - counts.len(), value(&whole.bytes, &whole.ends, number))?;
@@ -165,12 +164,12 @@ impl Values {
     }
 
     /// The values of the groups that leave, as lists.
-    fn lists(&self, counts: &[i64]) -> Result<ArrayRef> {
+    fn lists(&self, counts: &[usize]) -> Result<ArrayRef> {
         let mut next: Vec<usize> = Vec::with_capacity(counts.len());
         let mut total = 0;
         for count in counts {
             next.push(total);
-            total += usize::try_from(*count).unwrap_or_default();
+            total += count;
         }
         let mut order = vec![0_u32; total];
         for (number, group) in self.groups.iter().enumerate().filter(|(_, group)| (**group as usize) < counts.len()) {
@@ -197,7 +196,7 @@ impl Values {
                 Arc::new(bytes.finish())
             }
         };
-        list(counts.iter().map(|count| usize::try_from(*count).unwrap_or_default()), values)
+        list(counts.iter().copied(), values)
     }
 }
 
@@ -228,7 +227,8 @@ impl GroupsAccumulator for Values {
     }
 
     fn evaluate(&mut self, emit: EmitTo) -> Result<ArrayRef> {
-        Ok(Arc::new(Int64Array::from(self.leave(emit)?.0)))
+        let (counts, _) = self.leave(emit)?;
+        Ok(Arc::new(Int64Array::from_iter_values(counts.into_iter().map(|count| count as i64))))
     }
 
     fn state(&mut self, emit: EmitTo) -> Result<Vec<ArrayRef>> {
@@ -244,7 +244,8 @@ impl GroupsAccumulator for Values {
 
     fn size(&self) -> usize {
         let numbers = self.groups.capacity() * size_of::<u32>() + self.ends.capacity() * size_of::<usize>();
-        size_of_val(self) + self.table.allocation_size() + numbers + self.bytes.capacity() + self.counts.capacity() * size_of::<i64>()
+        let tables = self.tables.capacity() * size_of::<HashTable<(u32, u32)>>() + self.tables_bytes;
+        size_of_val(self) + tables + numbers + self.bytes.capacity()
     }
 }
 
