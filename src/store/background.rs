@@ -203,7 +203,7 @@ impl Background {
     }
 
     /// Takes the files of truncated rows out of the table log, for other readers of it.
-    fn unlist_truncated(&self, oid: Oid) -> Result<()> {
+    fn unlist_truncated(&mut self, oid: Oid) -> Result<()> {
         let snapshot = self.shared.published.load();
         let Some((table, cold)) = snapshot.tables.get(&oid).and_then(|table| Some((table, table.cold.as_ref()?))) else { return Ok(()) };
         let listed = cold.columns.version();
@@ -216,7 +216,8 @@ impl Background {
         self.publish_cold(oid, version)
     }
 
-    fn publish_cold(&self, oid: Oid, version: Arc<columnar::Version>) -> Result<()> {
+    fn publish_cold(&mut self, oid: Oid, version: Arc<columnar::Version>) -> Result<()> {
+        self.hold();
         self.shared.published.update(|snapshot| {
             if let Some(table) = snapshot.table_mut(oid)
                 && let Some(cold) = table.cold.take()
@@ -272,7 +273,7 @@ impl Background {
 
     /// Flushes the tables whose hot rows are many or old, or all when memory is short.
     fn flush_due(&mut self) -> Result<bool> {
-        let limits = &self.shared.parts.limits.store;
+        let limits = self.shared.parts.limits.store.clone();
         let short = self.is_memory_short();
         let old = self.flushed.elapsed() >= Duration::from_millis(limits.flush_age_ms);
         let snapshot = self.shared.published.load();
@@ -281,6 +282,7 @@ impl Background {
             let rows = table.hot_rows();
             // Staged files only have to be listed.
             if !table.staged.is_empty() || (rows > 0 && (rows >= limits.flush_rows || short || old)) {
+                self.hold();
                 flushed |= self.block_on(flush(&self.shared, *oid))?;
             }
         }
@@ -348,7 +350,6 @@ impl Background {
             }
             let dead = Dead { deleted: &table.deleted, clean_lsn: snapshot.next_lsn, thorough: self.is_due(*oid, table) };
             if let Some(version) = self.block_on(cold.columns.compact(retain_from, rows_max, &dead))? {
-                self.hold();
                 self.publish_cold(*oid, version)?;
                 self.shared.parts.metrics.compaction.observe(started.elapsed());
             }
@@ -403,7 +404,8 @@ impl Background {
         Some(newest.saturating_sub(retention_us))
     }
 
-    /// Takes note of the versions in the newest snapshot: whoever reads it may hold them for long. To be called after each publication.
+    /// Takes note of the versions in the newest snapshot: whoever reads it may hold them for long. To be called before others take their
+    /// place: those that the start has found go with the first flush.
     fn hold(&mut self) {
         let snapshot = self.shared.published.load();
         for (oid, table) in &snapshot.tables {
