@@ -14,6 +14,7 @@
 //! | `compact`, `merge`, `slice` | what to merge; merging it in steps; the rows of one step |
 //! | `deleted` | which rows are dead |
 //! | `foreign` | files that others have written |
+//! | `held` | which versions somebody may read |
 //!
 //! On disk, below a table's directory: `data/<uuid>.parquet` and `_delta_log/`.
 //!
@@ -32,6 +33,7 @@ mod encode;
 mod error;
 mod fill;
 pub mod foreign;
+mod held;
 mod log;
 mod merge;
 mod physical;
@@ -67,6 +69,7 @@ pub use self::deleted::{Deleted, LsnSet};
 use self::encode::{Encoded, Encoder};
 use self::error::ColumnarError;
 pub use self::fill::Fills;
+use self::held::Held;
 use self::log::delta::{DeltaLog, LOG_DIR};
 use self::log::{Change, Listing, TableLog, stats};
 pub use self::merge::Dead;
@@ -150,8 +153,8 @@ pub struct ColumnStats {
     pub nulls: u64,
 }
 
-/// The file list as of one commit of the table log. Immutable; held by snapshots.
-#[derive(Clone, Debug)]
+/// The file list as of one commit of the table log. Immutable; its files exist as long as somebody holds it.
+#[derive(Debug)]
 pub struct Version {
     /// Commit number of the table log.
     pub version: u64,
@@ -178,6 +181,7 @@ struct Shared {
     publish: Arc<dyn Publish>,
     log: Box<dyn TableLog>,
     current: ArcSwap<Listing>,
+    held: Mutex<Held>,
     /// Held by whoever commits. True while a commit is under way and after one whose outcome is unknown.
     unsettled: tokio::sync::Mutex<bool>,
     /// Files that were or are being written and are not listed yet.
@@ -208,6 +212,8 @@ impl ColumnTable {
         let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(dir).map_err(ColumnarError::storage("open", LOG_DIR))?);
         let log = DeltaLog::new(name, Arc::clone(&store), Arc::clone(&publish), limits.checkpoint_commits);
         let listing = log.open(&layout).await?;
+        let mut held = Held::default();
+        held.note(&listing.version);
         let shared = Shared {
             name: name.to_owned(),
             url: url(name)?,
@@ -215,6 +221,7 @@ impl ColumnTable {
             publish,
             log: Box::new(log),
             current: ArcSwap::from_pointee(listing),
+            held: Mutex::new(held),
             unsettled: tokio::sync::Mutex::new(false),
             pending: Mutex::default(),
             merging: tokio::sync::Mutex::default(),
@@ -231,6 +238,18 @@ impl ColumnTable {
     /// The newest version.
     pub fn version(&self) -> Arc<Version> {
         Arc::clone(&self.shared.current.load().version)
+    }
+
+    /// A version with other files: of a version that is held, or in this table's care ([`ColumnTable::adopt`]).
+    pub fn with_files(&self, version: &Version, files: Vec<Arc<DataFile>>) -> Arc<Version> {
+        let version = Arc::new(Version { files, ..*version });
+        self.shared.held.lock().note(&version);
+        version
+    }
+
+    fn set_current(&self, listing: Listing) {
+        self.shared.held.lock().note(&listing.version);
+        self.shared.current.store(Arc::new(listing));
     }
 
     /// Another handle for readers of a wider `layout`, whether the log has its columns already or not.
@@ -393,7 +412,7 @@ impl ColumnTable {
         let listing = done?;
         let version = Arc::clone(&listing.version);
         // Listed first, no longer pending second: `collect` looks at them the other way round.
-        shared.current.store(Arc::new(listing));
+        self.set_current(listing);
         let mut pending = shared.pending.lock();
         for path in &paths {
             pending.remove(path);
@@ -413,9 +432,13 @@ impl ColumnTable {
         files.into_iter().map(under).collect()
     }
 
-    /// Deletes files that no live version lists, and returns their number. `live` are the versions that snapshots still hold,
-    /// the one that new readers get among them.
-    pub async fn collect(&self, live: &[Arc<Version>]) -> Result<usize> {
+    /// Whether [`ColumnTable::collect`] may find something: versions were let go since.
+    pub fn has_let_go(&self) -> bool {
+        self.shared.held.lock().has_let_go()
+    }
+
+    /// Deletes files that no version lists which somebody holds, and returns their number.
+    pub async fn collect(&self) -> Result<usize> {
         let shared = &self.shared;
         let settled = shared.unsettled.lock().await;
         if *settled {
@@ -432,7 +455,8 @@ impl ColumnTable {
             .map_err(ColumnarError::storage("list", DATA_DIR))?;
         // In this order: what was pending when listed is pending now, or is in the version read after.
         let mut kept: HashSet<String> = shared.pending.lock().clone();
-        for version in live.iter().chain([&self.version()]) {
+        let live = shared.held.lock().collecting();
+        for version in &live {
             kept.extend(version.files.iter().map(|file| file.path.clone()));
         }
         // A file being written has its final name as a prefix.
@@ -481,7 +505,7 @@ impl ColumnTable {
         *unsettled = true;
         let done = self.shared.log.widen(&base, &layout).await;
         *unsettled = matches!(done, Err(ColumnarError::Unknown { .. }));
-        self.shared.current.store(Arc::new(done?));
+        self.set_current(done?);
         drop(unsettled);
         self.layout = layout;
         Ok(())

@@ -56,7 +56,6 @@ impl Handle {
         let mut work = Background {
             shared,
             log,
-            held: Vec::new(),
             leaving: Vec::new(),
             flushed: now,
             checkpointed: now,
@@ -89,8 +88,6 @@ impl Handle {
 struct Background {
     shared: Arc<Shared>,
     log: mpsc::Sender<Message>,
-    /// Versions of table logs that snapshots may still hold, by table.
-    held: Vec<(Oid, Arc<columnar::Version>)>,
     /// Dropped tables whose files are deleted once no snapshot holds them.
     leaving: Vec<Arc<TableState>>,
     flushed: Instant,
@@ -203,7 +200,7 @@ impl Background {
     }
 
     /// Takes the files of truncated rows out of the table log, for other readers of it.
-    fn unlist_truncated(&mut self, oid: Oid) -> Result<()> {
+    fn unlist_truncated(&self, oid: Oid) -> Result<()> {
         let snapshot = self.shared.published.load();
         let Some((table, cold)) = snapshot.tables.get(&oid).and_then(|table| Some((table, table.cold.as_ref()?))) else { return Ok(()) };
         let listed = cold.columns.version();
@@ -216,8 +213,7 @@ impl Background {
         self.publish_cold(oid, version)
     }
 
-    fn publish_cold(&mut self, oid: Oid, version: Arc<columnar::Version>) -> Result<()> {
-        self.hold();
+    fn publish_cold(&self, oid: Oid, version: Arc<columnar::Version>) -> Result<()> {
         self.shared.published.update(|snapshot| {
             if let Some(table) = snapshot.table_mut(oid)
                 && let Some(cold) = table.cold.take()
@@ -282,7 +278,6 @@ impl Background {
             let rows = table.hot_rows();
             // Staged files only have to be listed.
             if !table.staged.is_empty() || (rows > 0 && (rows >= limits.flush_rows || short || old)) {
-                self.hold();
                 flushed |= self.block_on(flush(&self.shared, *oid))?;
             }
         }
@@ -404,37 +399,12 @@ impl Background {
         Some(newest.saturating_sub(retention_us))
     }
 
-    /// Takes note of the versions in the newest snapshot: whoever reads it may hold them for long. To be called before others take their
-    /// place: those that the start has found go with the first flush.
-    fn hold(&mut self) {
-        let snapshot = self.shared.published.load();
-        for (oid, table) in &snapshot.tables {
-            if let Some(cold) = &table.cold {
-                let known = self.held.iter().any(|(held, version)| held == oid && Arc::ptr_eq(version, &cold.version));
-                if !known {
-                    self.held.push((*oid, Arc::clone(&cold.version)));
-                }
-            }
-        }
-    }
-
     /// Deletes files that neither the table log nor any snapshot lists any more.
-    fn collect(&mut self) -> Result<()> {
-        self.hold();
-        let snapshot = self.shared.published.load();
-        let count = self.held.len();
-        let current = |version: &Arc<columnar::Version>| {
-            snapshot.tables.values().any(|table| table.cold.as_ref().is_some_and(|cold| Arc::ptr_eq(&cold.version, version)))
-        };
-        // One reference is this list's own.
-        self.held.retain(|(_, version)| current(version) || Arc::strong_count(version) > 1);
-        if self.held.len() == count {
-            return Ok(());
-        }
-        for (oid, table) in &snapshot.tables {
-            let Some(cold) = &table.cold else { continue };
-            let live: Vec<_> = self.held.iter().filter(|(held, _)| held == oid).map(|(_, version)| Arc::clone(version)).collect();
-            self.block_on(cold.columns.collect(&live))?;
+    fn collect(&self) -> Result<()> {
+        for table in self.shared.published.load().tables.values() {
+            if let Some(cold) = table.cold.as_ref().filter(|cold| cold.columns.has_let_go()) {
+                self.block_on(cold.columns.collect())?;
+            }
         }
         Ok(())
     }

@@ -472,7 +472,7 @@ pub async fn open_columns(parts: &Parts, table: &crate::catalog::Table) -> Resul
 fn delete_unnamed(shared: &Shared) -> Result<()> {
     for state in shared.published.load().tables.values() {
         if let Some(cold) = &state.cold {
-            shared.parts.spawner.cpu_handle().block_on(cold.columns.collect(std::slice::from_ref(&cold.version)))?;
+            shared.parts.spawner.cpu_handle().block_on(cold.columns.collect())?;
         }
     }
     Ok(())

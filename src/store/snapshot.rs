@@ -342,7 +342,7 @@ impl TableState {
         let unlisted: Vec<_> = self.staged.iter().filter(|file| !listed.contains(file.path.as_str())).cloned().collect();
         let version = if !unlisted.is_empty() || version.files.iter().any(|file| file.lsn_range.1 < truncated) {
             let files = version.files.iter().cloned().chain(unlisted).filter(|file| file.lsn_range.1 >= truncated).collect();
-            Arc::new(columnar::Version { files, ..(*version).clone() })
+            columns.with_files(&version, files)
         } else {
             version
         };

@@ -307,7 +307,7 @@ impl TableLog for DeltaLog {
             let stats = stats::under_schema(&base.schema, &file.stats, file.rows, schema, &|column| !layout.fills.has(column));
             Arc::new(DataFile { stats, ..DataFile::clone(file) })
         });
-        let mut version = Version { files: files.collect(), ..Version::clone(&base.version) };
+        let mut version = Version { files: files.collect(), ..*base.version };
         let mut header = base.header.clone();
         if let Some(schema_string) = wider {
             let mut actions = Vec::new();

@@ -132,7 +132,7 @@ impl Case {
 
     async fn reopen(&mut self) {
         self.table = ColumnTable::open_with(self.dir.path(), "merging", self.layout.clone(), self.limits.clone()).await.unwrap();
-        self.table.collect(&[]).await.unwrap();
+        self.table.collect().await.unwrap();
         assert_eq!(data_files(&self.dir).len(), self.table.version().files.len());
     }
 
@@ -177,7 +177,7 @@ async fn whatever_is_merged_each_living_row_is_there_once() {
                 4 => case.delete(),
                 5 => case.reopen().await,
                 6 => case.check().await,
-                7 => drop(case.table.collect(&[]).await.unwrap()),
+                7 => drop(case.table.collect().await.unwrap()),
                 _ => drop(case.compact(false).await),
             }
         }
