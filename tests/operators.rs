@@ -71,3 +71,21 @@ async fn operators_spill() {
         assert!(spilled, "nothing was spilled:\n{plan}");
     }
 }
+
+/// Two aggregations, one over the other, exchange rows through files while none of them gets on without the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_that_exchange_rows_through_files_end() {
+    let env = vec![("VERUS_LIMITS_QUERY_MEMORY_BYTES", (8 << 20).to_string())];
+    let server = Server::start_with(Options { template: false, env }).await;
+    let session = server.connect().await;
+    session.rows("CREATE TABLE t (g int, trace text, v bigint)").await;
+    session
+        .rows("INSERT INTO t SELECT i % 8, 'trace-' || (i::bigint * 7919 % 400000)::text, i FROM generate_series(1, 400000) AS s(i)")
+        .await;
+    session.rows("SET statement_timeout = '60s'").await;
+    let query = "SELECT g, count(DISTINCT trace) FROM (SELECT g, trace, v FROM t GROUP BY g, trace, v) AS x GROUP BY g ORDER BY g";
+    for _ in 0..30 {
+        let rows = session.rows(query).await;
+        assert!(rows.len() == 8 && rows.iter().all(|row| row[1] == "50000"), "{rows:?}");
+    }
+}

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::ScalarValue;
+use datafusion::common::config::ConfigNonZeroUsize;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::context::SessionState;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -103,7 +104,7 @@ impl Engine {
             .build_arc()
             .map_err(from_datafusion)?;
         let builder = SessionStateBuilder::new()
-            .with_config(configuration(limits.memory_bytes))
+            .with_config(configuration(limits.memory_bytes)?)
             .with_runtime_env(runtime)
             .with_query_planner(Arc::new(series::plan::Planner { clock: Arc::clone(&clock), points_max: limits.series_points_max }))
             .with_optimizer_rules(super::distinct::rules());
@@ -417,7 +418,7 @@ fn short_optimizer() -> Optimizer {
     ])
 }
 
-fn configuration(memory_bytes: usize) -> SessionConfig {
+fn configuration(memory_bytes: usize) -> Result<SessionConfig> {
     let mut config =
         SessionConfig::new().with_batch_size(BATCH_ROWS).with_information_schema(false).with_create_default_catalog_and_schema(false);
     let options = config.options_mut();
@@ -425,11 +426,14 @@ fn configuration(memory_bytes: usize) -> SessionConfig {
     // Each partition of each sort sets this aside: together they must leave most of the memory to what is sorted.
     let set_aside = memory_bytes / (SORT_SHARE * options.execution.target_partitions.max(1));
     options.execution.sort_spill_reservation_bytes = options.execution.sort_spill_reservation_bytes.min(set_aside);
+    // A file a batch. Repartitioning reads its oldest spill file only: of two that are open it can wait for ever for one that nobody
+    // goes on writing, while the batch that it needs is in the other (apache/datafusion#24883). One that is written at once is complete.
+    options.execution.max_spill_file_size_bytes = ConfigNonZeroUsize::try_new(1).map_err(from_datafusion)?;
     options.execution.parquet.pushdown_filters = true;
     options.execution.parquet.reorder_filters = true;
     options.execution.parquet.bloom_filter_on_read = true;
     options.sql_parser.parse_float_as_decimal = true;
     options.sql_parser.map_string_types_to_utf8view = true;
     options.sql_parser.default_null_ordering = "nulls_max".to_owned();
-    config
+    Ok(config)
 }
