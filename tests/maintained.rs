@@ -3,6 +3,8 @@
 //!
 //! A failure prints the seed of its case; `VERUS_PROPERTY_SEED=n VERUS_PROPERTY_CASES=1` runs that case alone.
 
+use std::time::Duration;
+
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -74,6 +76,10 @@ fn cohort(random: &mut StdRng) -> String {
         "MIN(source)",
         "SUM(revenue) FILTER (WHERE event_type = 'purchase')",
         "COUNT(*) - COUNT(DISTINCT source)",
+        "SUM(revenue) / COUNT(*)",
+        "COUNT(order_id)",
+        "SUM(quantity) - MAX(quantity)",
+        "SUM(quantity) + COUNT(quantity) FILTER (WHERE source = 'mail')",
     ]
     .choose(random)
     .unwrap();
@@ -237,4 +243,107 @@ async fn a_view_of_an_operator_equals_its_query() {
     for seed in first..first + number("VERUS_PROPERTY_CASES", 3) {
         case(seed).await;
     }
+}
+
+const START: i64 = 1_714_557_600;
+
+/// Views of a user who looks, and never buys: a row a second, in a store.
+fn looks(id: i64, from: i64, count: i64, store: &str) -> String {
+    let row = |number: i64| {
+        let at = chrono::DateTime::from_timestamp(from + number, 0).unwrap().to_rfc3339();
+        format!("{}\t{at}\t{store}\tu1\tx1\tview\t\\N\t1\t1.00\t\\N\n", id + number)
+    };
+    (0..count).map(row).collect()
+}
+
+/// Sends a row a second of a user who looks until a view with a window has small states beside one without. Gives the next second.
+async fn look_until_small(session: &Session, tables: &[&str], mut next: i64, (small, whole): (&str, &str)) -> i64 {
+    let is_small = format!(
+        "SELECT a.state_bytes * 5 < b.state_bytes FROM verus.views a, verus.views b WHERE a.view_name = '{small}' AND b.view_name = '{whole}'"
+    );
+    let last = next + 400_000;
+    while next < last {
+        for table in tables {
+            session.copy(&format!("COPY {table} FROM STDIN"), &looks(next, START + next, 200, "s1")).await.unwrap();
+        }
+        next += 200;
+        if next >= 10_000 && session.value(&is_small).await == "t" {
+            return next;
+        }
+        // States become smaller when they are merged, beside the commits.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{:?}", session.rows("SELECT view_name, state_bytes FROM verus.views").await);
+}
+
+fn looking(table: &str, window: &str) -> String {
+    format!("SELECT * FROM FUNNEL({table}, steps := [event_type = 'view', event_type = 'purchase']{window}, by := user_id)")
+}
+
+const WINDOW: &str = ", window := INTERVAL '5 minutes'";
+
+/// Of an entity that comes for long, a view with a window keeps what the window and the lateness reach; rows that are older bring the rest
+/// back: those that are applied though very late, and those of another store, after a kill too.
+#[tokio::test(flavor = "multi_thread")]
+async fn states_are_bounded_by_window_and_lateness() {
+    let mut server = Server::start_with(Options::busy()).await;
+    let mut session = server.connect().await;
+    session.rows(&TABLE.replace("1 hour", "1 minute")).await;
+    let bounded = looking("events", WINDOW);
+    session.rows(&format!("CREATE MATERIALIZED VIEW bounded AS {bounded}")).await;
+    session.rows(&format!("CREATE MATERIALIZED VIEW whole AS {}", looking("events", ""))).await;
+    let mut next = 0;
+    for (turn, older) in [looks(-1, START - 90_000, 1, "s1"), looks(-2, START - 90_001, 1, "s2")].into_iter().enumerate() {
+        next = look_until_small(&session, &["events"], next, ("bounded", "whole")).await;
+        session.assert_view("bounded", &bounded, "cut").await;
+        if turn > 0 {
+            server.kill();
+            server.restart().await;
+            session = server.connect().await;
+        }
+        session.rows("SET verus.late_rows = 'apply'").await;
+        session.copy("COPY events FROM STDIN", &older).await.unwrap();
+        if turn == 0 {
+            assert!(server.log().contains("older rows came"), "{}", server.log());
+        }
+        // What had been left out decides.
+        let purchase = looks(-10 - turn as i64, START + 100 + 1_000 * turn as i64, 1, "s1").replace("view", "purchase");
+        session.copy("COPY events FROM STDIN", &purchase).await.unwrap();
+        session.assert_view("bounded", &bounded, "late").await;
+        assert_eq!(session.value("SELECT entities FROM bounded WHERE step = 2").await, "1");
+    }
+}
+
+/// Where retention removes rows, states get back what they have left out while the rows are there: late rows count as in a table that keeps
+/// all rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn states_are_whole_before_retention_removes_rows() {
+    let server = Server::start_with(Options::busy()).await;
+    let session = server.connect().await;
+    let table = TABLE.replace("1 hour", "1 minute").replace(", dedup_key = 'id', dedup_window = '1 day'", "");
+    session.rows(&table).await;
+    session.rows(&table.replace("TABLE events", "TABLE short").replace("'store')", "'store', retention = '20 days')")).await;
+    let tables = ["events", "short"];
+    for table in tables {
+        session.rows(&format!("CREATE MATERIALIZED VIEW of_{table} AS {}", looking(table, WINDOW))).await;
+    }
+    session.rows(&format!("CREATE MATERIALIZED VIEW whole AS {}", looking("events", ""))).await;
+    let next = look_until_small(&session, &tables, 0, ("of_short", "whole")).await;
+    session.rows("SET verus.late_rows = 'apply'").await;
+    let apply = async |rows: &str| {
+        for table in tables {
+            session.copy(&format!("COPY {table} FROM STDIN"), rows).await.unwrap();
+        }
+    };
+    apply(&looks(next, START + next + 25 * 86_400, 1, "s1")).await;
+    session.until(&format!("SELECT count(*) < {next} FROM short")).await;
+    assert!(server.log().contains("before retention"), "{}", server.log());
+    // A purchase within the window of a look whose row is gone; one of another user, before the look.
+    for second in [100, 2_000] {
+        apply(&looks(-second, START + second, 1, "s1").replace("view", "purchase")).await;
+        apply(&looks(-second - 1, START + second, 1, "s1").replace("view", "purchase").replace("u1", "u2")).await;
+        apply(&looks(-second - 2, START + second - 30, 1, "s1").replace("u1", "u2")).await;
+        assert_eq!(session.rows("SELECT * FROM of_short").await, session.rows("SELECT * FROM of_events").await, "{second}");
+    }
+    assert_eq!(session.value("SELECT entities FROM of_short WHERE step = 2").await, "2");
 }

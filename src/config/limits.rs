@@ -94,6 +94,8 @@ pub struct StoreLimits {
     pub statement_bytes_max: usize,
     /// Least time between two refreshes of a view that does not say its own, milliseconds.
     pub refresh_interval_ms: u64,
+    /// How long the states of a view stay whole at least after older rows came than they could tell apart, milliseconds.
+    pub whole_states_ms: u64,
     /// Bytes of the files of one such statement.
     pub staged_bytes_max: u64,
     /// Keys seen lately (`dedup_key`) in memory, bytes; beyond it they go to disk, of which a fifteenth stays in memory.
@@ -332,6 +334,7 @@ impl Default for StoreLimits {
             staged_bytes_max: 64 * 1024 * MIB as u64,
             dedup_bytes_max: 128 * MIB,
             refresh_interval_ms: 1_000,
+            whole_states_ms: 3_600_000,
             unique_keys_max: 2048 * 1024,
             retries_max: 100,
             erase_age_ms: 30_000,

@@ -7,7 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::common::config::ConfigNonZeroUsize;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -18,7 +18,7 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionStateDefaults, TaskContext};
 use datafusion::logical_expr::planner::ExprPlanner;
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan};
 use datafusion::optimizer::Optimizer;
 use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
 use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
@@ -42,7 +42,7 @@ use super::distinct::SingleDistinct;
 use super::error::{canceled, from_datafusion};
 use super::explain;
 use super::functions::{self, session::Values};
-use super::operator::series;
+use super::operator::{self, series};
 use super::resolve::Resolver;
 use super::route;
 use super::scope::Scope;
@@ -52,7 +52,7 @@ use super::typing::planner::Postgres;
 use super::watch::{Watch, watched};
 use super::{Bound, Context, ExplainOptions, windows};
 use crate::catalog::Catalog;
-use crate::catalog::bind::Binder;
+use crate::catalog::bind::{Binder, Settle};
 use crate::clock::Clock;
 use crate::config::limits::QueryLimits;
 use crate::error::{Error, Result};
@@ -297,6 +297,14 @@ impl Binder for Engine {
 
     fn session_state(&self) -> SessionState {
         self.state.as_ref().clone()
+    }
+
+    fn kept(&self, function: &AggregateUDF) -> Option<Arc<AggregateUDF>> {
+        operator::kept(function)
+    }
+
+    fn settle(&self, function: &AggregateUDF, arguments: &[Arc<dyn PhysicalExpr>], types: &[FieldRef]) -> Option<Arc<dyn Settle>> {
+        operator::settle(function, arguments, types)
     }
 }
 

@@ -48,7 +48,11 @@ pub async fn rebuild(shared: &Arc<Shared>, view: Oid) -> Result<()> {
             let _rebuilding = shared.backfills.exclusive(view)?;
             let snapshot = sealed(&shared, view)?;
             let lsn = snapshot.next_lsn;
-            build(Arc::clone(&shared), snapshot, view, lsn, Backfill::replacing).await
+            build(Arc::clone(&shared), snapshot, view, lsn, Backfill::replacing).await?;
+            // Rows that need it may be logged from here on.
+            shared.state.sync()?;
+            shared.horizons.forget(view);
+            Ok(())
         }
     };
     spawn(&shared, work).await
@@ -101,8 +105,8 @@ impl Drop for Rebuilt {
     }
 }
 
-/// How long a deletion waits before it asks again whether the REFRESH of a view is over.
-const REFRESH_POLL: std::time::Duration = std::time::Duration::from_millis(20);
+/// How long who needs a view made anew waits before asking again whether another turn of that is over.
+pub const REFRESH_POLL: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// Makes the state of a view anew from the rows without `gone`, joined as of now. To be called on a worker of its own.
 pub async fn rebuild_without(shared: &Arc<Shared>, view: Oid, gone: &LsnSet) -> Result<Rebuilt> {

@@ -24,7 +24,7 @@ use crate::state::{Batch, Family};
 use crate::store::commit::Message;
 use crate::store::flush::{flush, table_dir};
 use crate::store::positions::{Saved, save_deleted, save_expired};
-use crate::store::{Shared, TableState, apply::Retired, ttl};
+use crate::store::{Shared, TableState, apply::Retired, horizon, ttl};
 
 enum Signal {
     Wake,
@@ -129,6 +129,7 @@ impl Background {
         // Rounds that were asked for come more often than checkpoints are due.
         let due = self.checkpointed.elapsed() >= pause;
         if due {
+            horizon::draw(&self.shared);
             self.checkpoint()?;
             self.checkpointed = Instant::now();
         }
@@ -302,8 +303,11 @@ impl Background {
         // The newest: its state may have been replaced since the round began.
         let snapshot = self.shared.published.load();
         let Some(version) = snapshot.views.get(&oid) else { return Ok(false) };
+        let Some(merging) = version.mergeable() else { return Ok(false) };
+        let settles = merging.is_whole() && version.spec.settles();
+        let horizon = if settles { self.shared.horizons.take(oid, version.applied_lsn()) } else { None };
         let mut batch = Batch::default();
-        let Some(merged) = version.merge(&mut batch)? else { return Ok(false) };
+        let merged = version.merge(merging, horizon, &mut batch)?;
         self.shared.state.write(batch)?;
         let published = self.shared.published.update(|newest| {
             Ok(match newest.views.get_mut(&oid) {

@@ -189,6 +189,13 @@ impl Watermarks {
         Some((newest().min()?, newest().max()?))
     }
 
+    /// The least watermark of the partitions that were heard from since a time of the server's clock.
+    pub fn least_since(&self, table: &Table, since: Micros) -> Option<Micros> {
+        let lateness_us = table.watermark?.lateness_us;
+        let heard = self.partitions.values().filter(|partition| partition.heard >= since);
+        heard.map(|partition| partition.newest.saturating_sub(lateness_us)).min()
+    }
+
     /// What is closed at a time of the server's clock, per partition and in no order. `listening` is since when rows could come: a
     /// partition cannot be silent while nobody listens.
     pub fn partitions_closing<'a>(

@@ -27,6 +27,7 @@ use crate::store::enrich::{self, Found};
 use crate::store::erase::{self, Corrections};
 use crate::store::erased;
 use crate::store::flush::layout;
+use crate::store::horizon::Admitted;
 use crate::store::positions::{Judged, Staging};
 use crate::store::progress::{self, Logged};
 use crate::store::record::{
@@ -46,7 +47,7 @@ use crate::wal::{Cut, Wal};
 #[derive(Debug)]
 pub enum Message {
     /// Commit a transaction and answer.
-    Commit(Request),
+    Commit(Box<Request>),
     /// Everything below the LSN is durable elsewhere: hand over what the log no longer needs.
     CutLog(u64, oneshot::Sender<Cut>),
     /// Finish and end.
@@ -60,6 +61,8 @@ pub struct Request {
     pub transaction: Transaction,
     /// Of the views that its deletions change.
     pub corrections: Option<Corrections>,
+    /// Kept until the rows are visible.
+    pub admitted: Option<Admitted>,
     /// Hears the outcome.
     pub reply: oneshot::Sender<Result<Committed>>,
 }
@@ -79,6 +82,8 @@ pub struct Sequencer {
 struct Waiting {
     reply: oneshot::Sender<Result<Committed>>,
     committed: Committed,
+    /// Dropped when the rows are visible.
+    _admitted: Option<Admitted>,
 }
 
 /// What a group adds to the snapshot.
@@ -129,7 +134,7 @@ impl Sequencer {
                     queue.close();
                     while let Some(message) = queue.blocking_recv() {
                         if let Message::Commit(request) = message {
-                            self.group(vec![request]);
+                            self.group(vec![*request]);
                         }
                     }
                     return;
@@ -143,7 +148,7 @@ impl Sequencer {
                 }
                 Message::Commit(request) => {
                     let rows_max = self.shared.parts.limits.store.group_rows_max;
-                    let (requests, next) = gather(request, &mut queue, rows_max, |request| self.is_alone(request));
+                    let (requests, next) = gather(*request, &mut queue, rows_max, |request| self.is_alone(request));
                     held = next;
                     self.group(requests);
                     self.tidier.wake();
@@ -156,14 +161,14 @@ impl Sequencer {
     fn group(&mut self, requests: Vec<Request>) {
         let started = std::time::Instant::now();
         let mut group = Group::default();
-        for Request { transaction, corrections, reply } in requests {
+        for Request { transaction, corrections, admitted, reply } in requests {
             let fatal = self.shared.fatal.lock().clone();
             let outcome = match fatal {
                 Some(fatal) => Err(fatal),
                 None => self.stage(transaction, corrections, &mut group),
             };
             match outcome {
-                Ok(committed) => group.waiting.push(Waiting { reply, committed }),
+                Ok(committed) => group.waiting.push(Waiting { reply, committed, _admitted: admitted }),
                 // The client may have gone: nobody is left to hear it.
                 Err(error) => drop(reply.send(Err(error))),
             }
@@ -175,7 +180,7 @@ impl Sequencer {
         self.shared.parts.metrics.commit.observe(started.elapsed());
         match outcome {
             Ok(()) => {
-                for Waiting { reply, committed } in group.waiting {
+                for Waiting { reply, committed, .. } in group.waiting {
                     self.count(&committed);
                     drop(reply.send(Ok(committed)));
                 }
@@ -614,7 +619,7 @@ fn gather(
         match queue.try_recv() {
             Ok(Message::Commit(request)) if !is_alone(&request) => {
                 rows += row_count(&request.transaction);
-                group.push(request);
+                group.push(*request);
             }
             Ok(other) => return (group, Some(other)),
             Err(_) => break,

@@ -20,6 +20,7 @@ mod enrich;
 mod erase;
 pub mod erased;
 mod flush;
+mod horizon;
 mod keep;
 mod lock;
 pub mod note;
@@ -188,6 +189,7 @@ struct Shared {
     refresh: refresh::Refreshing,
     lookups: enrich::Lookups,
     backfills: Arc<backfill::Backfills>,
+    horizons: horizon::Horizons,
     /// Since when rows can come.
     opened_at: Micros,
 }
@@ -375,12 +377,16 @@ impl Store {
 
     async fn submit(&self, transaction: Transaction, corrections: Option<erase::Corrections>) -> Result<Committed> {
         self.wait_for_memory().await?;
+        let admitted = horizon::admit(&self.shared, &transaction).await?;
         let (reply, answer) = oneshot::channel();
         let stopped = || match self.shared.fatal.lock().clone() {
             Some(error) => error,
             None => Error::new(SqlState::ADMIN_SHUTDOWN, "the server is shutting down"),
         };
-        self.queue.send(commit::Message::Commit(commit::Request { transaction, corrections, reply })).await.map_err(|_| stopped())?;
+        self.queue
+            .send(commit::Message::Commit(Box::new(commit::Request { transaction, corrections, admitted, reply })))
+            .await
+            .map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 

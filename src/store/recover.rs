@@ -23,6 +23,7 @@ use crate::store::dedupe::Bounds;
 use crate::store::enrich::{Found, Lookups};
 use crate::store::erased::Keys;
 use crate::store::flush::{layout, table_dir};
+use crate::store::horizon::Horizons;
 use crate::store::positions::{self, Positions, Saved};
 use crate::store::record::Decoded;
 use crate::store::snapshot::{Published, Snapshot, TableState};
@@ -118,8 +119,14 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
         refresh: refresh::Refreshing::default(),
         lookups: Lookups::default(),
         backfills: Arc::default(),
+        horizons: Horizons::default(),
         opened_at: parts.clock.now(),
     });
+    for (view, version) in &shared.published.load().views {
+        if let Some(cut) = version.coverage().horizon_us {
+            shared.horizons.restore(*view, version.spec.view.table, cut);
+        }
+    }
     remove_strays(&shared)?;
     delete_unnamed(&shared)?;
     for view in rebuild {

@@ -471,6 +471,12 @@ impl Staged {
         dedupe_columns(&self.table, rows)?.map_or(Ok(false), |(keys, _)| self.keys.has_any(keys))
     }
 
+    /// The table and the least event time of the accepted rows.
+    pub(super) fn floor(&self) -> Result<Option<(Oid, Micros)>> {
+        let (Some(oldest), Some(watermark)) = (&self.oldest, self.table.watermark) else { return Ok(None) };
+        Ok(event_times(oldest, watermark.column)?.iter().min().map(|least| (self.table.oid, *least)))
+    }
+
     /// Rows numbered so far: the LSNs that the commit takes.
     pub fn numbers(&self) -> u64 {
         self.next

@@ -13,7 +13,7 @@ use crate::clock::Micros;
 use crate::error::{Error, Result};
 use crate::state::{Batch, Family, State};
 use crate::store::apply::Retired;
-use crate::store::{Shared, Snapshot, backfill};
+use crate::store::{Shared, Snapshot, backfill, horizon};
 use crate::view::{Evicted, Version};
 
 /// Moves every view's windows into or out of its state as its `ttl` says, and the newest event time.
@@ -70,6 +70,7 @@ pub fn before_retention(shared: &Arc<Shared>, table: Oid, retain_from: Micros) -
     if !expires || state.dropped_us.is_some_and(|dropped_us| dropped_us >= retain_from) {
         return Ok(true);
     }
+    horizon::before_retention(shared, table)?;
     for view in snapshot.catalog.views_of(table) {
         let Some(version) = snapshot.views.get(&view.oid) else { continue };
         let Some(evicted) = version.coverage().evicted else { continue };

@@ -20,6 +20,7 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::logical_expr::{Accumulator, Cast, EmitTo, Expr, ExprSchemable, GroupsAccumulator};
 use datafusion::physical_expr::GroupsAccumulatorAdapter;
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
+use datafusion::physical_expr::expressions::Column;
 
 use super::distinct::DistinctCount;
 use super::failure::{arrow_failure, failure};
@@ -27,6 +28,7 @@ use super::rollup::in_type;
 use super::slots::hashes_values;
 use super::source::no_view;
 use super::spec::Expression;
+use crate::catalog::bind::{Binder, Settle};
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
 
@@ -46,6 +48,8 @@ pub struct Aggregate {
     pub(super) argument_types: Vec<DataType>,
     /// Types of the state columns.
     pub(super) state: Vec<DataType>,
+    /// How its states become smaller as time goes on, if they do.
+    settle: Option<Arc<dyn Settle>>,
     /// The value's type as the query has it.
     output: DataType,
     kind: Kind,
@@ -61,6 +65,8 @@ enum Kind {
 
 /// What `lower` needs to know.
 pub(super) struct Lowering<'a> {
+    /// Of aggregates whose states are kept: knows what they are then.
+    pub(super) binder: Option<&'a dyn Binder>,
     pub(super) props: &'a ExecutionProps,
     /// The table's columns, unqualified.
     pub(super) schema: &'a DFSchema,
@@ -75,6 +81,9 @@ impl Aggregate {
         refuse_inexact(call)?;
         let mut call = call.clone();
         widen(&mut call, lowering.schema)?;
+        if let Some(kept) = lowering.binder.and_then(|binder| binder.kept(&call.func)) {
+            call.func = kept;
+        }
         let lowered = LoweredAggregateBuilder::new(
             &Expr::AggregateFunction(call.clone()),
             lowering.schema,
@@ -106,9 +115,14 @@ impl Aggregate {
             filter: lowered.filter.map(Expression::new),
             argument_types: types.map_err(failure)?,
             state: Vec::new(),
+            settle: None,
             output: output.clone(),
             kind,
         };
+        if let (Kind::Function(function), Some(binder)) = (&aggregate.kind, lowering.binder) {
+            let fields = aggregate.argument_types.iter().map(|kind| Arc::new(Field::new("", kind.clone(), true)));
+            aggregate.settle = binder.settle(function.fun(), &function.expressions(), &fields.collect::<Vec<_>>());
+        }
         aggregate.state = aggregate.probe().map_err(failure)?;
         Ok(aggregate)
     }
@@ -140,6 +154,17 @@ impl Aggregate {
             Kind::Function(function) => function.create_sliding_accumulator(),
             Kind::DistinctCount(_) => Err(Error::internal("count(DISTINCT) does not slide").into()),
         }
+    }
+
+    /// How its states become smaller as time goes on, if they do.
+    pub(super) fn settling(&self) -> Option<&Arc<dyn Settle>> {
+        self.settle.as_ref()
+    }
+
+    /// Whether its states become smaller as a column of the rows goes on.
+    pub(super) fn settles_by(&self, column: usize) -> bool {
+        let time = self.settle.as_ref().and_then(|settle| self.arguments.get(settle.time()));
+        time.is_some_and(|time| time.physical.downcast_ref::<Column>().is_some_and(|time| time.index() == column))
     }
 
     /// Whether its state is a set of distinct values that can be cut: see [`super::portion`].

@@ -21,6 +21,7 @@ use super::portion::{Portion, Source, has_large, merged};
 use super::slots::{Place, places};
 use super::spec::Spec;
 use super::version::{Coverage, Version};
+use crate::clock::Micros;
 use crate::error::{Error, Result};
 use crate::state::Batch;
 
@@ -53,6 +54,25 @@ pub struct Merged {
     pub(super) blocks: Vec<Arc<Block>>,
     pub(super) replaced: Vec<Arc<Block>>,
     pub(super) changes_from: u64,
+    pub(super) coverage: Coverage,
+}
+
+/// Blocks of one time group that are to be merged.
+#[derive(Debug)]
+pub struct Mergeable {
+    group: i64,
+    sources: Vec<Arc<Block>>,
+    /// Whether the group's oldest are among them.
+    oldest: bool,
+    /// Whether these are all of its blocks.
+    whole: bool,
+}
+
+impl Mergeable {
+    /// Whether groups have all their states in it but those of newer deltas.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
 }
 
 /// Runs of a time group are merged when there are this many of a size.
@@ -110,14 +130,22 @@ impl Version {
         Ok(Delta { rows: self.without_evicted(&delta.rows)?, ..delta.clone() })
     }
 
-    /// Merges the blocks of one time group that has marked ones or too many, if any has. `batch` comes empty. The caller writes it and then
-    /// calls [`Version::merged`] on the newest version. Bytes are partly written ahead.
-    pub fn merge(&self, batch: &mut Batch) -> Result<Option<Merged>> {
+    /// The blocks of one time group that has marked ones or too many, if any has.
+    pub fn mergeable(&self) -> Option<Mergeable> {
         // Blocks that are not listed yet wait for their checkpoint.
         if self.is_ahead() {
-            return Ok(None);
+            return None;
         }
-        let Some((group, sources, oldest)) = self.resolvable().or_else(|| self.mergeable()) else { return Ok(None) };
+        let (group, sources, oldest) = self.resolvable().or_else(|| self.neighbours())?;
+        let whole = self.blocks.get(&group).is_some_and(|blocks| blocks.len() == sources.len());
+        Some(Mergeable { group, sources, oldest, whole })
+    }
+
+    /// Merges blocks, those that are whole under a horizon where there is one: see [`Spec::settles`]. `batch` comes empty. The caller
+    /// writes it and then calls [`Version::merged`] on the newest version. Bytes are partly written ahead.
+    pub fn merge(&self, merging: Mergeable, horizon: Option<Micros>, batch: &mut Batch) -> Result<Merged> {
+        let Mergeable { group, sources, oldest, whole } = merging;
+        let horizon = horizon.filter(|_| whole);
         // Over nothing older there is nothing to void: groups that were removed leave no trace, and the others no mark.
         let marked_lsn = sources.iter().map(|block| block.entry.marked_lsn).max().unwrap_or(0);
         let mut changes_from = self.changes_from();
@@ -125,7 +153,7 @@ impl Version {
         let next_lsn = sources.iter().map(|block| block.entry.next_lsn).max().unwrap_or(0);
         let weight: usize = sources.iter().map(|block| block.entry.weight()).sum();
         let chunks = weight.div_ceil(MERGE_ROWS).clamp(1, SLOTS);
-        let mut writer = Writer::new(&self.spec, &self.home);
+        let mut writer = Writer { horizon, ..Writer::new(&self.spec, &self.home) };
         for chunk in 0..chunks {
             let (first, last) = slot_range(chunk, chunks);
             let inside = |block: &&Arc<Block>| block.name.slot <= last && block.entry.slot_last >= first;
@@ -139,13 +167,14 @@ impl Version {
                 writer.write_ahead(batch)
             })?;
         }
-        if changes_from > self.changes_from() {
-            Meta::new(&self.spec, self.applied_lsn(), changes_from, self.poison.as_ref().map(to_text), self.work, self.coverage())
+        let coverage = Coverage { horizon_us: self.coverage().horizon_us.max(horizon), ..self.coverage() };
+        if changes_from > self.changes_from() || coverage != self.coverage() {
+            Meta::new(&self.spec, self.applied_lsn(), changes_from, self.poison.as_ref().map(to_text), self.work, coverage)
                 .put(self.spec.view.oid, batch)?;
         }
         writer.blocks.iter().try_for_each(|block| block.list(batch))?;
         sources.iter().for_each(|block| block.condemn(batch));
-        Ok(Some(Merged { group, blocks: writer.blocks, replaced: sources, changes_from }))
+        Ok(Merged { group, blocks: writer.blocks, replaced: sources, changes_from, coverage })
     }
 
     /// Whether blocks have marks, which only a merge with what they void can resolve.
@@ -174,7 +203,7 @@ impl Version {
     }
 
     /// Neighbouring runs of a time group that are to be one: of the group with most runs; and whether its oldest is among them.
-    fn mergeable(&self) -> Option<(i64, Vec<Arc<Block>>, bool)> {
+    fn neighbours(&self) -> Option<(i64, Vec<Arc<Block>>, bool)> {
         let mut best: Option<(usize, i64, Vec<Arc<Block>>, bool)> = None;
         for (group, blocks) in self.blocks.iter() {
             let runs: Vec<_> = blocks.chunk_by(|a, b| a.entry.run == b.entry.run).collect();
@@ -204,6 +233,8 @@ pub(super) fn chunk_of(slot: u8, chunks: usize) -> usize {
 pub(super) struct Writer<'a> {
     spec: &'a Spec,
     home: &'a Arc<Blocks>,
+    /// States have all rows, and none comes that is older: see [`Spec::settles`].
+    horizon: Option<Micros>,
     run: u64,
     pub(super) blocks: Vec<Arc<Block>>,
     /// Bytes put into the batch since the last write ahead.
@@ -214,7 +245,7 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     pub(super) fn new(spec: &'a Spec, home: &'a Arc<Blocks>) -> Self {
-        Self { spec, home, run: home.number(), blocks: Vec::new(), pending_bytes: 0, ahead: 0 }
+        Self { spec, home, horizon: None, run: home.number(), blocks: Vec::new(), pending_bytes: 0, ahead: 0 }
     }
 
     /// What is added from here may overlap with what was added before.
@@ -236,6 +267,8 @@ impl<'a> Writer<'a> {
 
     /// Sorts, cuts and encodes rows whose keys are distinct, and that have values of one portion.
     pub(super) fn add_portion(&mut self, delta: &Delta, portion: Portion, batch: &mut Batch) -> Result<()> {
+        let settled = self.horizon.map(|horizon| self.spec.settled(&delta.rows, horizon)).transpose()?;
+        let delta = &Delta { rows: settled.unwrap_or_else(|| delta.rows.clone()), ..delta.clone() };
         let keys = self.spec.key_schema.fields().len();
         let rows = delta.rows.num_rows();
         let places = places(self.spec, &delta.rows.columns()[..keys], rows);
@@ -342,7 +375,16 @@ impl Backfill {
     /// For the view of `version`, whose rows it does not look at.
     pub fn new(version: &Version) -> Backfill {
         let (deltas, blocks, replaced) = (Vec::new(), Vec::new(), Vec::new());
-        Backfill { version: version.clone(), deltas, weight: 0, blocks, replaces: false, replaced, poison: None, work: Work::default() }
+        Backfill {
+            version: version.clone().with_whole_states(),
+            deltas,
+            weight: 0,
+            blocks,
+            replaces: false,
+            replaced,
+            poison: None,
+            work: Work::default(),
+        }
     }
 
     /// For a view that has state already, all of which is to be replaced.

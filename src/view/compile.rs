@@ -36,7 +36,7 @@ use super::source::{self, Source, check, check_plan, no_view, reason, refusal};
 use super::spec::{Expression, Spec};
 use super::{combine, window};
 use crate::catalog::bind::Binder;
-use crate::catalog::{self, Catalog, Column, Maintenance, Table, View};
+use crate::catalog::{self, Catalog, Column, Maintenance, Table, View, Watermark};
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
 
@@ -301,7 +301,8 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, kept: Kept<'_>) -
     for (index, call) in shape.aggregates.iter().enumerate() {
         let call = rows.simplify_arguments(call)?;
         let output = shape.schema.field(shape.keys.len() + index).data_type();
-        let lowering = Lowering { props: rows.props, schema: &rows.schema, context: &rows.context, is_shaped: upper.is_some() };
+        let lowering =
+            Lowering { binder: Some(binder), props: rows.props, schema: &rows.schema, context: &rows.context, is_shaped: upper.is_some() };
         aggregates.push(Arc::new(Aggregate::lower(&call, output, &lowering)?));
         calls.push(call);
     }
@@ -326,6 +327,8 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, kept: Kept<'_>) -
     let mut hasher = DefaultHasher::new();
     keys.iter().for_each(|key| key.hash.hash(&mut hasher));
     let fingerprint = fingerprint(filter.as_ref(), expansion.as_ref(), sessions.as_ref(), &keys, &aggregates, &state_schema);
+    let settles = |time: Watermark| aggregates.iter().any(|aggregate| aggregate.settles_by(time.column));
+    let settles = upper.is_some() && join.is_none() && table.watermark.is_some_and(settles);
     let matching = match join.is_some() || expansion.is_some() || sessions.is_some() || upper.is_some() {
         // What a row was joined with is not in the table; and who groups otherwise cannot tell from state how rows fell into windows.
         true => None,
@@ -349,6 +352,7 @@ fn build(binder: &dyn Binder, table: &Table, view: &Arc<View>, kept: Kept<'_>) -
         slot_keys,
         finish,
         upper,
+        settles,
         fingerprint,
         join: join.map(Arc::new),
         matching,

@@ -126,7 +126,7 @@ impl Version {
         if !self.is_settled(next_lsn) {
             return Err(Error::internal("the deltas of a view are not sealed"));
         }
-        let coverage = Coverage { evicted };
+        let coverage = Coverage { evicted, ..self.coverage() };
         let out: Vec<Evicted> = self.coverage().evicted.into_iter().chain(evicted).collect();
         let mut writer = Writer::new(&self.spec, &self.home);
         let mut replaced = Vec::new();

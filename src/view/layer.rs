@@ -102,7 +102,8 @@ impl Layer {
             check(expr)?;
             let Expr::AggregateFunction(call) = expr.clone().unalias_nested().data else { return Ok(None) };
             let output = aggregate.schema.field(keys.len() + index).data_type();
-            let lowering = Lowering { props: planner.props, schema: &planner.schema, context: planner.context(), is_shaped: true };
+            let lowering =
+                Lowering { binder: None, props: planner.props, schema: &planner.schema, context: planner.context(), is_shaped: true };
             let aggregate = Aggregate::lower(&call, output, &lowering)?;
             if !Tally::fits(&aggregate) {
                 return Ok(None);

@@ -185,7 +185,7 @@ impl Normalizer {
 /// The accumulators of a call over the columns of `schema`.
 pub(super) fn lower(session: &SessionState, schema: &DFSchema, call: &AggregateFunction, output: &DataType) -> Result<Arc<Aggregate>> {
     let context = PhysicalPlanningContext::default();
-    let lowering = Lowering { props: session.execution_props(), schema, context: &context, is_shaped: false };
+    let lowering = Lowering { binder: None, props: session.execution_props(), schema, context: &context, is_shaped: false };
     Ok(Arc::new(Aggregate::lower(call, output, &lowering)?))
 }
 

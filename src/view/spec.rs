@@ -13,7 +13,7 @@ use datafusion::physical_expr::utils::collect_columns;
 
 use super::aggregate::Aggregate;
 use super::expand::Expansion;
-use super::failure::failure;
+use super::failure::{arrow_failure, failure};
 use super::finish::Finish;
 use super::join::Join;
 use super::matching::Matching;
@@ -21,6 +21,7 @@ use super::nested::Upper;
 use super::session::Session;
 use super::window::TimeKey;
 use crate::catalog::View;
+use crate::clock::Micros;
 use crate::error::Result;
 
 /// A compiled view: filter, keys, aggregates, output.
@@ -55,6 +56,8 @@ pub struct Spec {
     pub(super) finish: Arc<Finish>,
     /// What the view is over these groups, where they are not what it shows.
     pub(super) upper: Option<Upper>,
+    /// Whether states become smaller as event time goes on.
+    pub(super) settles: bool,
     /// Columns of the table that keys and aggregates read, ascending.
     pub(super) columns: Vec<usize>,
     /// Of everything that gives stored state its meaning.
@@ -76,6 +79,30 @@ impl Spec {
     /// What the view is over the groups that it keeps, where they are not what it shows.
     pub fn upper(&self) -> Option<&Upper> {
         self.upper.as_ref()
+    }
+
+    /// Whether states that have all of an entity's rows can leave out what decides nothing for rows that are not older than some event
+    /// time. Not where rows are joined: what they were joined with is lost with them.
+    pub fn settles(&self) -> bool {
+        self.settles
+    }
+
+    /// State rows that have all of their groups' rows, without what decides nothing: no row older than a horizon comes.
+    pub(super) fn settled(&self, rows: &RecordBatch, horizon: Micros) -> Result<RecordBatch> {
+        if rows.num_rows() == 0 || !self.settles {
+            return Ok(rows.clone());
+        }
+        let mut columns = rows.columns().to_vec();
+        let mut place = self.key_schema.fields().len();
+        for aggregate in &self.aggregates {
+            let own = place..place + aggregate.state.len();
+            if let Some(settle) = aggregate.settling() {
+                let states = settle.settle(&columns[own.clone()], horizon).map_err(failure)?;
+                columns.splice(own.clone(), states);
+            }
+            place = own.end;
+        }
+        RecordBatch::try_new(rows.schema(), columns).map_err(arrow_failure)
     }
 
     /// The groups' Arrow schema: the view's declared columns, unless there is an [`Upper`].

@@ -269,7 +269,8 @@ impl Bench {
     fn merge(&mut self) {
         for version in &mut self.versions {
             let mut batch = Batch::default();
-            if let Some(merged) = version.merge(&mut batch).unwrap() {
+            if let Some(merging) = version.mergeable() {
+                let merged = version.merge(merging, None, &mut batch).unwrap();
                 self.state.write(batch).unwrap();
                 *version = version.merged(&merged);
             }

@@ -25,6 +25,7 @@ use super::failure;
 use super::fold::Fold;
 use super::spec::Spec;
 use crate::catalog::Oid;
+use crate::clock::Micros;
 use crate::error::{Error, Result};
 use crate::state::Batch;
 
@@ -67,6 +68,9 @@ pub struct Coverage {
     /// All but those of these windows, which the table's rows answer for.
     #[serde(default)]
     pub evicted: Option<Evicted>,
+    /// States may have left out what decides nothing for rows that are not older than this event time, microseconds.
+    #[serde(default)]
+    pub horizon_us: Option<Micros>,
 }
 
 /// Sizes of a view's state, for system views and metrics.
@@ -113,6 +117,11 @@ impl Version {
 
     pub(super) fn with_all_windows(mut self) -> Version {
         self.coverage.evicted = None;
+        self
+    }
+
+    pub(super) fn with_whole_states(mut self) -> Version {
+        self.coverage.horizon_us = None;
         self
     }
 
@@ -343,6 +352,7 @@ impl Version {
         merged.replaced.iter().for_each(|block| block.release());
         let mut next = self.clone();
         next.changes_from = next.changes_from.max(merged.changes_from);
+        next.coverage = merged.coverage;
         next.set_blocks(with_blocks(blocks, merged.blocks.iter().cloned()));
         next
     }

@@ -12,10 +12,10 @@ use std::hash::{Hash, Hasher};
 use std::mem::size_of_val;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListArray, StructArray, UInt32Array, new_empty_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, ListArray, StructArray, UInt32Array, new_empty_array};
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::{concat, filter, take};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility};
@@ -40,6 +40,28 @@ pub trait Kernel: Debug + Send + Sync + 'static {
 
     /// The structures of all entities, with the number of each entity's.
     fn finish(&self, rows: &Rows, fields: &Fields) -> Result<(Vec<ArrayRef>, Vec<usize>)>;
+
+    /// How states become smaller where they are kept.
+    fn shrinks(&self) -> Shrinks {
+        Shrinks::No
+    }
+
+    /// Fewer rows for which [`Kernel::finish`] gives the same, whatever rows come besides, with the number of each entity's; columns as
+    /// they are kept. None where they are to stay. Only for kernels that shrink.
+    fn settle(&self, _rows: &Rows) -> Result<Option<(Vec<ArrayRef>, Vec<usize>)>> {
+        Ok(None)
+    }
+}
+
+/// Whether one row can stand for several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shrinks {
+    /// Every row stays.
+    No,
+    /// A row stands for all that are alike.
+    ToOne,
+    /// A row also says, in a last column (bigint), how many it stands for; of these all but one have NULL in some columns.
+    ToCounted(Vec<usize>),
 }
 
 /// Gathered rows of many entities.
@@ -54,6 +76,43 @@ pub struct Rows {
 }
 
 impl Rows {
+    /// Those of an entity one after another.
+    fn of_lengths(columns: Vec<ArrayRef>, lengths: &[usize]) -> Result<Self> {
+        let mut bounds = vec![0];
+        bounds.extend(lengths.iter().scan(0, |end, length| {
+            *end += length;
+            Some(*end)
+        }));
+        let order = (0..u32::try_from(bounds[lengths.len()]).map_err(|_| too_many())?).collect();
+        Ok(Self { columns, order, bounds })
+    }
+
+    /// Each row as often as its last column says, without that; all but the first with NULL in the columns `once`.
+    fn repeated(mut self, once: &[usize]) -> Result<Self> {
+        let counts = self.columns.pop().ok_or_else(|| Error::internal("rows without counts"))?;
+        let counts: &Int64Array = counts.as_primitive_opt::<Int64Type>().ok_or_else(|| Error::internal("counts that are no numbers"))?;
+        if counts.values().iter().all(|count| *count == 1) {
+            return Ok(self);
+        }
+        let (mut rows, mut firsts, mut bounds) = (Vec::new(), Vec::new(), vec![0]);
+        for entity in 0..self.entities() {
+            for row in self.of(entity) {
+                let count = usize::try_from(counts.value(*row as usize)).unwrap_or(0);
+                rows.extend(std::iter::repeat_n(*row, count));
+                firsts.extend((0..count).map(|number| (number == 0).then_some(*row)));
+            }
+            bounds.push(rows.len());
+        }
+        let order = (0..u32::try_from(rows.len()).ok().filter(|rows| i32::try_from(*rows).is_ok()).ok_or_else(too_many)?).collect();
+        let (rows, firsts) = (UInt32Array::from(rows), UInt32Array::from(firsts));
+        let columns = self
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(index, column)| Ok(take(column, if once.contains(&index) { &firsts } else { &rows }, None)?));
+        Ok(Self { columns: columns.collect::<Result<_>>()?, order, bounds })
+    }
+
     /// The number of entities.
     pub fn entities(&self) -> usize {
         self.bounds.len() - 1
@@ -92,13 +151,19 @@ fn too_many() -> Error {
 
 /// The aggregate of a kernel.
 pub fn gather(kernel: Arc<dyn Kernel>) -> Arc<AggregateUDF> {
-    let shown = format!("{kernel:?}");
-    Arc::new(AggregateUDF::new_from_impl(Gather { kernel, shown, signature: Signature::user_defined(Volatility::Immutable) }))
+    gathering(kernel, Shrinks::No)
+}
+
+fn gathering(kernel: Arc<dyn Kernel>, shrinks: Shrinks) -> Arc<AggregateUDF> {
+    let shown = format!("{kernel:?} {shrinks:?}");
+    Arc::new(AggregateUDF::new_from_impl(Gather { kernel, shrinks, shown, signature: Signature::user_defined(Volatility::Immutable) }))
 }
 
 #[derive(Debug)]
 struct Gather {
     kernel: Arc<dyn Kernel>,
+    /// How states become smaller.
+    shrinks: Shrinks,
     /// The kernel with its settings: two that show the same are the same.
     shown: String,
     signature: Signature,
@@ -123,8 +188,16 @@ fn list_of(fields: Fields) -> DataType {
 }
 
 /// The structure that rows are kept as.
-fn kept(arguments: &[FieldRef]) -> Fields {
-    arguments.iter().enumerate().map(|(index, field)| Field::new(format!("a{index}"), field.data_type().clone(), true)).collect()
+fn kept_fields(shrinks: &Shrinks, arguments: &[FieldRef]) -> Fields {
+    let counts = matches!(shrinks, Shrinks::ToCounted(_)).then_some(DataType::Int64);
+    let types = arguments.iter().map(|field| field.data_type().clone()).chain(counts);
+    types.enumerate().map(|(index, data_type)| Field::new(format!("a{index}"), data_type, true)).collect()
+}
+
+/// A function as it is used where its states are kept, if it is one of these and its kernel says how they become smaller.
+pub fn kept(function: &AggregateUDF) -> Option<Arc<AggregateUDF>> {
+    let gather = function.inner().downcast_ref::<Gather>().filter(|gather| gather.kernel.shrinks() != Shrinks::No)?;
+    Some(gathering(Arc::clone(&gather.kernel), gather.kernel.shrinks()))
 }
 
 impl Gather {
@@ -133,7 +206,8 @@ impl Gather {
         let DataType::Struct(fields) = item.data_type() else { return Err(Error::internal("a list of rows has no structures").into()) };
         Ok(Gatherer {
             kernel: Arc::clone(&self.kernel),
-            kept: kept(args.expr_fields),
+            shrinks: self.shrinks.clone(),
+            kept: kept_fields(&self.shrinks, args.expr_fields),
             fields: fields.clone(),
             chunks: Vec::new(),
             entity_of: Vec::new(),
@@ -170,7 +244,7 @@ impl AggregateUDFImpl for Gather {
     }
 
     fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
-        Ok(vec![Arc::new(Field::new(format!("{}[rows]", args.name), list_of(kept(args.input_fields)), true))])
+        Ok(vec![Arc::new(Field::new(format!("{}[rows]", args.name), list_of(kept_fields(&self.shrinks, args.input_fields)), true))])
     }
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
@@ -190,6 +264,7 @@ impl AggregateUDFImpl for Gather {
 #[derive(Debug)]
 struct Gatherer {
     kernel: Arc<dyn Kernel>,
+    shrinks: Shrinks,
     /// The structure of a kept row.
     kept: Fields,
     /// The structure of a result.
@@ -203,6 +278,20 @@ struct Gatherer {
 }
 
 impl Gatherer {
+    /// Rows as they come, each of which stands for itself.
+    fn counted(&self, mut columns: Vec<ArrayRef>, rows: usize) -> Vec<ArrayRef> {
+        if let Shrinks::ToCounted(_) = self.shrinks {
+            columns.push(Arc::new(Int64Array::from_value(1, rows)));
+        }
+        columns
+    }
+
+    /// As few rows as stand for all.
+    fn shrunk(&self, rows: Rows) -> Result<Rows> {
+        let settled = if self.shrinks == Shrinks::No { None } else { self.kernel.settle(&rows)? };
+        settled.map_or(Ok(rows), |(columns, lengths)| Rows::of_lengths(columns, &lengths))
+    }
+
     fn push(&mut self, columns: Vec<ArrayRef>, entities: impl Iterator<Item = usize>) -> Result<()> {
         let before = self.entity_of.len();
         for entity in entities {
@@ -253,30 +342,31 @@ impl Gatherer {
         }
         Rows::new(columns, &entity_of, count)
     }
+}
 
-    fn listed(&self, columns: Vec<ArrayRef>, lengths: Vec<usize>, fields: &Fields) -> Result<ArrayRef> {
-        let count = lengths.iter().sum();
-        if i32::try_from(count).is_err() {
-            return Err(too_many().into());
-        }
-        let items = match fields.is_empty() {
-            true => StructArray::new_empty_fields(count, None),
-            false => StructArray::try_new(fields.clone(), columns, None)?,
-        };
-        let item = Arc::new(Field::new(ITEM, DataType::Struct(fields.clone()), true));
-        Ok(Arc::new(ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), Arc::new(items), None)?))
+fn listed(columns: Vec<ArrayRef>, lengths: Vec<usize>, fields: &Fields) -> Result<ArrayRef> {
+    let count = lengths.iter().sum();
+    if i32::try_from(count).is_err() {
+        return Err(too_many().into());
     }
+    let items = match fields.is_empty() {
+        true => StructArray::new_empty_fields(count, None),
+        false => StructArray::try_new(fields.clone(), columns, None)?,
+    };
+    let item = Arc::new(Field::new(ITEM, DataType::Struct(fields.clone()), true));
+    Ok(Arc::new(ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), Arc::new(items), None)?))
 }
 
 impl GroupsAccumulator for Gatherer {
     fn update_batch(&mut self, values: &[ArrayRef], groups: &[usize], chosen: Option<&BooleanArray>, count: usize) -> Result<()> {
         self.entities = self.entities.max(count);
         match chosen {
-            None => self.push(values.to_vec(), groups.iter().copied()),
+            None => self.push(self.counted(values.to_vec(), groups.len()), groups.iter().copied()),
             Some(chosen) => {
-                let columns = values.iter().map(|column| Ok(filter(column, chosen)?)).collect::<Result<_>>()?;
+                let columns: Vec<ArrayRef> = values.iter().map(|column| Ok(filter(column, chosen)?)).collect::<Result<_>>()?;
+                let rows = columns.first().map_or(0, |column| column.len());
                 let passes = |row: usize| chosen.is_valid(row) && chosen.value(row);
-                self.push(columns, groups.iter().enumerate().filter(|(row, _)| passes(*row)).map(|(_, group)| *group))
+                self.push(self.counted(columns, rows), groups.iter().enumerate().filter(|(row, _)| passes(*row)).map(|(_, group)| *group))
             }
         }
     }
@@ -294,16 +384,22 @@ impl GroupsAccumulator for Gatherer {
 
     fn evaluate(&mut self, emit: EmitTo) -> Result<ArrayRef> {
         let rows = self.emit(emit)?;
+        // Of the same rows the same, however they were divided: who takes them back gives what he took.
+        let mut rows = self.shrunk(rows)?;
+        if let Shrinks::ToCounted(once) = &self.shrinks {
+            rows = rows.repeated(once)?;
+        }
         let (columns, lengths) = self.kernel.finish(&rows, &self.fields)?;
-        self.listed(columns, lengths, &self.fields)
+        listed(columns, lengths, &self.fields)
     }
 
     fn state(&mut self, emit: EmitTo) -> Result<Vec<ArrayRef>> {
         let rows = self.emit(emit)?;
+        let rows = self.shrunk(rows)?;
         let order = UInt32Array::from(rows.order);
         let columns = rows.columns.iter().map(|column| Ok(take(column, &order, None)?)).collect::<Result<_>>()?;
         let lengths = rows.bounds.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        Ok(vec![self.listed(columns, lengths, &self.kept)?])
+        Ok(vec![listed(columns, lengths, &self.kept)?])
     }
 
     fn convert_to_state(&self, values: &[ArrayRef], chosen: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
@@ -315,7 +411,8 @@ impl GroupsAccumulator for Gatherer {
                 (values.iter().map(|column| Ok(filter(column, chosen)?)).collect::<Result<_>>()?, lengths)
             }
         };
-        Ok(vec![self.listed(columns, lengths, &self.kept)?])
+        let rows = lengths.iter().sum();
+        Ok(vec![listed(self.counted(columns, rows), lengths, &self.kept)?])
     }
 
     fn size(&self) -> usize {
@@ -355,9 +452,6 @@ impl Accumulator for One {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::Int64Array;
-    use arrow::datatypes::Int64Type;
-
     use super::*;
 
     /// Gives each entity's numbers in order.
@@ -390,7 +484,8 @@ mod tests {
         let argument: FieldRef = Arc::new(Field::new("", DataType::Int64, true));
         Gatherer {
             kernel: Arc::new(Sorted),
-            kept: kept(std::slice::from_ref(&argument)),
+            shrinks: Shrinks::No,
+            kept: kept_fields(&Shrinks::No, std::slice::from_ref(&argument)),
             fields: Sorted.fields(&[argument]).unwrap(),
             chunks: Vec::new(),
             entity_of: Vec::new(),

@@ -35,13 +35,18 @@ pub mod series;
 mod sessionize;
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
+use arrow::datatypes::FieldRef;
 use datafusion::common::{Result, TableReference};
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{AggregateUDF, LogicalPlan, LogicalPlanBuilder};
+use datafusion::physical_expr::PhysicalExpr;
 use sqlparser::ast::{FunctionArg, ObjectName, TableAlias, TableFactor, TableFunctionArgs};
 
 pub use args::{Argument, Call};
+
+use crate::catalog::bind::Settle;
 
 /// What there is.
 const OPERATORS: [&dyn Operator; 6] = [
@@ -66,6 +71,17 @@ pub trait Operator: Debug + Sync {
 
     /// The plan that a call stands for. Its columns are unqualified.
     fn plan(&self, call: Call<'_>) -> Result<LogicalPlan>;
+}
+
+/// An operator's aggregate function as it is used where its states are kept: see [`Binder::kept`](crate::catalog::bind::Binder::kept).
+pub fn kept(function: &AggregateUDF) -> Option<Arc<AggregateUDF>> {
+    gather::kept(function)
+}
+
+/// How the states of an operator's aggregate function become smaller as time goes on: see
+/// [`Binder::settle`](crate::catalog::bind::Binder::settle).
+pub fn settle(function: &AggregateUDF, arguments: &[Arc<dyn PhysicalExpr>], types: &[FieldRef]) -> Option<Arc<dyn Settle>> {
+    funnel::settle(function, arguments, types)
 }
 
 /// Plans the operators.

@@ -28,6 +28,7 @@ use datafusion::logical_expr::{
 };
 
 use super::rows::{self, CohortRows};
+use super::settled::Uses;
 use super::{Cohort, Retention, fill, is_date};
 use crate::query::functions::cast;
 use crate::query::functions::repeated::rows_of_lists;
@@ -110,7 +111,8 @@ fn users(cohort: &Cohort) -> Result<Users> {
         arguments.extend(cohort.groups.iter().map(|(_, group)| group.clone()));
     }
     arguments.extend(metric.values.iter().cloned());
-    let marked = gather(Arc::new(CohortRows { groups: cohort.groups.len() }));
+    let uses = metric.uses(cohort)?;
+    let marked = gather(Arc::new(CohortRows { groups: cohort.groups.len(), uses }));
     let within = range.within.clone().map(Box::new);
     let marked = Expr::AggregateFunction(AggregateFunction::new_udf(marked, arguments, false, within, Vec::new(), None));
     let mut aggregates = vec![marked.alias(hidden(ROWS))];
@@ -175,6 +177,12 @@ impl Metric {
     fn over_values(&mut self, expression: Expr) -> Result<Expr> {
         let replaced = expression.transform_down(|node| {
             let Expr::AggregateFunction(mut call) = node else { return Ok(Transformed::no(node)) };
+            if let ("count", false, [argument]) = (call.func.name(), call.params.distinct, call.params.args.as_slice())
+                && !argument.column_refs().is_empty()
+            {
+                // Which value it is does not count.
+                call.params.args = vec![when(argument.clone().is_not_null(), lit(true)).end()?];
+            }
             call.params.args = call.params.args.into_iter().map(|argument| self.value(argument)).collect();
             call.params.filter = call.params.filter.map(|filter| Box::new(self.value(*filter)));
             let sorts = call.params.order_by.into_iter();
@@ -182,6 +190,13 @@ impl Metric {
             Ok(Transformed::new(Expr::AggregateFunction(call), true, datafusion::common::tree_node::TreeNodeRecursion::Jump))
         })?;
         Ok(replaced.data)
+    }
+
+    /// How its aggregates take the values.
+    fn uses(&self, cohort: &Cohort) -> Result<Option<Uses>> {
+        let types = self.values.iter().map(|value| value.get_type(cohort.input.schema())).collect::<Result<Vec<_>>>()?;
+        let names: Vec<Expr> = (0..types.len()).map(|place| column(&hidden(&rows::value(place)))).collect();
+        Ok(Uses::of(&self.expression, &types, |expression| names.iter().position(|name| name == expression)))
     }
 
     fn value(&mut self, expression: Expr) -> Expr {

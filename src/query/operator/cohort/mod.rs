@@ -12,6 +12,7 @@ mod fill;
 mod lower;
 mod period;
 mod rows;
+mod settled;
 
 use std::ops::ControlFlow;
 

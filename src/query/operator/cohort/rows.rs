@@ -16,7 +16,8 @@ use arrow::compute::{SortOptions, cast, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type};
 use datafusion::common::Result;
 
-use super::super::gather::{Kernel, Rows};
+use super::super::gather::{Kernel, Rows, Shrinks};
+use super::settled::{Uses, settled};
 use crate::error::Error;
 
 /// The date of the activity.
@@ -46,6 +47,8 @@ pub fn value(index: usize) -> String {
 pub struct CohortRows {
     /// Number of groups.
     pub groups: usize,
+    /// How the metric takes its values; none where every row counts in its place.
+    pub uses: Option<Uses>,
 }
 
 impl CohortRows {
@@ -95,6 +98,20 @@ impl Kernel for CohortRows {
         let values = arguments.iter().skip(self.values_from());
         fields.extend(values.enumerate().map(|(index, field)| like(value(index), field)));
         Ok(fields.into())
+    }
+
+    fn shrinks(&self) -> Shrinks {
+        match &self.uses {
+            None => Shrinks::No,
+            Some(uses) if uses.counts => Shrinks::ToCounted(uses.added().map(|value| self.values_from() + value).collect()),
+            Some(_) => Shrinks::ToOne,
+        }
+    }
+
+    fn settle(&self, rows: &Rows) -> Result<Option<(Vec<ArrayRef>, Vec<usize>)>> {
+        let Some(uses) = &self.uses else { return Ok(None) };
+        let entries = if self.groups > 0 { self.entries(rows)? } else { Vec::new() };
+        settled(rows, &entries, 1..self.values_from(), uses).map(Some)
     }
 
     fn finish(&self, rows: &Rows, _fields: &Fields) -> Result<(Vec<ArrayRef>, Vec<usize>)> {

@@ -186,6 +186,41 @@ impl Search {
         Ok(if chain.steps == steps { chain.end + 1 } else { events.len() })
     }
 
+    /// How far apart the events of a chain can be, microseconds; none for any.
+    fn span_us(&self) -> Option<i64> {
+        let windows = if self.rules.from_first { 1 } else { self.rules.steps as i64 - 1 };
+        if self.rules.steps == 1 { Some(0) } else { self.window_us.map(|window| window.saturating_mul(windows)) }
+    }
+
+    /// Puts the positions of those of an entity's events, in order, into `kept` that can still decide when no event before `horizon`
+    /// comes. A chain with an event that is yet to come, or can still be broken, reaches back no further than its span; of the other
+    /// chains the best is known. What else counts is the newest event before that breaks chains: it loses its steps.
+    pub fn settle(&mut self, events: &mut [Event], same: Option<&[u32]>, horizon: i64, kept: &mut Vec<usize>) {
+        let from = self.span_us().map_or(i64::MIN, |span| horizon.saturating_sub(span));
+        let old = events.partition_point(|event| event.time < from);
+        let certain = events.partition_point(|event| event.time < horizon);
+        if old == 0 {
+            return kept.extend(0..events.len());
+        }
+        let breaking = match self.rules.mode {
+            Mode::Strict => Some(old - 1),
+            _ => events[..old].iter().rposition(Event::is_excluded),
+        };
+        // What cannot be searched is an error for readers, as long as the events are there.
+        let Ok(chain) = self.chain(&events[..certain], same.map(|same| &same[..certain])) else {
+            return kept.extend(0..events.len());
+        };
+        for (position, event) in events[..old].iter_mut().enumerate() {
+            if chain.times.binary_search(&event.time).is_ok() {
+                kept.push(position);
+            } else if Some(position) == breaking {
+                event.steps = 0;
+                kept.push(position);
+            }
+        }
+        kept.extend(old..events.len());
+    }
+
     /// The events of one value.
     fn lane(&mut self, events: &[Event], lane: &[usize]) -> Result<()> {
         match self.rules.mode {

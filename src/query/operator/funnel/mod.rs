@@ -16,7 +16,9 @@
 
 mod chain;
 mod interned;
+mod one;
 mod path;
+mod settled;
 mod sliding;
 mod state;
 mod summary;
@@ -39,6 +41,7 @@ use crate::query::rewrite::SUFFIX;
 use crate::query::typing::casts;
 use chain::{Mode, Rules};
 use path::{Attribution, GAPS, REACHED, Shape, key_name};
+pub use settled::settle;
 
 const STEPS_MAX: usize = 64;
 /// Whose path it is where nothing is said.

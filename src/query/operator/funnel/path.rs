@@ -15,6 +15,7 @@
 
 use std::hash::{Hash, Hasher};
 use std::mem::size_of;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -23,13 +24,14 @@ use arrow::array::{
 };
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type, TimestampMicrosecondType};
-use datafusion::common::{Result, ScalarValue};
+use datafusion::common::Result;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility};
 
 use super::chain::{Event, Mode, NEVER, Rules, Search};
 use super::interned::Interned;
+use super::one::One;
 use super::state::{Reader, damaged};
 use crate::error::Error;
 
@@ -59,7 +61,11 @@ pub struct Shape {
     pub excludes: bool,
 }
 
-/// The place of the first step among the arguments.
+/// The place of the time among the arguments.
+pub const TIME: usize = 0;
+/// The place of the window.
+pub const WINDOW: usize = 2;
+/// The place of the first step.
 const STEPS: usize = 4;
 const EVENT_BYTES: usize = 24;
 /// The order of all events where they come in theirs.
@@ -103,7 +109,7 @@ impl Shape {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Path {
+pub(super) struct Path {
     shape: Shape,
     signature: Signature,
 }
@@ -127,8 +133,14 @@ impl Path {
         Ok(fields.into())
     }
 
-    fn groups(&self, args: &AccumulatorArgs) -> Result<Paths> {
-        Paths::new(self.shape.clone(), args.expr_fields, self.result(args.expr_fields)?)
+    /// Whether a chain is one event.
+    pub(super) fn is_one_step(&self) -> bool {
+        self.shape.rules.steps == 1
+    }
+
+    /// All entities of a partition, none so far.
+    pub(super) fn groups(&self, arguments: &[FieldRef]) -> Result<Paths> {
+        Paths::new(self.shape.clone(), arguments, self.result(arguments)?)
     }
 }
 
@@ -156,7 +168,7 @@ impl AggregateUDFImpl for Path {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(One(self.groups(&args)?)))
+        Ok(Box::new(One(self.groups(args.expr_fields)?)))
     }
 
     fn groups_accumulator_supported(&self, _args: AccumulatorArgs) -> bool {
@@ -164,7 +176,7 @@ impl AggregateUDFImpl for Path {
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
-        Ok(Box::new(self.groups(&args)?))
+        Ok(Box::new(self.groups(args.expr_fields)?))
     }
 
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {
@@ -188,10 +200,12 @@ const UNDECIDED: Deciding = Deciding { time: 0, order: 0, number: NEVER };
 
 /// All entities of a partition.
 #[derive(Debug)]
-struct Paths {
+pub(super) struct Paths {
     shape: Shape,
     result: Fields,
     window_us: Option<i64>,
+    /// No event before it comes: see [`Search::settle`].
+    pub(super) horizon: Option<i64>,
     entities: usize,
     /// The events of all, with their entities.
     events: Vec<Event>,
@@ -218,6 +232,7 @@ impl Paths {
             shape,
             result,
             window_us: None,
+            horizon: None,
             entities: 0,
             events: Vec::new(),
             owners: Vec::new(),
@@ -227,7 +242,7 @@ impl Paths {
         })
     }
 
-    fn grow(&mut self, entities: usize) {
+    pub(super) fn grow(&mut self, entities: usize) {
         self.entities = self.entities.max(entities);
         if self.shape.has_entity_keys() {
             self.deciding.resize(self.entities, UNDECIDED);
@@ -235,11 +250,11 @@ impl Paths {
     }
 
     /// Adds a batch of rows; `selected` says which count.
-    fn add(&mut self, values: &[ArrayRef], owners: &[usize], selected: Option<&BooleanArray>, entities: usize) -> Result<()> {
+    pub(super) fn add(&mut self, values: &[ArrayRef], owners: &[usize], selected: Option<&BooleanArray>, entities: usize) -> Result<()> {
         self.grow(entities);
-        let times = values[0].as_primitive_opt::<TimestampMicrosecondType>().ok_or_else(wrong_arguments)?;
+        let times = values[TIME].as_primitive_opt::<TimestampMicrosecondType>().ok_or_else(wrong_arguments)?;
         let arrivals = values[1].as_primitive_opt::<Int64Type>().ok_or_else(wrong_arguments)?;
-        let windows = values[2].as_primitive_opt::<Int64Type>().ok_or_else(wrong_arguments)?;
+        let windows = values[WINDOW].as_primitive_opt::<Int64Type>().ok_or_else(wrong_arguments)?;
         if self.window_us.is_none() && !windows.is_empty() && windows.is_valid(0) {
             self.window_us = Some(windows.value(0));
         }
@@ -421,7 +436,7 @@ impl Paths {
         }
     }
 
-    fn results(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
+    pub(super) fn results(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
         let leaving = self.leave(emit_to);
         let entities = leaving.begins.len() - 1;
         let mut search = Search::new(self.shape.rules, self.window_us);
@@ -451,30 +466,27 @@ impl Paths {
         Ok(Arc::new(StructArray::try_new(self.result.clone(), columns, None)?))
     }
 
-    fn states(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
-        let leaving = self.leave(emit_to);
+    pub(super) fn states(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
+        let mut leaving = self.leave(emit_to);
         let entities = leaving.begins.len() - 1;
         let mut events = LargeBinaryBuilder::with_capacity(entities, leaving.events.len() * EVENT_BYTES);
         let (mut values, mut deciding) = (LargeBinaryBuilder::new(), LargeBinaryBuilder::new());
         let window = self.window_us.unwrap_or(NO_WINDOW).to_le_bytes();
-        let mut bytes = Vec::new();
-        let mut search = self.shape.only_grows().then(|| Search::new(self.shape.rules, self.window_us));
+        let (mut bytes, mut kept) = (Vec::new(), Vec::new());
+        let mut search = Search::new(self.shape.rules, self.window_us);
         for entity in 0..entities {
-            let mut own = leaving.begins[entity]..leaving.begins[entity + 1];
-            if let Some(search) = &mut search {
-                let sames = (self.shape.sames > 0).then(|| &leaving.sames[own.clone()]);
-                own.end = own.start + search.needed(&leaving.events[own.clone()], sames)?;
-            }
+            let own = leaving.begins[entity]..leaving.begins[entity + 1];
+            self.keep(&mut search, &mut leaving, own.clone(), &mut kept)?;
             bytes.clear();
             bytes.extend_from_slice(&window);
-            for event in &leaving.events[own.clone()] {
+            for event in kept.iter().map(|place| &leaving.events[own.start + *place]) {
                 bytes.extend_from_slice(&event.time.to_le_bytes());
                 bytes.extend_from_slice(&event.order.to_le_bytes());
                 bytes.extend_from_slice(&event.steps.to_le_bytes());
             }
             events.append_value(&bytes);
             bytes.clear();
-            for place in own {
+            for place in kept.iter().map(|place| own.start + *place) {
                 for (tags, rows) in [(&leaving.keys, &self.key_rows), (&leaving.sames, &self.same_rows)] {
                     if let Some(tag) = tags.get(place) {
                         let row = rows.rows.get(*tag as usize);
@@ -499,7 +511,21 @@ impl Paths {
         Ok(vec![Arc::new(events.finish()), Arc::new(values.finish()), Arc::new(deciding.finish())])
     }
 
-    fn merge(&mut self, states: &[ArrayRef], owners: &[usize], entities: usize) -> Result<()> {
+    /// The places of those of an entity's events that its state has.
+    fn keep(&self, search: &mut Search, leaving: &mut Leaving, own: Range<usize>, kept: &mut Vec<usize>) -> Result<()> {
+        kept.clear();
+        let Leaving { events, sames, .. } = leaving;
+        let (events, mut same) = (&mut events[own.clone()], (self.shape.sames > 0).then(|| &sames[own]));
+        let count = if self.shape.only_grows() { search.needed(events, same)? } else { events.len() };
+        same = same.map(|same| &same[..count]);
+        match self.horizon {
+            None => kept.extend(0..count),
+            Some(horizon) => search.settle(&mut events[..count], same, horizon, kept),
+        }
+        Ok(())
+    }
+
+    pub(super) fn merge(&mut self, states: &[ArrayRef], owners: &[usize], entities: usize) -> Result<()> {
         self.grow(entities);
         let binary = |index: usize| states.get(index).and_then(|state| state.as_binary_opt::<i64>()).ok_or_else(damaged);
         let (events, values, deciding): (&LargeBinaryArray, &LargeBinaryArray, &LargeBinaryArray) = (binary(0)?, binary(1)?, binary(2)?);
@@ -567,33 +593,5 @@ impl GroupsAccumulator for Paths {
             + self.deciding.capacity() * size_of::<Deciding>()
             + self.key_rows.bytes
             + self.same_rows.bytes
-    }
-}
-
-/// One entity alone.
-#[derive(Debug)]
-struct One(Paths);
-
-impl Accumulator for One {
-    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.0.add(values, &vec![0; values[0].len()], None, 1)
-    }
-
-    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        self.0.merge(states, &vec![0; states[0].len()], 1)
-    }
-
-    fn evaluate(&mut self) -> Result<ScalarValue> {
-        self.0.grow(1);
-        ScalarValue::try_from_array(&self.0.results(EmitTo::All)?, 0)
-    }
-
-    fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        self.0.grow(1);
-        self.0.states(EmitTo::All)?.iter().map(|state| ScalarValue::try_from_array(state, 0)).collect()
-    }
-
-    fn size(&self) -> usize {
-        GroupsAccumulator::size(&self.0)
     }
 }

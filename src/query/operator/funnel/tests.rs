@@ -136,11 +136,13 @@ fn arrays(case: &Case) -> Vec<ArrayRef> {
     arrays
 }
 
-fn accumulator(case: &Case, arrays: &[ArrayRef]) -> Box<dyn GroupsAccumulator> {
-    let (attribution, sames) = (case.attribution, usize::from(case.has_same));
+fn shape(case: &Case) -> Shape {
     let excludes = case.rows.iter().any(|row| row.excluded);
-    let shape = Shape { rules: case.rules, attribution, keys: 1, sames, excludes };
-    let function = shape.function();
+    Shape { rules: case.rules, attribution: case.attribution, keys: 1, sames: usize::from(case.has_same), excludes }
+}
+
+fn accumulator(case: &Case, arrays: &[ArrayRef]) -> Box<dyn GroupsAccumulator> {
+    let function = shape(case).function();
     let fields: Vec<FieldRef> = arrays.iter().map(|array| Arc::new(Field::new("", array.data_type().clone(), true))).collect();
     let exprs: Vec<Arc<dyn PhysicalExpr>> = Vec::new();
     let args = AccumulatorArgs {
@@ -209,6 +211,74 @@ proptest! {
             prop_assert_eq!((reached, gaps, key), (steps, expected, own_key), "entity {}", entity);
         }
     }
+}
+
+fn smaller(case: &Case, types: &[FieldRef]) -> Arc<dyn crate::catalog::bind::Settle> {
+    let arguments: Vec<Arc<dyn PhysicalExpr>> = types.iter().map(|_| datafusion::physical_expr::expressions::lit(1_i64)).collect();
+    super::settle(&shape(case).function(), &arguments, types).unwrap()
+}
+
+/// Through a state that was settled: the events before a time `certain`, and some of those after it, then the others.
+fn settled(case: &Case, horizon: i64) -> (Found, Found) {
+    let arrays = arrays(case);
+    // What is older has come before; of the rest every other row.
+    let (before, after): (Vec<u32>, Vec<u32>) =
+        (0..case.rows.len() as u32).partition(|row| case.rows[*row as usize].time < horizon || row % 2 == 0);
+    let part = |rows: &[u32]| {
+        let rows = arrow::array::UInt32Array::from(rows.to_vec());
+        arrays.iter().map(|array| take(array, &rows, None).unwrap()).collect::<Vec<_>>()
+    };
+    let owners = |rows: &[u32]| rows.iter().map(|row| case.rows[*row as usize].entity).collect::<Vec<_>>();
+    let fields: Vec<FieldRef> = arrays.iter().map(|array| Arc::new(Field::new("", array.data_type().clone(), true))).collect();
+    let smaller = smaller(case, &fields);
+    let found = |settles: usize| {
+        let mut first = accumulator(case, &arrays);
+        first.update_batch(&part(&before), &owners(&before), None, 3).unwrap();
+        let mut states = first.state(EmitTo::All).unwrap();
+        for _ in 0..settles {
+            states = smaller.settle(&states, horizon).unwrap();
+        }
+        let mut whole = accumulator(case, &arrays);
+        whole.merge_batch(&states, &[0, 1, 2], 3).unwrap();
+        whole.update_batch(&part(&after), &owners(&after), None, 3).unwrap();
+        let mut found = Vec::new();
+        read(&whole.evaluate(EmitTo::All).unwrap(), &mut found);
+        found
+    };
+    (found(2), found(0))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16_384))]
+    #[test]
+    fn what_settling_takes_away_decides_nothing((case, horizon) in (case(), 0..8_i64)) {
+        let (smaller, whole) = settled(&case, horizon);
+        prop_assert_eq!(smaller, whole);
+    }
+}
+
+#[test]
+fn of_an_entity_that_comes_for_years_little_is_kept() {
+    let rules = Rules { steps: 3, mode: Mode::Ordered, from_first: false, repeat: true };
+    let row = |time: i64, steps: u64, excluded: bool| Row { entity: 0, time, steps, excluded, same: None, key: None };
+    let kept = |mode: Mode, excluded: bool, from_first: bool| {
+        let mut rows: Vec<Row> = (0..4_000).map(|time| row(time, 1, excluded && time % 100 == 50)).collect();
+        rows.push(row(11, 2, false));
+        let rules = Rules { mode, from_first, ..rules };
+        let case = Case { rules, window: Some(10), attribution: Attribution::Step1, has_same: false, rows, cut: 0, early: 0 };
+        let arrays = arrays(&case);
+        let fields: Vec<FieldRef> = arrays.iter().map(|array| Arc::new(Field::new("", array.data_type().clone(), true))).collect();
+        let mut events = accumulator(&case, &arrays);
+        events.update_batch(&arrays, &vec![0; case.rows.len()], None, 1).unwrap();
+        let states = events.state(EmitTo::All).unwrap();
+        let states = smaller(&case, &fields).settle(&states, 4_000).unwrap();
+        (states[0].as_binary::<i64>().value(0).len() - 8) / 24
+    };
+    // Two windows before the horizon, and the chain of the first steps, whose time two events have.
+    assert_eq!(kept(Mode::Ordered, false, false), 20 + 2);
+    assert_eq!(kept(Mode::Ordered, false, true), 10 + 2);
+    assert_eq!(kept(Mode::Ordered, true, true), 10 + 2 + 1);
+    assert_eq!(kept(Mode::Any, false, true), 10 + 2);
 }
 
 fn event(time: i64, order: i64, steps: u64) -> Event {
