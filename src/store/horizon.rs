@@ -25,8 +25,8 @@ use crate::store::backfill;
 use crate::store::classify::event_times;
 use crate::store::{Shared, Transaction};
 
-/// How long a partition has to be silent until a table does not wait for it.
-const SILENT_US: i64 = 86_400_000_000;
+/// How long a partition has to be silent until a table does not wait for it: making views anew costs commits more than a week's states.
+const SILENT_US: i64 = 7 * 86_400_000_000;
 
 /// How many times as long a view rests as it took to make it anew, if that is more than the limit.
 const REST_FACTOR: u32 = 50;
