@@ -12,10 +12,10 @@ use std::hash::{Hash, Hasher};
 use std::mem::size_of_val;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, ListArray, StructArray, UInt32Array, new_empty_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListArray, StructArray, UInt32Array, new_empty_array};
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::{concat, filter, take};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility};
@@ -41,27 +41,26 @@ pub trait Kernel: Debug + Send + Sync + 'static {
     /// The structures of all entities, with the number of each entity's.
     fn finish(&self, rows: &Rows, fields: &Fields) -> Result<(Vec<ArrayRef>, Vec<usize>)>;
 
-    /// How states become smaller where they are kept.
-    fn shrinks(&self) -> Shrinks {
-        Shrinks::No
-    }
-
-    /// Fewer rows for which [`Kernel::finish`] gives the same, whatever rows come besides, with the number of each entity's; columns as
-    /// they are kept. None where they are to stay. Only for kernels that shrink.
-    fn settle(&self, _rows: &Rows) -> Result<Option<(Vec<ArrayRef>, Vec<usize>)>> {
-        Ok(None)
+    /// How rows become fewer where states are kept; none where every row stays.
+    fn fewer(&self) -> Option<&dyn Fewer> {
+        None
     }
 }
 
-/// Whether one row can stand for several.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Shrinks {
-    /// Every row stays.
-    No,
-    /// A row stands for all that are alike.
-    ToOne,
-    /// A row also says, in a last column (bigint), how many it stands for; of these all but one have NULL in some columns.
-    ToCounted(Vec<usize>),
+/// Rows that stand for several. Of the same rows of an entity, however they are divided, come the same in the end: a view that takes back
+/// what an entity brought gives what it took.
+pub trait Fewer {
+    /// The types of the columns that rows have, for arguments of these types.
+    fn types(&self, arguments: &[DataType]) -> Vec<DataType>;
+
+    /// The columns of some rows each of which stands for itself.
+    fn enter(&self, arguments: Vec<ArrayRef>, rows: usize) -> Result<Vec<ArrayRef>>;
+
+    /// As few rows as stand for all, with the number of each entity's.
+    fn settle(&self, rows: &Rows) -> Result<(Vec<ArrayRef>, Vec<usize>)>;
+
+    /// Rows of arguments, of which [`Kernel::finish`] gives what it gives of all that came, with the number of each entity's.
+    fn leave(&self, rows: &Rows, arguments: &Fields) -> Result<(Vec<ArrayRef>, Vec<usize>)>;
 }
 
 /// Gathered rows of many entities.
@@ -85,32 +84,6 @@ impl Rows {
         }));
         let order = (0..u32::try_from(bounds[lengths.len()]).map_err(|_| too_many())?).collect();
         Ok(Self { columns, order, bounds })
-    }
-
-    /// Each row as often as its last column says, without that; all but the first with NULL in the columns `once`.
-    fn repeated(mut self, once: &[usize]) -> Result<Self> {
-        let counts = self.columns.pop().ok_or_else(|| Error::internal("rows without counts"))?;
-        let counts: &Int64Array = counts.as_primitive_opt::<Int64Type>().ok_or_else(|| Error::internal("counts that are no numbers"))?;
-        if counts.values().iter().all(|count| *count == 1) {
-            return Ok(self);
-        }
-        let (mut rows, mut firsts, mut bounds) = (Vec::new(), Vec::new(), vec![0]);
-        for entity in 0..self.entities() {
-            for row in self.of(entity) {
-                let count = usize::try_from(counts.value(*row as usize)).unwrap_or(0);
-                rows.extend(std::iter::repeat_n(*row, count));
-                firsts.extend((0..count).map(|number| (number == 0).then_some(*row)));
-            }
-            bounds.push(rows.len());
-        }
-        let order = (0..u32::try_from(rows.len()).ok().filter(|rows| i32::try_from(*rows).is_ok()).ok_or_else(too_many)?).collect();
-        let (rows, firsts) = (UInt32Array::from(rows), UInt32Array::from(firsts));
-        let columns = self
-            .columns
-            .iter()
-            .enumerate()
-            .map(|(index, column)| Ok(take(column, if once.contains(&index) { &firsts } else { &rows }, None)?));
-        Ok(Self { columns: columns.collect::<Result<_>>()?, order, bounds })
     }
 
     /// The number of entities.
@@ -151,19 +124,19 @@ fn too_many() -> Error {
 
 /// The aggregate of a kernel.
 pub fn gather(kernel: Arc<dyn Kernel>) -> Arc<AggregateUDF> {
-    gathering(kernel, Shrinks::No)
+    gathering(kernel, false)
 }
 
-fn gathering(kernel: Arc<dyn Kernel>, shrinks: Shrinks) -> Arc<AggregateUDF> {
-    let shown = format!("{kernel:?} {shrinks:?}");
-    Arc::new(AggregateUDF::new_from_impl(Gather { kernel, shrinks, shown, signature: Signature::user_defined(Volatility::Immutable) }))
+fn gathering(kernel: Arc<dyn Kernel>, keeps: bool) -> Arc<AggregateUDF> {
+    let shown = format!("{kernel:?} {keeps}");
+    Arc::new(AggregateUDF::new_from_impl(Gather { kernel, keeps, shown, signature: Signature::user_defined(Volatility::Immutable) }))
 }
 
 #[derive(Debug)]
 struct Gather {
     kernel: Arc<dyn Kernel>,
-    /// How states become smaller.
-    shrinks: Shrinks,
+    /// Whether states are kept for long.
+    keeps: bool,
     /// The kernel with its settings: two that show the same are the same.
     shown: String,
     signature: Signature,
@@ -187,27 +160,35 @@ fn list_of(fields: Fields) -> DataType {
     DataType::List(Arc::new(Field::new(ITEM, DataType::Struct(fields), true)))
 }
 
-/// The structure that rows are kept as.
-fn kept_fields(shrinks: &Shrinks, arguments: &[FieldRef]) -> Fields {
-    let counts = matches!(shrinks, Shrinks::ToCounted(_)).then_some(DataType::Int64);
-    let types = arguments.iter().map(|field| field.data_type().clone()).chain(counts);
-    types.enumerate().map(|(index, data_type)| Field::new(format!("a{index}"), data_type, true)).collect()
+/// The structure of rows of columns of these types.
+fn fields_of(types: impl IntoIterator<Item = DataType>) -> Fields {
+    types.into_iter().enumerate().map(|(index, data_type)| Field::new(format!("a{index}"), data_type, true)).collect()
 }
 
-/// A function as it is used where its states are kept, if it is one of these and its kernel says how they become smaller.
+/// A function as it is used where its states are kept, if it is one of these and its kernel knows how rows become fewer.
 pub fn kept(function: &AggregateUDF) -> Option<Arc<AggregateUDF>> {
-    let gather = function.inner().downcast_ref::<Gather>().filter(|gather| gather.kernel.shrinks() != Shrinks::No)?;
-    Some(gathering(Arc::clone(&gather.kernel), gather.kernel.shrinks()))
+    let gather = function.inner().downcast_ref::<Gather>().filter(|gather| gather.kernel.fewer().is_some())?;
+    Some(gathering(Arc::clone(&gather.kernel), true))
 }
 
 impl Gather {
+    /// The structure of a kept row.
+    fn kept(&self, arguments: &[FieldRef]) -> Fields {
+        let types: Vec<DataType> = arguments.iter().map(|field| field.data_type().clone()).collect();
+        fields_of(match self.kernel.fewer().filter(|_| self.keeps) {
+            Some(fewer) => fewer.types(&types),
+            None => types,
+        })
+    }
+
     fn groups(&self, args: &AccumulatorArgs<'_>) -> Result<Gatherer> {
         let DataType::List(item) = args.return_field.data_type() else { return Err(Error::internal("a list of rows is no list").into()) };
         let DataType::Struct(fields) = item.data_type() else { return Err(Error::internal("a list of rows has no structures").into()) };
         Ok(Gatherer {
             kernel: Arc::clone(&self.kernel),
-            shrinks: self.shrinks.clone(),
-            kept: kept_fields(&self.shrinks, args.expr_fields),
+            keeps: self.keeps,
+            arguments: fields_of(args.expr_fields.iter().map(|field| field.data_type().clone())),
+            kept: self.kept(args.expr_fields),
             fields: fields.clone(),
             chunks: Vec::new(),
             entity_of: Vec::new(),
@@ -244,7 +225,7 @@ impl AggregateUDFImpl for Gather {
     }
 
     fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
-        Ok(vec![Arc::new(Field::new(format!("{}[rows]", args.name), list_of(kept_fields(&self.shrinks, args.input_fields)), true))])
+        Ok(vec![Arc::new(Field::new(format!("{}[rows]", args.name), list_of(self.kept(args.input_fields)), true))])
     }
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
@@ -264,7 +245,10 @@ impl AggregateUDFImpl for Gather {
 #[derive(Debug)]
 struct Gatherer {
     kernel: Arc<dyn Kernel>,
-    shrinks: Shrinks,
+    /// Whether states are kept for long.
+    keeps: bool,
+    /// The structure of the arguments.
+    arguments: Fields,
     /// The structure of a kept row.
     kept: Fields,
     /// The structure of a result.
@@ -278,18 +262,23 @@ struct Gatherer {
 }
 
 impl Gatherer {
-    /// Rows as they come, each of which stands for itself.
-    fn counted(&self, mut columns: Vec<ArrayRef>, rows: usize) -> Vec<ArrayRef> {
-        if let Shrinks::ToCounted(_) = self.shrinks {
-            columns.push(Arc::new(Int64Array::from_value(1, rows)));
+    fn fewer(&self) -> Option<&dyn Fewer> {
+        self.kernel.fewer().filter(|_| self.keeps)
+    }
+
+    /// Arguments as rows are kept.
+    fn entering(&self, arguments: Vec<ArrayRef>, rows: usize) -> Result<Vec<ArrayRef>> {
+        match self.fewer() {
+            Some(fewer) => fewer.enter(arguments, rows),
+            None => Ok(arguments),
         }
-        columns
     }
 
     /// As few rows as stand for all.
-    fn shrunk(&self, rows: Rows) -> Result<Rows> {
-        let settled = if self.shrinks == Shrinks::No { None } else { self.kernel.settle(&rows)? };
-        settled.map_or(Ok(rows), |(columns, lengths)| Rows::of_lengths(columns, &lengths))
+    fn settled(&self, rows: Rows) -> Result<Rows> {
+        let Some(fewer) = self.fewer() else { return Ok(rows) };
+        let (columns, lengths) = fewer.settle(&rows)?;
+        Rows::of_lengths(columns, &lengths)
     }
 
     fn push(&mut self, columns: Vec<ArrayRef>, entities: impl Iterator<Item = usize>) -> Result<()> {
@@ -361,12 +350,12 @@ impl GroupsAccumulator for Gatherer {
     fn update_batch(&mut self, values: &[ArrayRef], groups: &[usize], chosen: Option<&BooleanArray>, count: usize) -> Result<()> {
         self.entities = self.entities.max(count);
         match chosen {
-            None => self.push(self.counted(values.to_vec(), groups.len()), groups.iter().copied()),
+            None => self.push(self.entering(values.to_vec(), groups.len())?, groups.iter().copied()),
             Some(chosen) => {
                 let columns: Vec<ArrayRef> = values.iter().map(|column| Ok(filter(column, chosen)?)).collect::<Result<_>>()?;
                 let rows = columns.first().map_or(0, |column| column.len());
                 let passes = |row: usize| chosen.is_valid(row) && chosen.value(row);
-                self.push(self.counted(columns, rows), groups.iter().enumerate().filter(|(row, _)| passes(*row)).map(|(_, group)| *group))
+                self.push(self.entering(columns, rows)?, groups.iter().enumerate().filter(|(row, _)| passes(*row)).map(|(_, group)| *group))
             }
         }
     }
@@ -384,10 +373,10 @@ impl GroupsAccumulator for Gatherer {
 
     fn evaluate(&mut self, emit: EmitTo) -> Result<ArrayRef> {
         let rows = self.emit(emit)?;
-        // Of the same rows the same, however they were divided: who takes them back gives what he took.
-        let mut rows = self.shrunk(rows)?;
-        if let Shrinks::ToCounted(once) = &self.shrinks {
-            rows = rows.repeated(once)?;
+        let mut rows = self.settled(rows)?;
+        if let Some(fewer) = self.fewer() {
+            let (columns, lengths) = fewer.leave(&rows, &self.arguments)?;
+            rows = Rows::of_lengths(columns, &lengths)?;
         }
         let (columns, lengths) = self.kernel.finish(&rows, &self.fields)?;
         listed(columns, lengths, &self.fields)
@@ -395,7 +384,7 @@ impl GroupsAccumulator for Gatherer {
 
     fn state(&mut self, emit: EmitTo) -> Result<Vec<ArrayRef>> {
         let rows = self.emit(emit)?;
-        let rows = self.shrunk(rows)?;
+        let rows = self.settled(rows)?;
         let order = UInt32Array::from(rows.order);
         let columns = rows.columns.iter().map(|column| Ok(take(column, &order, None)?)).collect::<Result<_>>()?;
         let lengths = rows.bounds.windows(2).map(|pair| pair[1] - pair[0]).collect();
@@ -412,7 +401,7 @@ impl GroupsAccumulator for Gatherer {
             }
         };
         let rows = lengths.iter().sum();
-        Ok(vec![listed(self.counted(columns, rows), lengths, &self.kept)?])
+        Ok(vec![listed(self.entering(columns, rows)?, lengths, &self.kept)?])
     }
 
     fn size(&self) -> usize {
@@ -452,6 +441,9 @@ impl Accumulator for One {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::Int64Array;
+    use arrow::datatypes::Int64Type;
+
     use super::*;
 
     /// Gives each entity's numbers in order.
@@ -484,8 +476,9 @@ mod tests {
         let argument: FieldRef = Arc::new(Field::new("", DataType::Int64, true));
         Gatherer {
             kernel: Arc::new(Sorted),
-            shrinks: Shrinks::No,
-            kept: kept_fields(&Shrinks::No, std::slice::from_ref(&argument)),
+            keeps: false,
+            arguments: fields_of([DataType::Int64]),
+            kept: fields_of([DataType::Int64]),
             fields: Sorted.fields(&[argument]).unwrap(),
             chunks: Vec::new(),
             entity_of: Vec::new(),

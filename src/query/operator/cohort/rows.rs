@@ -16,8 +16,8 @@ use arrow::compute::{SortOptions, cast, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type};
 use datafusion::common::Result;
 
-use super::super::gather::{Kernel, Rows, Shrinks};
-use super::settled::{Uses, settled};
+use super::super::gather::{Fewer, Kernel, Rows};
+use super::settled::Uses;
 use crate::error::Error;
 
 /// The date of the activity.
@@ -53,12 +53,12 @@ pub struct CohortRows {
 
 impl CohortRows {
     /// Where the metric's values begin.
-    fn values_from(&self) -> usize {
+    pub fn values_from(&self) -> usize {
         if self.groups == 0 { 1 } else { BEFORE_GROUPS + self.groups }
     }
 
     /// The row of each entity that its groups are taken from.
-    fn entries(&self, rows: &Rows) -> Result<Vec<Option<u32>>> {
+    pub fn entries(&self, rows: &Rows) -> Result<Vec<Option<u32>>> {
         let ascending = SortOptions { descending: false, nulls_first: false };
         let mut order = Vec::new();
         // Rows of one time without an order of arrival: by the values, so that every run gives the same; where they come in it (all
@@ -100,18 +100,8 @@ impl Kernel for CohortRows {
         Ok(fields.into())
     }
 
-    fn shrinks(&self) -> Shrinks {
-        match &self.uses {
-            None => Shrinks::No,
-            Some(uses) if uses.counts => Shrinks::ToCounted(uses.added().map(|value| self.values_from() + value).collect()),
-            Some(_) => Shrinks::ToOne,
-        }
-    }
-
-    fn settle(&self, rows: &Rows) -> Result<Option<(Vec<ArrayRef>, Vec<usize>)>> {
-        let Some(uses) = &self.uses else { return Ok(None) };
-        let entries = if self.groups > 0 { self.entries(rows)? } else { Vec::new() };
-        settled(rows, &entries, 1..self.values_from(), uses).map(Some)
+    fn fewer(&self) -> Option<&dyn Fewer> {
+        self.uses.is_some().then_some(self)
     }
 
     fn finish(&self, rows: &Rows, _fields: &Fields) -> Result<(Vec<ArrayRef>, Vec<usize>)> {

@@ -1,27 +1,27 @@
 //! States of `cohort_rows()` with fewer rows: those of one user and activity that tell the metric the same are one.
 //!
-//! *Place*: where states are kept ([`Kernel::settle`](super::super::gather::Kernel::settle)); `cohort::lower` says what the metric makes
-//! of each value.
+//! *Place*: where states are kept ([`Fewer`]); `cohort::lower` says what the metric makes of each value.
 //!
 //! *Invariant*: whatever rows are gathered besides, [`super::rows`] gives the same cells as of all rows. So a user has no more rows than
 //! activity dates, times the values that the metric has to tell apart.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, Decimal128Array, Int16Array, Int32Array, Int64Array, UInt32Array, make_comparator,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, Decimal128Array, Int16Array, Int32Array, Int64Array, PrimitiveArray, UInt32Array,
+    make_comparator,
 };
-use arrow::compute::{SortOptions, take};
-use arrow::datatypes::{DataType, Decimal128Type, DecimalType, Int16Type, Int32Type, Int64Type};
+use arrow::compute::{SortOptions, cast, take};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, Fields, Int32Type};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::Result;
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::utils::find_aggregate_exprs;
 
-use super::super::gather::Rows;
+use super::super::gather::{Fewer, Rows};
+use super::rows::CohortRows;
+use crate::error::{Error, SqlState};
 
 /// What the metric makes of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,11 +92,6 @@ impl Uses {
         counts |= summed.iter().any(|value| uses[*value] != Some(Use::Added));
         Some(Uses { values: uses.into_iter().map(|own| own.unwrap_or(Use::Apart)).collect(), counts })
     }
-
-    /// The values that a row which stands for several has once.
-    pub fn added(&self) -> impl Iterator<Item = usize> + '_ {
-        self.values.iter().enumerate().filter(|(_, own)| **own == Use::Added).map(|(value, _)| value)
-    }
 }
 
 /// Types whose sums are the same in any order.
@@ -104,79 +99,134 @@ fn can_be_added(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::Decimal128(_, _))
 }
 
-/// The rows of each user that are left, with their number: columns as `rows` has them.
-///
-/// `entries` is the row of each user that the groups are taken from, if any; `of_entries` the columns that are known of it alone, after
-/// which the metric's values come. With `uses.counts`, the last column says how many rows each is.
-pub fn settled(rows: &Rows, entries: &[Option<u32>], of_entries: Range<usize>, uses: &Uses) -> Result<(Vec<ArrayRef>, Vec<usize>)> {
-    let columns = &rows.columns;
-    let first_value = of_entries.end;
-    // What is behind the values is how many rows each is.
-    let use_of = |column: usize| uses.values.get(column - first_value).copied().unwrap_or(Use::Added);
-    let apart = |column: &usize| *column == 0 || (*column >= first_value && use_of(*column) == Use::Apart);
-    let compared: Vec<ArrayRef> = (0..columns.len()).filter(apart).map(|column| Arc::clone(&columns[column])).collect();
-    let fields = compared.iter().map(|column| SortField::new(column.data_type().clone())).collect();
-    let keys = RowConverter::new(fields)?.convert_columns(&compared)?;
-    let added = (first_value..columns.len()).filter(|column| use_of(*column) == Use::Added);
-    let mut groups = Groups { sums: added.map(|column| (column, Sums::new(&columns[column]))).collect(), ..Groups::default() };
-    let mut lengths = Vec::with_capacity(rows.entities());
-    let mut own: Vec<u32> = Vec::new();
-    for entity in 0..rows.entities() {
-        let entry = entries.get(entity).copied().flatten();
-        own.clear();
-        // Without an activity a row is left out, but it may be the one that says the groups.
-        own.extend(rows.of(entity).iter().filter(|row| columns[0].is_valid(**row as usize) || entry == Some(**row)));
-        // Stable: of the alike the first to come stays.
-        own.sort_by(|a, b| keys.row(*a as usize).cmp(&keys.row(*b as usize)));
-        let before = groups.ends.len();
-        for alike in own.chunk_by(|a, b| keys.row(*a as usize) == keys.row(*b as usize)) {
-            // A sum that its type cannot hold stays in parts.
-            if !groups.add(alike, entry) {
-                for row in alike.chunks(1) {
-                    groups.add(row, entry);
-                }
-            }
-        }
-        lengths.push(groups.ends.len() - before);
+/// The type of the number of rows that one stands for.
+const COUNT: DataType = DataType::Int32;
+
+/// The type that values are added up in: as many digits as there are, so that no sum of values fails to fit.
+fn wide(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Decimal128(_, scale) => DataType::Decimal128(DECIMAL128_MAX_PRECISION, *scale),
+        _ => DataType::Decimal128(DECIMAL128_MAX_PRECISION, 0),
     }
-    let (firsts, own_entries) = (groups.firsts(), UInt32Array::from(std::mem::take(&mut groups.entries)));
-    let settled = columns.iter().enumerate().map(|(index, column)| {
-        Ok(match index {
-            0 => take(column, &firsts, None)?,
-            _ if of_entries.contains(&index) => take(column, &own_entries, None)?,
-            _ => match use_of(index) {
-                Use::Apart => take(column, &firsts, None)?,
-                Use::Least => take(column, &groups.extreme(column, false)?, None)?,
-                Use::Greatest => take(column, &groups.extreme(column, true)?, None)?,
-                Use::Added => groups.sums.get(&index).map_or_else(|| Ok(Arc::clone(column)), |sums| sums.array(column.data_type()))?,
-            },
-        })
-    });
-    Ok((settled.collect::<Result<_>>()?, lengths))
+}
+
+impl CohortRows {
+    /// What becomes of a column behind the groups'; how many rows each is comes after the values, and is added up.
+    fn use_of(&self, column: usize) -> Use {
+        let own = self.uses.as_ref().and_then(|uses| uses.values.get(column - self.values_from()));
+        own.copied().unwrap_or(Use::Added)
+    }
+
+    fn is_value(&self, column: usize, wanted: Use) -> bool {
+        column >= self.values_from() && self.use_of(column) == wanted
+    }
+
+    fn counts(&self) -> bool {
+        self.uses.as_ref().is_some_and(|uses| uses.counts)
+    }
+}
+
+impl Fewer for CohortRows {
+    fn types(&self, arguments: &[DataType]) -> Vec<DataType> {
+        let own = |(column, own): (usize, &DataType)| if self.is_value(column, Use::Added) { wide(own) } else { own.clone() };
+        arguments.iter().enumerate().map(own).chain(self.counts().then_some(COUNT)).collect()
+    }
+
+    fn enter(&self, arguments: Vec<ArrayRef>, rows: usize) -> Result<Vec<ArrayRef>> {
+        let own = |(column, own): (usize, ArrayRef)| match self.is_value(column, Use::Added) {
+            true => Ok(cast(&own, &wide(own.data_type()))?),
+            false => Ok(own),
+        };
+        let mut columns = arguments.into_iter().enumerate().map(own).collect::<Result<Vec<_>>>()?;
+        if self.counts() {
+            columns.push(Arc::new(Int32Array::from_value(1, rows)));
+        }
+        Ok(columns)
+    }
+
+    fn settle(&self, rows: &Rows) -> Result<(Vec<ArrayRef>, Vec<usize>)> {
+        let columns = &rows.columns;
+        let entries = if self.groups > 0 { self.entries(rows)? } else { Vec::new() };
+        let apart = |column: &usize| *column == 0 || self.is_value(*column, Use::Apart);
+        let compared: Vec<ArrayRef> = (0..columns.len()).filter(apart).map(|column| Arc::clone(&columns[column])).collect();
+        let fields = compared.iter().map(|column| SortField::new(column.data_type().clone())).collect();
+        let keys = RowConverter::new(fields)?.convert_columns(&compared)?;
+        let mut groups = Groups::default();
+        let mut lengths = Vec::with_capacity(rows.entities());
+        let mut own: Vec<u32> = Vec::new();
+        for entity in 0..rows.entities() {
+            let entry = entries.get(entity).copied().flatten();
+            own.clear();
+            // Without an activity a row is left out, but it may be the one that says the groups.
+            own.extend(rows.of(entity).iter().filter(|row| columns[0].is_valid(**row as usize) || entry == Some(**row)));
+            // Stable: of the alike the first to come stays.
+            own.sort_by(|a, b| keys.row(*a as usize).cmp(&keys.row(*b as usize)));
+            let before = groups.ends.len();
+            for alike in own.chunk_by(|a, b| keys.row(*a as usize) == keys.row(*b as usize)) {
+                groups.add(alike, entry);
+            }
+            lengths.push(groups.ends.len() - before);
+        }
+        let firsts = groups.firsts();
+        let settled = columns.iter().enumerate().map(|(index, column)| {
+            Ok(match index {
+                0 => take(column, &firsts, None)?,
+                // What is known of the entry alone.
+                _ if index < self.values_from() => take(column, &UInt32Array::from(groups.entries.clone()), None)?,
+                _ => match self.use_of(index) {
+                    Use::Apart => take(column, &firsts, None)?,
+                    Use::Least => take(column, &groups.extreme(column, false)?, None)?,
+                    Use::Greatest => take(column, &groups.extreme(column, true)?, None)?,
+                    Use::Added => groups.sums(column)?,
+                },
+            })
+        });
+        Ok((settled.collect::<Result<_>>()?, lengths))
+    }
+
+    fn leave(&self, rows: &Rows, arguments: &Fields) -> Result<(Vec<ArrayRef>, Vec<usize>)> {
+        let counts = self.counts().then(|| rows.columns[arguments.len()].as_primitive::<Int32Type>().values());
+        let mut added: Vec<(usize, Parts<'_>)> = (0..arguments.len())
+            .filter(|column| self.is_value(*column, Use::Added))
+            .map(|column| (column, Parts::new(&rows.columns[column], arguments[column].data_type())))
+            .collect();
+        let (mut whole, mut lengths) = (Vec::with_capacity(rows.columns[0].len()), Vec::with_capacity(rows.entities()));
+        for entity in 0..rows.entities() {
+            let before = whole.len();
+            for row in rows.of(entity).iter().map(|row| *row as usize) {
+                // So many values have this sum that its parts are not more.
+                let parts = added.iter().map(|(_, parts)| parts.of(row)).max().unwrap_or(1);
+                let count = counts.map_or(parts, |counts| usize::try_from(counts[row]).unwrap_or(0).max(parts));
+                whole.extend(std::iter::repeat_n(row as u32, count));
+                added.iter_mut().for_each(|(_, parts)| parts.add(row, count));
+            }
+            lengths.push(whole.len() - before);
+        }
+        let whole = UInt32Array::from(whole);
+        let mut columns =
+            rows.columns[..arguments.len()].iter().map(|column| Ok(take(column, &whole, None)?)).collect::<Result<Vec<_>>>()?;
+        for (column, parts) in added {
+            columns[column] = parts.array(arguments[column].data_type())?;
+        }
+        Ok((columns, lengths))
+    }
 }
 
 /// Rows that are alike, group by group.
 #[derive(Default)]
-struct Groups<'a> {
+struct Groups {
     rows: Vec<u32>,
     /// Where each group ends.
     ends: Vec<usize>,
     /// Of each group the row that is its user's entry, if one is.
     entries: Vec<Option<u32>>,
-    /// By column.
-    sums: BTreeMap<usize, Sums<'a>>,
 }
 
-impl Groups<'_> {
-    /// Adds a group, if its sums fit.
-    fn add(&mut self, alike: &[u32], entry: Option<u32>) -> bool {
-        let sums: Option<Vec<Option<i128>>> = self.sums.values().map(|sums| sums.of(alike)).collect();
-        let Some(found) = sums else { return false };
-        self.sums.values_mut().zip(found).for_each(|(sums, sum)| sums.found.push(sum));
+impl Groups {
+    fn add(&mut self, alike: &[u32], entry: Option<u32>) {
         self.rows.extend_from_slice(alike);
         self.ends.push(self.rows.len());
         self.entries.push(entry.filter(|entry| alike.contains(entry)));
-        true
     }
 
     fn each(&self) -> impl Iterator<Item = &[u32]> {
@@ -194,74 +244,93 @@ impl Groups<'_> {
         let compare = make_comparator(column.as_ref(), column.as_ref(), order)?;
         Ok(self.each().map(|rows| rows.iter().copied().min_by(|a, b| compare(*a as usize, *b as usize))).collect())
     }
+
+    /// The sums of a column of a [`wide`] type, or of [`COUNT`]s: NULL of nothing but NULLs.
+    fn sums(&self, column: &ArrayRef) -> Result<ArrayRef> {
+        Ok(match column.as_primitive_opt::<Decimal128Type>() {
+            Some(values) => Arc::new(self.added(values, i128::checked_add)?.with_data_type(column.data_type().clone())),
+            None => Arc::new(self.added(column.as_primitive::<Int32Type>(), i32::checked_add)?),
+        })
+    }
+
+    fn added<T: ArrowPrimitiveType>(
+        &self,
+        column: &PrimitiveArray<T>,
+        add: fn(T::Native, T::Native) -> Option<T::Native>,
+    ) -> Result<PrimitiveArray<T>> {
+        let sum = |rows: &[u32]| {
+            let mut values = rows.iter().map(|row| *row as usize).filter(|row| column.is_valid(*row)).map(|row| column.value(row));
+            values.next().map(|first| values.try_fold(first, add).ok_or_else(too_large)).transpose()
+        };
+        Ok(self.each().map(sum).collect::<Result<Vec<_>, _>>()?.into_iter().collect())
+    }
 }
 
-/// The sums of a column that [`can_be_added`].
-struct Sums<'a> {
-    value: Box<dyn Fn(usize) -> i128 + 'a>,
-    column: &'a ArrayRef,
-    /// By group, none of nothing but NULLs.
+fn too_large() -> Error {
+    Error::new(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, "a user has too many rows in one period")
+}
+
+/// Sums of a [`wide`] type as values of the argument's, of which there may have to be several.
+struct Parts<'a> {
+    sums: &'a PrimitiveArray<Decimal128Type>,
+    /// The greatest value.
+    most: i128,
     found: Vec<Option<i128>>,
 }
 
-impl<'a> Sums<'a> {
-    fn new(column: &'a ArrayRef) -> Self {
-        let value: Box<dyn Fn(usize) -> i128> = match column.data_type() {
-            DataType::Int16 => Box::new(value_of::<Int16Type>(column)),
-            DataType::Int32 => Box::new(value_of::<Int32Type>(column)),
-            DataType::Int64 => Box::new(value_of::<Int64Type>(column)),
-            DataType::Decimal128(_, _) => Box::new(value_of::<Decimal128Type>(column)),
-            _ => Box::new(|_| 0),
+impl<'a> Parts<'a> {
+    fn new(sums: &'a ArrayRef, data_type: &DataType) -> Self {
+        let most = match data_type {
+            DataType::Int16 => i16::MAX.into(),
+            DataType::Int32 => i32::MAX.into(),
+            DataType::Int64 => i64::MAX.into(),
+            DataType::Decimal128(precision, _) => 10_i128.pow((*precision).into()) - 1,
+            _ => i128::MAX,
         };
-        Self { value, column, found: Vec::new() }
+        Self { sums: sums.as_primitive(), most, found: Vec::with_capacity(sums.len()) }
     }
 
-    fn fits(&self, sum: i128) -> bool {
-        match self.column.data_type() {
-            DataType::Int16 => i16::try_from(sum).is_ok(),
-            DataType::Int32 => i32::try_from(sum).is_ok(),
-            DataType::Int64 => i64::try_from(sum).is_ok(),
-            DataType::Decimal128(precision, _) => Decimal128Type::is_valid_decimal_precision(sum, *precision),
-            _ => false,
+    /// How many values a row's sum takes.
+    fn of(&self, row: usize) -> usize {
+        if self.sums.is_null(row) {
+            1
+        } else {
+            usize::try_from((self.sums.value(row).unsigned_abs().div_ceil(self.most.unsigned_abs())).max(1)).unwrap_or(usize::MAX)
         }
     }
 
-    /// The sum of some rows; none where it does not fit.
-    fn of(&self, rows: &[u32]) -> Option<Option<i128>> {
-        let mut values = rows.iter().map(|row| *row as usize).filter(|row| self.column.is_valid(*row)).map(&self.value);
-        let Some(first) = values.next() else { return Some(None) };
-        let sum = values.try_fold(first, i128::checked_add)?;
-        (rows.len() == 1 || self.fits(sum)).then_some(Some(sum))
+    /// A row's sum as `count` values, the last of which are NULL.
+    fn add(&mut self, row: usize, count: usize) {
+        let mut left = self.sums.is_valid(row).then(|| self.sums.value(row));
+        for _ in 0..count {
+            let part = left.map(|left| left.clamp(-self.most, self.most));
+            self.found.push(part);
+            left = left.zip(part).map(|(left, part)| left - part).filter(|left| *left != 0);
+        }
     }
 
-    fn array(&self, data_type: &DataType) -> Result<ArrayRef> {
-        let found = || self.found.iter().copied();
+    fn array(self, data_type: &DataType) -> Result<ArrayRef> {
+        let found = self.found.into_iter();
         Ok(match data_type {
-            DataType::Int16 => Arc::new(found().map(|sum| sum.map(|sum| sum as i16)).collect::<Int16Array>()),
-            DataType::Int32 => Arc::new(found().map(|sum| sum.map(|sum| sum as i32)).collect::<Int32Array>()),
-            DataType::Int64 => Arc::new(found().map(|sum| sum.map(|sum| sum as i64)).collect::<Int64Array>()),
-            _ => Arc::new(found().collect::<Decimal128Array>().with_data_type(data_type.clone())),
+            DataType::Int16 => Arc::new(found.map(|part| part.map(|part| part as i16)).collect::<Int16Array>()),
+            DataType::Int32 => Arc::new(found.map(|part| part.map(|part| part as i32)).collect::<Int32Array>()),
+            DataType::Int64 => Arc::new(found.map(|part| part.map(|part| part as i64)).collect::<Int64Array>()),
+            _ => Arc::new(found.collect::<Decimal128Array>().with_data_type(data_type.clone())),
         })
     }
 }
 
-/// The values of a column, NULL or not.
-fn value_of<T: ArrowPrimitiveType<Native: Into<i128>>>(column: &ArrayRef) -> impl Fn(usize) -> i128 {
-    let values = column.as_primitive::<T>().values();
-    |row| values[row].into()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use arrow::array::{BooleanArray, ListArray};
+    use arrow::datatypes::Int64Type;
     use arrow::datatypes::{Field, FieldRef, Schema};
     use datafusion::logical_expr::function::AccumulatorArgs;
     use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
     use proptest::prelude::*;
 
-    use super::super::rows::CohortRows;
     use super::*;
     use crate::query::operator::gather::{gather, kept};
 
@@ -396,17 +465,31 @@ mod tests {
         }
     }
 
+    /// Sums that the arguments' type cannot hold come as several values, the same ones however they were added up.
     #[test]
-    fn what_does_not_fit_stays() {
+    fn sums_come_in_parts_where_they_do_not_fit() {
         let uses = Uses { values: vec![Use::Added, Use::Added, Use::Added, Use::Added], counts: false };
         let kernel = CohortRows { groups: 0, uses: Some(uses) };
         let row = |value: i64| Row { user: 0, activity: Some(1), time: 0, counted: true, group: None, values: [Some(value); 4] };
-        for (values, left) in [([i64::MAX - 1, 1], 1), ([i64::MAX, 1], 2)] {
-            let all = arrays(&values.map(row), false);
-            let mut gathered = accumulator(&kernel, &all, true);
-            gathered.update_batch(&all, &[0, 0], None, 1).unwrap();
-            let states = gathered.state(EmitTo::All).unwrap();
-            assert_eq!(states[0].as_list::<i32>().value(0).len(), left);
+        for (values, expected) in [
+            (vec![i64::MAX - 1, 1], vec![Some(i64::MAX)]),
+            (vec![i64::MAX, 1, 2], vec![Some(i64::MAX), Some(3)]),
+            (vec![i64::MAX, i64::MAX, -i64::MAX, -i64::MAX, -i64::MAX, -5], vec![Some(-i64::MAX), Some(-5)]),
+        ] {
+            let all = arrays(&values.iter().copied().map(row).collect::<Vec<_>>(), false);
+            for cut in 0..values.len() {
+                let mut whole = accumulator(&kernel, &all, true);
+                for (from, to) in [(0, cut), (cut, values.len())] {
+                    let mut part = accumulator(&kernel, &all, true);
+                    let own: Vec<ArrayRef> = all.iter().map(|array| array.slice(from, to - from)).collect();
+                    part.update_batch(&own, &vec![0; to - from], None, 1).unwrap();
+                    whole.merge_batch(&part.state(EmitTo::All).unwrap(), &[0], 1).unwrap();
+                }
+                let lists = whole.evaluate(EmitTo::All).unwrap();
+                let rows = lists.as_list::<i32>().value(0);
+                let found: Vec<_> = rows.as_struct().column(4).as_primitive::<Int64Type>().iter().collect();
+                assert_eq!(found, expected, "{values:?} {cut}");
+            }
         }
     }
 }
