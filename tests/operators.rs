@@ -72,10 +72,11 @@ async fn operators_spill() {
     }
 }
 
-/// Two aggregations, one over the other, exchange rows through files while none of them gets on without the other.
-#[tokio::test(flavor = "multi_thread")]
-async fn queries_that_exchange_rows_through_files_end() {
-    let env = vec![("VERUS_LIMITS_QUERY_MEMORY_BYTES", (8 << 20).to_string())];
+const TRACES: &str = "SELECT g, count(DISTINCT trace) FROM (SELECT g, trace, v FROM t GROUP BY g, trace, v) AS x GROUP BY g ORDER BY g";
+
+/// A server with little memory for queries, and a table of 400,000 traces.
+async fn traces(env: &[(&'static str, u64)]) -> (Server, Session) {
+    let env = env.iter().map(|(name, value)| (*name, value.to_string())).collect();
     let server = Server::start_with(Options { template: false, env }).await;
     let session = server.connect().await;
     session.rows("CREATE TABLE t (g int, trace text, v bigint)").await;
@@ -83,9 +84,25 @@ async fn queries_that_exchange_rows_through_files_end() {
         .rows("INSERT INTO t SELECT i % 8, 'trace-' || (i::bigint * 7919 % 400000)::text, i FROM generate_series(1, 400000) AS s(i)")
         .await;
     session.rows("SET statement_timeout = '60s'").await;
-    let query = "SELECT g, count(DISTINCT trace) FROM (SELECT g, trace, v FROM t GROUP BY g, trace, v) AS x GROUP BY g ORDER BY g";
+    (server, session)
+}
+
+/// Two aggregations, one over the other, exchange rows through files while none of them gets on without the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_that_exchange_rows_through_files_end() {
+    let (_server, session) = traces(&[("VERUS_LIMITS_QUERY_MEMORY_BYTES", 8 << 20)]).await;
     for _ in 0..30 {
-        let rows = session.rows(query).await;
+        let rows = session.rows(TRACES).await;
         assert!(rows.len() == 8 && rows.iter().all(|row| row[1] == "50000"), "{rows:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_queries_are_bounded() {
+    let limits = [("VERUS_LIMITS_QUERY_MEMORY_BYTES", 8 << 20), ("VERUS_LIMITS_QUERY_SPILL_BYTES_MAX", 4 << 20)];
+    let (_server, session) = traces(&limits).await;
+    let error = session.failure(TRACES).await;
+    assert_eq!((error.state.as_str(), error.message.as_str()), ("53400", "temporary files of queries exceed their limit"));
+    // What it wrote is gone.
+    assert_eq!(session.value("SELECT count(DISTINCT v) FROM t WHERE v <= 20000").await, "20000");
 }

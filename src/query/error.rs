@@ -189,7 +189,18 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
 
 /// Errors that come as text, recognised by what DataFusion and Arrow write.
 fn known(text: &str) -> Option<Error> {
-    Error::written_in(text).or_else(|| cast(text)).or_else(|| function(text)).or_else(|| query(text))
+    Error::written_in(text).or_else(|| cast(text)).or_else(|| function(text)).or_else(|| query(text)).or_else(|| disk(text))
+}
+
+fn disk(text: &str) -> Option<Error> {
+    if let Some(limit) = between(text, "exceeded the allowable limit of ", ". Please") {
+        return Some(
+            Error::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, "temporary files of queries exceed their limit")
+                .detail(format!("All queries together can have {limit} (limits.query.spill_bytes_max)."))
+                .hint("Read fewer rows or columns, or add filters."),
+        );
+    }
+    text.contains("No space left on device").then(|| Error::new(SqlState::DISK_FULL, "the disk is full"))
 }
 
 fn cast(text: &str) -> Option<Error> {
