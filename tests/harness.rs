@@ -45,6 +45,7 @@ impl Options {
             ("VERUS_LIMITS_STORE_FLUSH_ROWS", "400"),
             ("VERUS_LIMITS_STORE_FLUSH_AGE_MS", "150"),
             ("VERUS_LIMITS_STORE_CHECKPOINT_MS", "40"),
+            ("VERUS_LIMITS_STORE_SETTLE_MS", "500"),
             ("VERUS_LIMITS_STORE_WHOLE_STATES_MS", "1"),
             ("VERUS_LIMITS_WAL_SEGMENT_BYTES_MAX", "65536"),
             ("VERUS_LIMITS_VIEW_BLOCK_ROWS_MAX", "64"),

@@ -302,6 +302,14 @@ async fn states_are_bounded_by_window_and_lateness() {
             session = server.connect().await;
         }
         session.rows("SET verus.late_rows = 'apply'").await;
+        if turn == 0 {
+            session.rows("BEGIN").await;
+            session.rows("SELECT * FROM bounded").await;
+            session.copy("COPY events FROM STDIN", &older).await.unwrap();
+            assert_eq!(session.failure("SELECT * FROM bounded").await.state, "0A000");
+            session.rows("ROLLBACK").await;
+            assert!(!server.log().contains("older rows came"), "{}", server.log());
+        }
         session.copy("COPY events FROM STDIN", &older).await.unwrap();
         if turn == 0 {
             assert!(server.log().contains("older rows came"), "{}", server.log());

@@ -28,6 +28,11 @@ impl Held {
         self.let_go
     }
 
+    /// Files could not be deleted: see [`Held::collecting`].
+    pub fn failed(&mut self) {
+        self.let_go = true;
+    }
+
     /// The living versions, for the deletion of files that none of them lists.
     pub fn collecting(&mut self) -> Vec<Arc<Version>> {
         self.let_go = false;

@@ -439,6 +439,14 @@ impl ColumnTable {
 
     /// Deletes files that no version lists which somebody holds, and returns their number.
     pub async fn collect(&self) -> Result<usize> {
+        let collected = self.delete_free().await;
+        if collected.is_err() {
+            self.shared.held.lock().failed();
+        }
+        Ok(collected?)
+    }
+
+    async fn delete_free(&self) -> error::Result<usize> {
         let shared = &self.shared;
         let settled = shared.unsettled.lock().await;
         if *settled {
@@ -469,7 +477,7 @@ impl ColumnTable {
         for path in &gone {
             match shared.reads.store().delete(path).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => shared.reads.forget(path.as_ref()),
-                Err(error) => return Err(ColumnarError::storage("delete", path.as_ref())(error).into()),
+                Err(error) => return Err(ColumnarError::storage("delete", path.as_ref())(error)),
             }
         }
         Ok(gone.len())

@@ -94,6 +94,8 @@ pub struct StoreLimits {
     pub statement_bytes_max: usize,
     /// Least time between two refreshes of a view that does not say its own, milliseconds.
     pub refresh_interval_ms: u64,
+    /// How often all states of a view that become smaller are merged, if they were not anyway, milliseconds.
+    pub settle_ms: u64,
     /// How long the states of a view stay whole at least after older rows came than they could tell apart, milliseconds.
     pub whole_states_ms: u64,
     /// Bytes of the files of one such statement.
@@ -334,6 +336,7 @@ impl Default for StoreLimits {
             staged_bytes_max: 64 * 1024 * MIB as u64,
             dedup_bytes_max: 128 * MIB,
             refresh_interval_ms: 1_000,
+            settle_ms: 600_000,
             whole_states_ms: 3_600_000,
             unique_keys_max: 2048 * 1024,
             retries_max: 100,

@@ -27,6 +27,7 @@ use crate::clock::Micros;
 use crate::columnar::LsnSet;
 use crate::error::{Error, Result, SqlState};
 use crate::state::Batch;
+use crate::store::apply::Retired;
 use crate::store::classify::event_times;
 use crate::store::snapshot::TableState;
 use crate::store::{Shared, Snapshot};
@@ -39,13 +40,17 @@ pub async fn run(shared: &Arc<Shared>, view: Oid, lsn: u64) -> Result<()> {
     spawn(shared, build(Arc::clone(shared), snapshot, view, lsn, Backfill::new)).await
 }
 
-/// Builds the state of a view anew and publishes it in place of what it has, while ingestion goes on.
-pub async fn rebuild(shared: &Arc<Shared>, view: Oid) -> Result<()> {
+/// Builds the state of a view anew and publishes it in place of what it has, while ingestion goes on. Nothing happens where it is not
+/// `wanted` any more once nobody else changes the state.
+pub async fn rebuild(shared: &Arc<Shared>, view: Oid, wanted: impl FnOnce(&Shared) -> bool + Send + 'static) -> Result<()> {
     let shared = Arc::clone(shared);
     let work = {
         let shared = Arc::clone(&shared);
         async move {
             let _rebuilding = shared.backfills.exclusive(view)?;
+            if !wanted(&shared) {
+                return Ok(());
+            }
             let snapshot = sealed(&shared, view)?;
             let lsn = snapshot.next_lsn;
             build(Arc::clone(&shared), snapshot, view, lsn, Backfill::replacing).await?;
@@ -210,7 +215,7 @@ async fn build(
     lsn: u64,
     backfill: impl FnOnce(&Version) -> Backfill + Send + 'static,
 ) -> Result<()> {
-    let gone = || Error::internal("the view was dropped while it was built");
+    let gone = || Error::new(SqlState::UNDEFINED_TABLE, "the view was dropped or emptied while it was built");
     let version = snapshot.views.get(&view).ok_or_else(gone)?;
     let spec = Arc::clone(&version.spec);
     let backfill = gather(&shared, &snapshot, view, lsn, &LsnSet::default(), backfill(version)).await?;
@@ -227,10 +232,18 @@ async fn build(
         *present = Arc::new(stored);
         Ok(())
     });
-    if published.is_err() {
-        shared.tools.blocks.forget(view)?;
+    match published {
+        Ok(()) => Ok(()),
+        // It has another state, or none: what was written goes once nobody reads the one that it was to replace.
+        Err(error) if replaces => {
+            shared.retire(Retired { views: vec![Arc::new(version.checkpointed(&checkpoint))], ..Retired::default() });
+            Err(error)
+        }
+        Err(error) => {
+            shared.tools.blocks.forget(view)?;
+            Err(error)
+        }
     }
-    published
 }
 
 /// Shows a backfill the rows of `snapshot` below an LSN, but for those that are `dead`.

@@ -303,12 +303,20 @@ impl Background {
         // The newest: its state may have been replaced since the round began.
         let snapshot = self.shared.published.load();
         let Some(version) = snapshot.views.get(&oid) else { return Ok(false) };
-        let Some(merging) = version.mergeable() else { return Ok(false) };
-        let settles = merging.is_whole() && version.spec.settles();
-        let horizon = if settles { self.shared.horizons.take(oid, version.applied_lsn()) } else { None };
+        let horizons = &self.shared.horizons;
+        let settles = version.spec.settles() && version.is_in_blocks();
+        let all = || version.whole().filter(|_| settles && horizons.is_due(oid, version.applied_lsn()));
+        let Some(merging) = version.mergeable().or_else(all) else { return Ok(false) };
+        let settles = settles && merging.is_whole();
+        let horizon = if settles { horizons.take(oid, version.applied_lsn()) } else { None };
+        let began = Instant::now();
         let mut batch = Batch::default();
         let merged = version.merge(merging, horizon, &mut batch)?;
         self.shared.state.write(batch)?;
+        if horizon.is_some() {
+            let least = Duration::from_millis(self.shared.parts.limits.store.settle_ms);
+            horizons.settled(oid, least.max(began.elapsed() * horizon::REST_FACTOR));
+        }
         let published = self.shared.published.update(|newest| {
             Ok(match newest.views.get_mut(&oid) {
                 Some(present) if Arc::ptr_eq(&present.spec, &version.spec) => {

@@ -20,16 +20,18 @@ use parking_lot::Mutex;
 
 use crate::catalog::{LateRows, Oid};
 use crate::clock::Micros;
-use crate::error::{Result, SqlState};
+use crate::error::{Error, Result, SqlState};
+use crate::store::apply::Accepted;
 use crate::store::backfill;
 use crate::store::classify::event_times;
-use crate::store::{Shared, Transaction};
+use crate::store::{Shared, Snapshot, Staged, Transaction};
+use crate::view::Version;
 
 /// How long a partition has to be silent until a table does not wait for it: making views anew costs commits more than a week's states.
 const SILENT_US: i64 = 7 * 86_400_000_000;
 
-/// How many times as long a view rests as it took to make it anew, if that is more than the limit.
-const REST_FACTOR: u32 = 50;
+/// How many times as long a view rests as it took to merge all its states, or to make it anew, where that is more than the limit.
+pub const REST_FACTOR: u32 = 50;
 
 /// What is known of all views' horizons.
 #[derive(Debug, Default)]
@@ -56,11 +58,13 @@ struct Horizon {
     /// The one that was drawn last, and one past the LSN of the newest row that was visible then.
     drawn: Option<(Micros, u64)>,
     rests_until: Option<Instant>,
+    /// When all its states are to be merged next.
+    due: Option<Instant>,
 }
 
 impl Known {
     fn view(&mut self, view: Oid, table: Oid) -> &mut Horizon {
-        self.views.entry(view).or_insert(Horizon { table, cut: None, drawn: None, rests_until: None })
+        self.views.entry(view).or_insert(Horizon { table, cut: None, drawn: None, rests_until: None, due: None })
     }
 
     /// Takes back what was drawn and is after rows; gives the views whose states have left out what these rows need.
@@ -90,10 +94,25 @@ impl Horizons {
         let mut known = self.known.lock();
         let horizon = known.views.get_mut(&view)?;
         let (drawn, lsn) = horizon.drawn.filter(|(_, lsn)| *lsn <= applied_lsn)?;
-        let taken = horizon.cut.map_or(drawn, |cut| cut.max(drawn));
-        (horizon.cut, horizon.drawn) = (Some(taken), None);
-        tracing::debug!(view, taken, lsn, "states of a view are merged under a horizon");
-        Some(taken)
+        (horizon.cut, horizon.drawn) = (horizon.cut.max(Some(drawn)), None);
+        tracing::debug!(view, drawn, lsn, "states of a view are merged under a horizon");
+        Some(drawn)
+    }
+
+    /// Whether all of a view's states are to be merged only because more of them can be left out.
+    pub fn is_due(&self, view: Oid, applied_lsn: u64) -> bool {
+        let known = self.known.lock();
+        known.views.get(&view).is_some_and(|horizon| {
+            let moved = |(drawn, lsn)| lsn <= applied_lsn && horizon.cut.is_none_or(|cut| cut < drawn);
+            horizon.drawn.is_some_and(moved) && horizon.due.is_some_and(|due| due <= Instant::now())
+        })
+    }
+
+    /// All of a view's states were merged, and are to be again after a time.
+    pub fn settled(&self, view: Oid, after: Duration) {
+        if let Some(horizon) = self.known.lock().views.get_mut(&view) {
+            horizon.due = Instant::now().checked_add(after);
+        }
     }
 
     /// Whether a view's states may have left something out.
@@ -138,12 +157,16 @@ pub fn draw(shared: &Shared) {
         views.map(|(view, version)| (*view, version.spec.view.table, of_table(version.spec.view.table))).collect()
     };
     let mut known = shared.horizons.known.lock();
-    // What has left those that are under way is visible here.
+    // What has left those that are under way is visible here, but for what was logged and could not be shown.
+    if shared.fatal.lock().is_some() {
+        return known.views.values_mut().for_each(|horizon| horizon.drawn = None);
+    }
     let lsn = shared.published.load().next_lsn;
     known.views.retain(|view, _| snapshot.views.contains_key(view));
     for (view, table, time) in drawn {
         let floor = known.under_way.values().flatten().filter(|(written, _)| *written == table).map(|(_, floor)| *floor).min();
         let horizon = known.view(view, table);
+        horizon.due = horizon.due.or_else(|| Instant::now().checked_add(Duration::from_millis(shared.parts.limits.store.settle_ms)));
         let rests = horizon.rests_until.is_some_and(|until| until > Instant::now());
         horizon.drawn = time.filter(|_| !rests).map(|time| (floor.map_or(time, |floor| floor.min(time)), lsn));
     }
@@ -204,32 +227,63 @@ fn floors(shared: &Shared, transaction: &Transaction, judged: bool) -> Result<Ve
     Ok(floors.into_iter().collect())
 }
 
-/// Makes a view's states anew from the table's rows, and lets it rest.
+/// Makes a view's states anew from the table's rows, if something is left out of them, and lets it rest.
 async fn make_whole(shared: &Arc<Shared>, view: Oid, reason: &str) -> Result<()> {
-    let snapshot = shared.published.load();
-    let Some(version) = snapshot.views.get(&view) else {
-        shared.horizons.forget(view);
-        return Ok(());
-    };
     let began = Instant::now();
-    tracing::info!(view = version.spec.view.name, reason, "a view whose states have left out what did not count is made anew");
-    loop {
-        match backfill::rebuild(shared, view).await {
+    // Asked when nobody else changes its state: once it is whole, retention may have removed rows.
+    while shared.horizons.is_cut(view) {
+        let snapshot = shared.published.load();
+        let Some(version) = snapshot.views.get(&view) else {
+            shared.horizons.forget(view);
+            return Ok(());
+        };
+        tracing::info!(view = version.spec.view.name, reason, "a view whose states have left out what did not count is made anew");
+        match backfill::rebuild(shared, view, move |shared| shared.horizons.is_cut(view)).await {
+            Ok(()) => {
+                let rest = Duration::from_millis(shared.parts.limits.store.whole_states_ms).max(began.elapsed() * REST_FACTOR);
+                shared.horizons.rest(view, version.spec.view.table, rest);
+                return Ok(());
+            }
             Err(error) if error.state() == SqlState::OBJECT_IN_USE => tokio::time::sleep(backfill::REFRESH_POLL).await,
-            outcome => break outcome?,
+            // Of another state, which came in the place of that one, nothing is left out.
+            Err(_) if !is_present(shared, version) => shared.horizons.forget(view),
+            Err(error) => return Err(error),
         }
     }
-    let rest = Duration::from_millis(shared.parts.limits.store.whole_states_ms).max(began.elapsed() * REST_FACTOR);
-    shared.horizons.rest(view, version.spec.view.table, rest);
     Ok(())
+}
+
+/// Whether a version's state was not emptied or dropped since.
+fn is_present(shared: &Shared, version: &Version) -> bool {
+    let newest = shared.published.load();
+    newest.views.get(&version.spec.view.oid).is_some_and(|present| Arc::ptr_eq(&present.spec, &version.spec))
 }
 
 /// Before retention removes rows of a table: its views get all that counts back, while the rows are there.
 pub fn before_retention(shared: &Arc<Shared>, table: Oid) -> Result<()> {
     let snapshot = shared.published.load();
     for view in snapshot.catalog.views_of(table) {
-        if shared.horizons.is_cut(view.oid) {
-            shared.parts.spawner.background_handle().block_on(make_whole(shared, view.oid, "before retention removes rows"))?;
+        shared.parts.spawner.background_handle().block_on(make_whole(shared, view.oid, "before retention removes rows"))?;
+    }
+    Ok(())
+}
+
+/// Hides views from an open transaction whose own rows need what is left out: the commit will make them anew.
+pub fn hide_views(snapshot: &mut Snapshot, own: &[Accepted], staged: Option<&Staged>) -> Result<()> {
+    let mut floors = Vec::new();
+    for rows in own.iter().filter(|rows| rows.rows.num_rows() > 0) {
+        let Some(watermark) = snapshot.tables.get(&rows.table).and_then(|state| state.table.watermark) else { continue };
+        floors.extend(event_times(&rows.rows, watermark.column)?.iter().min().map(|floor| (rows.table, *floor)));
+    }
+    floors.extend(staged.map(Staged::floor).transpose()?.flatten());
+    for (table, floor) in floors {
+        for version in snapshot.views.values_mut().filter(|version| version.spec.view.table == table) {
+            if version.coverage().horizon_us.is_some_and(|horizon| horizon > floor) {
+                let name = &version.spec.view.name;
+                let message =
+                    format!("cannot read materialized view \"{name}\" with rows of the same transaction that are older than its window");
+                *version = Arc::new(version.failing(Error::unsupported(message).hint("COMMIT first.")));
+            }
         }
     }
     Ok(())

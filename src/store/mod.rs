@@ -328,7 +328,7 @@ impl Store {
             return refresh::refresh(&self.shared, view).await;
         }
         match snapshot.views.get(&view).is_some_and(|version| version.spec.join().is_some()) {
-            true => backfill::rebuild(&self.shared, view).await,
+            true => backfill::rebuild(&self.shared, view, |_| true).await,
             false => Ok(()),
         }
     }
@@ -440,7 +440,7 @@ impl Store {
         for delete in deletes {
             apply::hide_views(&mut next, delete.table);
         }
-        let mut accepted = Vec::new();
+        let mut accepted: Vec<apply::Accepted> = Vec::new();
         let mut lsn = base.next_lsn;
         {
             let positions = self.shared.positions.lock();
@@ -458,6 +458,7 @@ impl Store {
         if let Some(staged) = staged {
             lsn = staged.show(&mut next, lsn)?;
         }
+        horizon::hide_views(&mut next, &accepted, staged)?;
         next.next_lsn = lsn;
         apply::rows(&mut next, apply::hot(&accepted)?, apply::Deltas::new())?;
         enrich::find(&self.shared.parts, &self.shared.lookups, &next, &mut accepted, false)?;

@@ -141,6 +141,14 @@ impl Version {
         Some(Mergeable { group, sources, oldest, whole })
     }
 
+    /// All blocks of the largest time group.
+    pub fn whole(&self) -> Option<Mergeable> {
+        let bytes = |blocks: &[Arc<Block>]| blocks.iter().map(|block| u64::from(block.entry.bytes)).sum::<u64>();
+        let largest = self.blocks.iter().filter(|(_, blocks)| !blocks.is_empty()).max_by_key(|(_, blocks)| bytes(blocks));
+        let (group, blocks) = largest.filter(|_| !self.is_ahead())?;
+        Some(Mergeable { group: *group, sources: blocks.clone(), oldest: true, whole: true })
+    }
+
     /// Merges blocks, those that are whole under a horizon where there is one: see [`Spec::settles`]. `batch` comes empty. The caller
     /// writes it and then calls [`Version::merged`] on the newest version. Bytes are partly written ahead.
     pub fn merge(&self, merging: Mergeable, horizon: Option<Micros>, batch: &mut Batch) -> Result<Merged> {

@@ -220,6 +220,11 @@ impl Version {
         self.applied_lsn
     }
 
+    /// Whether every row with an LSN below [`Version::applied_lsn`] is in the blocks that this version reads, and in no delta.
+    pub fn is_in_blocks(&self) -> bool {
+        self.shadowed.is_empty() && self.deltas.iter().all(|delta| delta.first_lsn >= self.applied_lsn)
+    }
+
     /// From which LSN on the groups that changed can be told: since then state was only added to, and no group has left without a
     /// trace. Whoever makes, empties or replaces state says so by [`Version::replaced_at`], a merge that drops removed groups by itself.
     pub fn changes_from(&self) -> u64 {

@@ -273,37 +273,39 @@ fn too_large() -> Error {
 /// Sums of a [`wide`] type as values of the argument's, of which there may have to be several.
 struct Parts<'a> {
     sums: &'a PrimitiveArray<Decimal128Type>,
-    /// The greatest value.
+    /// The least and the greatest value.
+    least: i128,
     most: i128,
     found: Vec<Option<i128>>,
 }
 
 impl<'a> Parts<'a> {
     fn new(sums: &'a ArrayRef, data_type: &DataType) -> Self {
-        let most = match data_type {
-            DataType::Int16 => i16::MAX.into(),
-            DataType::Int32 => i32::MAX.into(),
-            DataType::Int64 => i64::MAX.into(),
-            DataType::Decimal128(precision, _) => 10_i128.pow((*precision).into()) - 1,
-            _ => i128::MAX,
+        let (least, most) = match data_type {
+            DataType::Int16 => (i16::MIN.into(), i16::MAX.into()),
+            DataType::Int32 => (i32::MIN.into(), i32::MAX.into()),
+            DataType::Int64 => (i64::MIN.into(), i64::MAX.into()),
+            DataType::Decimal128(precision, _) => {
+                let most = 10_i128.pow((*precision).into()) - 1;
+                (-most, most)
+            }
+            _ => (i128::MIN, i128::MAX),
         };
-        Self { sums: sums.as_primitive(), most, found: Vec::with_capacity(sums.len()) }
+        Self { sums: sums.as_primitive(), least, most, found: Vec::with_capacity(sums.len()) }
     }
 
     /// How many values a row's sum takes.
     fn of(&self, row: usize) -> usize {
-        if self.sums.is_null(row) {
-            1
-        } else {
-            usize::try_from((self.sums.value(row).unsigned_abs().div_ceil(self.most.unsigned_abs())).max(1)).unwrap_or(usize::MAX)
-        }
+        let sum = if self.sums.is_null(row) { 0 } else { self.sums.value(row) };
+        let bound = if sum < 0 { self.least } else { self.most };
+        usize::try_from(sum.unsigned_abs().div_ceil(bound.unsigned_abs()).max(1)).unwrap_or(usize::MAX)
     }
 
     /// A row's sum as `count` values, the last of which are NULL.
     fn add(&mut self, row: usize, count: usize) {
         let mut left = self.sums.is_valid(row).then(|| self.sums.value(row));
         for _ in 0..count {
-            let part = left.map(|left| left.clamp(-self.most, self.most));
+            let part = left.map(|left| left.clamp(self.least, self.most));
             self.found.push(part);
             left = left.zip(part).map(|(left, part)| left - part).filter(|left| *left != 0);
         }
@@ -474,7 +476,8 @@ mod tests {
         for (values, expected) in [
             (vec![i64::MAX - 1, 1], vec![Some(i64::MAX)]),
             (vec![i64::MAX, 1, 2], vec![Some(i64::MAX), Some(3)]),
-            (vec![i64::MAX, i64::MAX, -i64::MAX, -i64::MAX, -i64::MAX, -5], vec![Some(-i64::MAX), Some(-5)]),
+            (vec![i64::MIN], vec![Some(i64::MIN)]),
+            (vec![i64::MAX, i64::MIN, i64::MIN, i64::MIN, 2, -5], vec![Some(i64::MIN), Some(i64::MIN), Some(-4)]),
         ] {
             let all = arrays(&values.iter().copied().map(row).collect::<Vec<_>>(), false);
             for cut in 0..values.len() {
