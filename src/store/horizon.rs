@@ -33,6 +33,9 @@ const SILENT_US: i64 = 7 * 86_400_000_000;
 /// How many times as long a view rests as it took to merge all its states, or to make it anew, where that is more than the limit.
 pub const REST_FACTOR: u32 = 50;
 
+/// How long a view stays whole for retention to see it so, and when one that could not be made whole is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(600);
+
 /// What is known of all views' horizons.
 #[derive(Debug, Default)]
 pub struct Horizons {
@@ -60,11 +63,13 @@ struct Horizon {
     rests_until: Option<Instant>,
     /// When all its states are to be merged next.
     due: Option<Instant>,
+    /// When it was last begun to make it whole before retention.
+    tried: Option<Instant>,
 }
 
 impl Known {
     fn view(&mut self, view: Oid, table: Oid) -> &mut Horizon {
-        self.views.entry(view).or_insert(Horizon { table, cut: None, drawn: None, rests_until: None, due: None })
+        self.views.entry(view).or_insert(Horizon { table, cut: None, drawn: None, rests_until: None, due: None, tried: None })
     }
 
     /// Takes back what was drawn and is after rows; gives the views whose states have left out what these rows need.
@@ -118,6 +123,17 @@ impl Horizons {
     /// Whether a view's states may have left something out.
     pub fn is_cut(&self, view: Oid) -> bool {
         self.known.lock().views.get(&view).is_some_and(|horizon| horizon.cut.is_some())
+    }
+
+    /// Whether a view may be made whole before retention: an attempt that failed is not repeated at once.
+    fn may_try(&self, view: Oid) -> bool {
+        let mut known = self.known.lock();
+        let Some(horizon) = known.views.get_mut(&view) else { return false };
+        let may = horizon.tried.is_none_or(|tried| tried.elapsed() >= RETRY_AFTER);
+        if may {
+            horizon.tried = Some(Instant::now());
+        }
+        may
     }
 
     /// The view has all that counts again; it rests if that was for rows that came.
@@ -195,7 +211,7 @@ pub async fn admit(shared: &Arc<Shared>, transaction: &Transaction) -> Result<Op
         // Somebody else may have had the same need.
         behind = shared.horizons.known.lock().behind(&floors);
         for view in behind.drain(..) {
-            make_whole(shared, view, "older rows came").await?;
+            make_whole(shared, view, "older rows came", Duration::ZERO).await?;
         }
         behind = shared.horizons.known.lock().behind(&floors);
     }
@@ -228,7 +244,7 @@ fn floors(shared: &Shared, transaction: &Transaction, judged: bool) -> Result<Ve
 }
 
 /// Makes a view's states anew from the table's rows, if something is left out of them, and lets it rest.
-async fn make_whole(shared: &Arc<Shared>, view: Oid, reason: &str) -> Result<()> {
+async fn make_whole(shared: &Arc<Shared>, view: Oid, reason: &str, least_rest: Duration) -> Result<()> {
     let began = Instant::now();
     // Asked when nobody else changes its state: once it is whole, retention may have removed rows.
     while shared.horizons.is_cut(view) {
@@ -241,7 +257,7 @@ async fn make_whole(shared: &Arc<Shared>, view: Oid, reason: &str) -> Result<()>
         match backfill::rebuild(shared, view, move |shared| shared.horizons.is_cut(view)).await {
             Ok(()) => {
                 let rest = Duration::from_millis(shared.parts.limits.store.whole_states_ms).max(began.elapsed() * REST_FACTOR);
-                shared.horizons.rest(view, version.spec.view.table, rest);
+                shared.horizons.rest(view, version.spec.view.table, rest.max(least_rest));
                 return Ok(());
             }
             Err(error) if error.state() == SqlState::OBJECT_IN_USE => tokio::time::sleep(backfill::REFRESH_POLL).await,
@@ -259,13 +275,20 @@ fn is_present(shared: &Shared, version: &Version) -> bool {
     newest.views.get(&version.spec.view.oid).is_some_and(|present| Arc::ptr_eq(&present.spec, &version.spec))
 }
 
-/// Before retention removes rows of a table: its views get all that counts back, while the rows are there.
-pub fn before_retention(shared: &Arc<Shared>, table: Oid) -> Result<()> {
+/// Whether retention can remove rows of a table: its views have all that counts. Else they are made whole beside, for a later round.
+pub fn before_retention(shared: &Arc<Shared>, table: Oid) -> bool {
     let snapshot = shared.published.load();
-    for view in snapshot.catalog.views_of(table) {
-        shared.parts.spawner.background_handle().block_on(make_whole(shared, view.oid, "before retention removes rows"))?;
+    let cut: Vec<Oid> = snapshot.catalog.views_of(table).map(|view| view.oid).filter(|view| shared.horizons.is_cut(*view)).collect();
+    for view in cut.iter().copied().filter(|view| shared.horizons.may_try(*view)) {
+        let shared = Arc::clone(shared);
+        let spawner = shared.parts.spawner.clone();
+        drop(spawner.io(async move {
+            if let Err(error) = make_whole(&shared, view, "before retention removes rows", RETRY_AFTER).await {
+                tracing::error!(%error, view, "rows past their retention are kept: a view could not be made anew from them");
+            }
+        }));
     }
-    Ok(())
+    cut.is_empty()
 }
 
 /// Hides views from an open transaction whose own rows need what is left out: the commit will make them anew.

@@ -61,7 +61,7 @@ fn newest(shared: &Shared, table: Oid) -> Option<Micros> {
 }
 
 /// Prepares a table for the loss of rows older than `retain_from`: their windows come back into the states of its views, and
-/// the bound is stored and published. False when they have to wait for a checkpoint.
+/// the bound is stored and published. False when they have to wait, for a checkpoint or for views that are made anew.
 pub fn before_retention(shared: &Arc<Shared>, table: Oid, retain_from: Micros) -> Result<bool> {
     let snapshot = shared.published.load();
     let Some(state) = snapshot.tables.get(&table) else { return Ok(true) };
@@ -70,7 +70,9 @@ pub fn before_retention(shared: &Arc<Shared>, table: Oid, retain_from: Micros) -
     if !expires || state.dropped_us.is_some_and(|dropped_us| dropped_us >= retain_from) {
         return Ok(true);
     }
-    horizon::before_retention(shared, table)?;
+    if !horizon::before_retention(shared, table) {
+        return Ok(false);
+    }
     for view in snapshot.catalog.views_of(table) {
         let Some(version) = snapshot.views.get(&view.oid) else { continue };
         let Some(evicted) = version.coverage().evicted else { continue };
