@@ -132,6 +132,7 @@ pub fn recover(parts: &Parts) -> Result<Recovered> {
     for view in rebuild {
         tracing::info!(view, "view state is of another format; rebuilding it from the rows");
         parts.spawner.io_handle().block_on(backfill::run(&shared, view, next_lsn))?;
+        shared.horizons.forget(view);
     }
     tracing::info!(next_lsn, seconds = started.elapsed().as_secs_f64(), "recovered");
     Ok(Recovered { shared, wal, next_lsn })
