@@ -305,7 +305,7 @@ impl Background {
         let Some(version) = snapshot.views.get(&oid) else { return Ok(false) };
         let horizons = &self.shared.horizons;
         let settles = version.spec.settles() && version.is_in_blocks();
-        let all = || version.whole().filter(|_| settles && horizons.is_due(oid, version.applied_lsn()));
+        let all = || if settles && horizons.is_due(oid, version.applied_lsn()) { version.whole() } else { None };
         let Some(merging) = version.mergeable().or_else(all) else { return Ok(false) };
         let settles = settles && merging.is_whole();
         let horizon = if settles { horizons.take(oid, version.applied_lsn()) } else { None };

@@ -440,7 +440,7 @@ impl Store {
         for delete in deletes {
             apply::hide_views(&mut next, delete.table);
         }
-        let mut accepted: Vec<apply::Accepted> = Vec::new();
+        let mut accepted = Vec::new();
         let mut lsn = base.next_lsn;
         {
             let positions = self.shared.positions.lock();

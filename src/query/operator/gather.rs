@@ -4,7 +4,8 @@
 //! DataFusion's hash aggregation: partial per partition, exchanged by entity, spilled when memory is short.
 //!
 //! *Invariants*: (1) the state is the rows themselves, a list of structures of the arguments, in the order in which they came: a kernel
-//! orders what it needs ordered, by arguments where rows are divided among threads; (2) what is held is counted in `size`, so that the
+//! orders what it needs ordered, by arguments where rows are divided among threads (where states are kept for long, rows may stand for
+//! several: [`Fewer`]); (2) what is held is counted in `size`, so that the
 //! memory of queries bounds it.
 
 use std::fmt::Debug;

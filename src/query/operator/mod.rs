@@ -33,6 +33,8 @@ pub mod input;
 mod order;
 pub mod series;
 mod sessionize;
+#[cfg(test)]
+mod testing;
 
 use std::fmt::Debug;
 use std::sync::Arc;

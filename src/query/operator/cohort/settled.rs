@@ -48,7 +48,7 @@ pub struct Uses {
 /// Aggregates that more rows of the same values do not change.
 const OF_VALUES: [&str; 6] = ["min", "max", "bool_and", "bool_or", "bit_and", "bit_or"];
 /// Those that they change, in whatever order they come.
-const OF_ROWS: [&str; 9] = ["count", "sum", "avg", "stddev", "stddev_pop", "var", "var_pop", "median", "regr_count"];
+const OF_ROWS: [&str; 8] = ["count", "sum", "avg", "stddev", "stddev_pop", "var", "var_pop", "median"];
 
 impl Uses {
     /// Of a metric over columns of values: `place` gives the number of the value that an expression is, and `types` what it is of. None
@@ -328,13 +328,12 @@ mod tests {
 
     use arrow::array::{BooleanArray, ListArray};
     use arrow::datatypes::Int64Type;
-    use arrow::datatypes::{Field, FieldRef, Schema};
-    use datafusion::logical_expr::function::AccumulatorArgs;
     use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
     use proptest::prelude::*;
 
     use super::*;
     use crate::query::operator::gather::{gather, kept};
+    use crate::query::operator::testing;
 
     const USERS: usize = 2;
 
@@ -370,19 +369,7 @@ mod tests {
         let kernel = CohortRows { groups: kernel.groups, uses: kernel.uses.clone() };
         let function = gather(Arc::new(kernel));
         let function = if keeps { kept(&function).unwrap() } else { function };
-        let fields: Vec<FieldRef> = arrays.iter().map(|array| Arc::new(Field::new("", array.data_type().clone(), true))).collect();
-        let args = AccumulatorArgs {
-            return_field: function.return_field(&fields).unwrap(),
-            schema: &Schema::empty(),
-            ignore_nulls: false,
-            order_bys: &[],
-            is_reversed: false,
-            name: "rows",
-            is_distinct: false,
-            exprs: &[],
-            expr_fields: &fields,
-        };
-        function.create_groups_accumulator(args).unwrap()
+        testing::accumulator(&function, arrays)
     }
 
     /// What a cell is made of.

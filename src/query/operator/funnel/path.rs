@@ -11,7 +11,7 @@
 //! State of an entity, three binaries: the window (8 bytes) and its events (24 bytes each: time, order, steps), their tagged values (a length of 4 bytes and the
 //! rows of `arrow::row`, as far as values are kept by event), and the first or last event's time, order and values. An event that
 //! satisfies no step is not kept, unless it is excluded or the mode is strict; nor is one after a chain that is complete, where nothing can
-//! break that chain.
+//! break that chain. Views leave out more as time goes on: see [`super::settled`].
 
 use std::hash::{Hash, Hasher};
 use std::mem::size_of;
@@ -108,7 +108,7 @@ impl Shape {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Path {
     shape: Shape,
     signature: Signature,

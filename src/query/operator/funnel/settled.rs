@@ -18,7 +18,7 @@ use crate::clock::Micros;
 /// The function with the types of its arguments.
 #[derive(Debug)]
 struct Settled {
-    function: AggregateUDF,
+    path: Path,
     types: Vec<FieldRef>,
 }
 
@@ -27,7 +27,7 @@ pub fn settle(function: &AggregateUDF, arguments: &[Arc<dyn PhysicalExpr>], type
     let path = function.inner().downcast_ref::<Path>()?;
     let window = arguments.get(WINDOW)?.downcast_ref::<Literal>();
     let is_bounded = path.is_one_step() || window.is_none_or(|window| !window.value().is_null());
-    is_bounded.then(|| Arc::new(Settled { function: function.clone(), types: types.to_vec() }) as Arc<dyn Settle>)
+    is_bounded.then(|| Arc::new(Settled { path: path.clone(), types: types.to_vec() }) as Arc<dyn Settle>)
 }
 
 impl Settle for Settled {
@@ -36,9 +36,8 @@ impl Settle for Settled {
     }
 
     fn settle(&self, states: &[ArrayRef], horizon: Micros) -> Result<Vec<ArrayRef>> {
-        let Some(path) = self.function.inner().downcast_ref::<Path>() else { return Ok(states.to_vec()) };
         let entities = states.first().map_or(0, |events| events.len());
-        let mut paths = path.groups(&self.types)?;
+        let mut paths = self.path.groups(&self.types)?;
         paths.horizon = Some(horizon);
         paths.merge(states, &(0..entities).collect::<Vec<_>>(), entities)?;
         paths.states(EmitTo::All)

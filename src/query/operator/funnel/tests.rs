@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, StringViewArray, TimestampMicrosecondArray};
 use arrow::compute::take;
-use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Int64Type, Schema};
-use datafusion::logical_expr::function::AccumulatorArgs;
+use arrow::datatypes::{DataType, FieldRef, Int32Type, Int64Type};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::PhysicalExpr;
 use proptest::prelude::*;
 
 use super::chain::{Event, Mode, NEVER, Rules, Search};
 use super::path::{Attribution, Shape};
+use crate::query::operator::testing;
 
 /// One event as a test has it.
 #[derive(Clone, Debug)]
@@ -142,21 +142,7 @@ fn shape(case: &Case) -> Shape {
 }
 
 fn accumulator(case: &Case, arrays: &[ArrayRef]) -> Box<dyn GroupsAccumulator> {
-    let function = shape(case).function();
-    let fields: Vec<FieldRef> = arrays.iter().map(|array| Arc::new(Field::new("", array.data_type().clone(), true))).collect();
-    let exprs: Vec<Arc<dyn PhysicalExpr>> = Vec::new();
-    let args = AccumulatorArgs {
-        return_field: function.return_field(&fields).unwrap(),
-        schema: &Schema::empty(),
-        ignore_nulls: false,
-        order_bys: &[],
-        is_reversed: false,
-        name: "path",
-        is_distinct: false,
-        exprs: &exprs,
-        expr_fields: &fields,
-    };
-    function.create_groups_accumulator(args).unwrap()
+    testing::accumulator(&shape(case).function(), arrays)
 }
 
 type Found = Vec<(usize, Vec<i64>, Option<String>)>;
@@ -218,7 +204,7 @@ fn smaller(case: &Case, types: &[FieldRef]) -> Arc<dyn crate::catalog::bind::Set
     super::settle(&shape(case).function(), &arguments, types).unwrap()
 }
 
-/// Through a state that was settled: the events before a time `certain`, and some of those after it, then the others.
+/// Through a state that was settled: the events before the horizon, and some of those after it, then the others.
 fn settled(case: &Case, horizon: i64) -> (Found, Found) {
     let arrays = arrays(case);
     // What is older has come before; of the rest every other row.
@@ -229,8 +215,7 @@ fn settled(case: &Case, horizon: i64) -> (Found, Found) {
         arrays.iter().map(|array| take(array, &rows, None).unwrap()).collect::<Vec<_>>()
     };
     let owners = |rows: &[u32]| rows.iter().map(|row| case.rows[*row as usize].entity).collect::<Vec<_>>();
-    let fields: Vec<FieldRef> = arrays.iter().map(|array| Arc::new(Field::new("", array.data_type().clone(), true))).collect();
-    let smaller = smaller(case, &fields);
+    let smaller = smaller(case, &testing::fields(&arrays));
     let found = |settles: usize| {
         let mut first = accumulator(case, &arrays);
         first.update_batch(&part(&before), &owners(&before), None, 3).unwrap();
@@ -267,11 +252,10 @@ fn of_an_entity_that_comes_for_years_little_is_kept() {
         let rules = Rules { mode, from_first, ..rules };
         let case = Case { rules, window: Some(10), attribution: Attribution::Step1, has_same: false, rows, cut: 0, early: 0 };
         let arrays = arrays(&case);
-        let fields: Vec<FieldRef> = arrays.iter().map(|array| Arc::new(Field::new("", array.data_type().clone(), true))).collect();
         let mut events = accumulator(&case, &arrays);
         events.update_batch(&arrays, &vec![0; case.rows.len()], None, 1).unwrap();
         let states = events.state(EmitTo::All).unwrap();
-        let states = smaller(&case, &fields).settle(&states, 4_000).unwrap();
+        let states = smaller(&case, &testing::fields(&arrays)).settle(&states, 4_000).unwrap();
         (states[0].as_binary::<i64>().value(0).len() - 8) / 24
     };
     // Two windows before the horizon, and the chain of the first steps, whose time two events have.
