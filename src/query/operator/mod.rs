@@ -34,7 +34,7 @@ mod order;
 pub mod series;
 mod sessionize;
 #[cfg(test)]
-mod testing;
+mod tests;
 
 use std::fmt::Debug;
 use std::sync::Arc;

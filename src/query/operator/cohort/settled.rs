@@ -333,7 +333,7 @@ mod tests {
 
     use super::*;
     use crate::query::operator::gather::{gather, kept};
-    use crate::query::operator::testing;
+    use crate::query::operator::tests as shared;
 
     const USERS: usize = 2;
 
@@ -369,7 +369,7 @@ mod tests {
         let kernel = CohortRows { groups: kernel.groups, uses: kernel.uses.clone() };
         let function = gather(Arc::new(kernel));
         let function = if keeps { kept(&function).unwrap() } else { function };
-        testing::accumulator(&function, arrays)
+        shared::accumulator(&function, arrays)
     }
 
     /// What a cell is made of.

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::chain::{Event, Mode, NEVER, Rules, Search};
 use super::path::{Attribution, Shape};
-use crate::query::operator::testing;
+use crate::query::operator::tests as shared;
 
 /// One event as a test has it.
 #[derive(Clone, Debug)]
@@ -142,7 +142,7 @@ fn shape(case: &Case) -> Shape {
 }
 
 fn accumulator(case: &Case, arrays: &[ArrayRef]) -> Box<dyn GroupsAccumulator> {
-    testing::accumulator(&shape(case).function(), arrays)
+    shared::accumulator(&shape(case).function(), arrays)
 }
 
 type Found = Vec<(usize, Vec<i64>, Option<String>)>;
@@ -215,7 +215,7 @@ fn settled(case: &Case, horizon: i64) -> (Found, Found) {
         arrays.iter().map(|array| take(array, &rows, None).unwrap()).collect::<Vec<_>>()
     };
     let owners = |rows: &[u32]| rows.iter().map(|row| case.rows[*row as usize].entity).collect::<Vec<_>>();
-    let smaller = smaller(case, &testing::fields(&arrays));
+    let smaller = smaller(case, &shared::fields(&arrays));
     let found = |settles: usize| {
         let mut first = accumulator(case, &arrays);
         first.update_batch(&part(&before), &owners(&before), None, 3).unwrap();
@@ -255,7 +255,7 @@ fn of_an_entity_that_comes_for_years_little_is_kept() {
         let mut events = accumulator(&case, &arrays);
         events.update_batch(&arrays, &vec![0; case.rows.len()], None, 1).unwrap();
         let states = events.state(EmitTo::All).unwrap();
-        let states = smaller(&case, &testing::fields(&arrays)).settle(&states, 4_000).unwrap();
+        let states = smaller(&case, &shared::fields(&arrays)).settle(&states, 4_000).unwrap();
         (states[0].as_binary::<i64>().value(0).len() - 8) / 24
     };
     // Two windows before the horizon, and the chain of the first steps, whose time two events have.
