@@ -283,9 +283,9 @@ async fn series_that_have_ended_make_room() {
     let mut server = Server::start_with(options).await;
     let session = server.connect().await;
     shop(&session, &receiver.url(), "").await;
-    for store in ["a", "b"] {
-        order(&session, store, &["10:00:10", "10:00:20", "10:01:00"]).await;
-    }
+    order(&session, "a", &["10:00:10", "10:00:20", "10:01:00"]).await;
+    until(&session, STATES, &[&["a", "ok", "2"]]).await;
+    order(&session, "b", &["10:00:10", "10:00:20", "10:01:00"]).await;
     until(&session, STATES, &[&["a", "ok", "2"], &["b", "ok", "2"]]).await;
     order(&session, "c", &["10:05:10", "10:05:20", "10:06:00"]).await;
     until(&session, STATES, &[&["b", "ok", "2"], &["c", "ok", "2"]]).await;
@@ -303,6 +303,24 @@ async fn series_that_have_ended_make_room() {
     order(&session, "f", &["10:11:10", "10:12:00"]).await;
     until(&session, "SELECT last_error FROM verus.alerts", &[&["the alert has too many instances"]]).await;
     assert_eq!(receiver.messages(2).await.len(), 2);
+}
+
+#[tokio::test]
+async fn partitions_that_come_later_begin_with_their_newest_window() {
+    let receiver = Receiver::start().await;
+    let server = Server::start_with(open()).await;
+    let session = server.connect().await;
+    shop(&session, &receiver.url(), "").await;
+    order(&session, "a", &["10:05:10", "10:05:20", "10:06:10"]).await;
+    until(&session, STATES, &[&["a", "ok", "2"]]).await;
+    // Its windows before the first evaluation are history, but for the newest.
+    order(&session, "b", &["10:01:10", "10:02:10", "10:03:10", "10:04:10"]).await;
+    until(&session, STATES, &[&["a", "ok", "2"], &["b", "firing", "1"]]).await;
+    let fired = "SELECT instance->>'store_id', to_char(window_start, 'HH24:MI') FROM verus.alert_history ORDER BY 1, 2";
+    until(&session, fired, &[&["b", "10:03"]]).await;
+    // What closed since then is seen, however many windows at once.
+    order(&session, "c", &["10:06:10", "10:07:10", "10:07:20", "10:08:10", "10:09:10"]).await;
+    until(&session, fired, &[&["b", "10:03"], &["c", "10:06"], &["c", "10:07"], &["c", "10:08"]]).await;
 }
 
 #[tokio::test]

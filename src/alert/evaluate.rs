@@ -4,7 +4,8 @@
 //!
 //! *Invariants*: (1) a window is looked at once, after it is closed, in the order of windows; windows that closed while the server was
 //! down are looked at after its start; (2) the snapshot has every row of the windows that are looked at; (3) a first evaluation looks at
-//! the newest closed window of each partition alone: history does not fire; (4) memory is bounded by the rows of new windows, and those
+//! the newest closed window of each partition alone, and one that finds a new partition at its newest and those that closed since the
+//! first: history does not fire; (4) memory is bounded by the rows of new windows, and those
 //! by `limits.alert.rows_max`.
 
 use std::collections::BTreeMap;
@@ -182,12 +183,14 @@ impl<'a> Reach<'a> {
     fn from(&self, partition: Option<&str>, closed: Micros) -> Micros {
         match self.from {
             From::Time(from) => from,
-            From::Progress(Progress { begun: false, .. }) => {
-                self.span.ended(i64::MIN, closed, 1).last().map_or(closed, |start| self.span.end(*start) - 1)
-            }
             From::Progress(progress) => {
                 let name = partition.filter(|_| self.partitioned);
-                name.map_or(progress.all, |name| progress.partitions.get(name).copied()).unwrap_or(progress.floor)
+                let known = name.map_or(progress.all, |name| progress.partitions.get(name).copied());
+                // Of a partition that comes later everything after the first evaluation is seen, and its newest window in any case.
+                known.filter(|_| progress.begun).unwrap_or_else(|| {
+                    let newest = self.span.ended(i64::MIN, closed, 1).last().map_or(closed, |start| self.span.end(*start) - 1);
+                    if progress.begun { newest.min(progress.floor) } else { newest }
+                })
             }
         }
     }

@@ -32,7 +32,7 @@ use crate::state::{Batch, Family, State};
 pub struct Progress {
     /// It was evaluated once: later evaluations look at every window since.
     pub begun: bool,
-    /// Windows of partitions that were not there at the first evaluation count when they end after this.
+    /// Windows of partitions that were not there at the first evaluation count when they end after this, and the newest always.
     pub floor: Micros,
     /// Windows that end at or before this were looked at, by partition.
     pub partitions: BTreeMap<String, Micros>,
