@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Options, Server, Session};
+use crate::harness::{Options, SOON, Server, Session};
 
 /// A response whose body is read event by event.
 struct Stream {
@@ -186,7 +186,7 @@ async fn wrong_requests_are_refused_with_a_reason() {
     let mut only = Stream::get(&server, "/views/v/changes", "").await;
     only.until(lsn).await;
     assert_eq!(Stream::get(&server, "/views/v/changes", "").await.status(), "503");
-    assert!(server.terminate(std::time::Duration::from_secs(10)).await.success());
+    assert!(server.terminate(SOON).await.success());
     while only.event().await.is_some() {}
 }
 

@@ -16,7 +16,8 @@ use tokio_postgres::error::DbError;
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
 /// How long a start may take, recovery included.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+/// Whatever has to happen happens in this time on the slowest machine: it tells a failure, and no more.
+pub const SOON: Duration = Duration::from_secs(180);
 
 /// A server process on a directory of its own. Killed when dropped; when the test panics, its log is shown.
 pub struct Server {
@@ -106,7 +107,7 @@ impl Server {
             {
                 return;
             }
-            assert!(begin.elapsed() < READY_WITHIN, "the server is not ready after {READY_WITHIN:?}:\n{}", self.log());
+            assert!(begin.elapsed() < SOON, "the server is not ready after {SOON:?}:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -130,7 +131,7 @@ impl Server {
 
     /// Ends it cleanly and starts it again with a flush of whatever is hot; ready when all rows of the table are in files.
     pub async fn restart_from_files(&mut self, table: &str) {
-        assert!(self.terminate(READY_WITHIN).await.success());
+        assert!(self.terminate(SOON).await.success());
         self.options.env.push(("VERUS_LIMITS_STORE_FLUSH_AGE_MS", "50".to_owned()));
         self.restart().await;
         let in_files = format!("(SELECT coalesce(sum(rows), 0) FROM verus.files WHERE table_name = '{table}')");
@@ -349,7 +350,7 @@ impl Session {
     pub async fn until(&self, condition: &str) {
         let begin = Instant::now();
         while self.value(condition).await != "t" {
-            assert!(begin.elapsed() < READY_WITHIN, "it never came true: {condition}");
+            assert!(begin.elapsed() < SOON, "it never came true: {condition}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use crate::harness::{Options, Server};
+use crate::harness::{Options, SOON, Server};
 
-const SOON: Duration = Duration::from_secs(20);
 const NEVER: Duration = Duration::from_millis(300);
 
 fn told(channel: &str, payload: &str) -> Option<(String, String)> {

@@ -3,13 +3,13 @@
 //!
 //! A failure prints the seed of its case; `VERUS_PROPERTY_SEED=n VERUS_PROPERTY_CASES=1` runs that case alone.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::harness::{Options, Rows, Server, Session};
+use crate::harness::{Options, Rows, SOON, Server, Session};
 
 const TABLE: &str = "CREATE TABLE events (id bigint NOT NULL, at timestamptz NOT NULL, store text, user_id text, session_id text, \
                      event_type text, source text, quantity integer, revenue numeric(12,2), order_id text, \
@@ -261,8 +261,8 @@ async fn look_until_small(session: &Session, tables: &[&str], mut next: i64, (sm
     let is_small = format!(
         "SELECT a.state_bytes * 5 < b.state_bytes FROM verus.views a, verus.views b WHERE a.view_name = '{small}' AND b.view_name = '{whole}'"
     );
-    let last = next + 400_000;
-    while next < last {
+    let begin = Instant::now();
+    while begin.elapsed() < SOON {
         for table in tables {
             session.copy(&format!("COPY {table} FROM STDIN"), &looks(next, START + next, 200, "s1")).await.unwrap();
         }
@@ -271,7 +271,7 @@ async fn look_until_small(session: &Session, tables: &[&str], mut next: i64, (sm
             return next;
         }
         // States become smaller when they are merged, beside the commits.
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("{:?}", session.rows("SELECT view_name, state_bytes FROM verus.views").await);
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Options, Server, Session};
+use crate::harness::{Options, SOON, Server, Session};
 
 const TABLE: &str = "CREATE TABLE events (at timestamptz NOT NULL, store text, customer bigint, visit bigint, kind text, channel text, \
                      revenue numeric(12,2), WATERMARK FOR at AS at - INTERVAL '400' DAY) WITH (partition_by = 'store')";
@@ -115,7 +115,7 @@ async fn files_of_queries_are_bounded() {
     // What it wrote goes with its last stream.
     let begin = Instant::now();
     while files_below(&server.data_dir().join("spill")) > 0 {
-        assert!(begin.elapsed() < Duration::from_secs(60), "files of a failed query stay");
+        assert!(begin.elapsed() < SOON, "files of a failed query stay");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::harness::{Options, Server, Session};
+use crate::harness::{Options, SOON, Server, Session};
 
 const LATENESS_SECONDS: i64 = 300;
 
@@ -431,7 +431,7 @@ async fn case(seed: u64) {
                 if random.random_bool(0.5) {
                     server.kill();
                 } else {
-                    assert!(server.terminate(std::time::Duration::from_secs(10)).await.success(), "{what}: a clean stop");
+                    assert!(server.terminate(SOON).await.success(), "{what}: a clean stop");
                 }
                 server.restart().await;
                 session = server.connect().await;

@@ -7,9 +7,7 @@ use tokio_postgres::NoTls;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::harness::{Options, Server, Session, free_port, verus};
-
-const STOP_WITHIN: Duration = Duration::from_secs(10);
+use crate::harness::{Options, SOON, Server, Session, free_port, verus};
 
 const CREATE: &str =
     "CREATE TABLE e (id integer, at timestamptz NOT NULL, note text, amount numeric(10,2), WATERMARK FOR at AS at - INTERVAL '1 hour')";
@@ -203,19 +201,16 @@ async fn cancel_and_timeout_stop_a_running_plan() {
     let server = Server::start().await;
     let session = server.connect().await;
     session.rows("SET statement_timeout = '300ms'").await;
-    let begin = Instant::now();
     assert_eq!(session.failure(LONG).await.state, "57014");
-    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     session.rows("RESET statement_timeout").await;
 
     let token = session.client.cancel_token();
+    let other = server.connect().await;
     let canceller = tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        other.until("SELECT count(*) = 1 FROM verus.sessions WHERE state = 'active' AND query LIKE 'SELECT count(*) FROM generate%'").await;
         token.cancel_query(NoTls).await.unwrap();
     });
-    let begin = Instant::now();
     assert_eq!(session.failure(LONG).await.state, "57014");
-    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     canceller.await.unwrap();
     assert_eq!(session.value("SELECT 1").await, "1");
     no_plan_runs(&server).await;
@@ -230,7 +225,7 @@ async fn no_plan_runs(server: &Server) {
         if metrics.lines().any(|line| line == "verus_plan_streams 0") {
             return;
         }
-        assert!(begin.elapsed() < Duration::from_secs(5), "a plan runs on:\n{metrics}");
+        assert!(begin.elapsed() < SOON, "a plan runs on:\n{metrics}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -336,9 +331,7 @@ async fn what_was_written_is_there_after_every_kind_of_end() {
     server.restart().await;
     let session = server.connect().await;
     session.rows("INSERT INTO e VALUES (2, '2024-05-01 10:01:00+00', 'two', 2.5)").await;
-    let begin = Instant::now();
-    assert_eq!(server.terminate(STOP_WITHIN).await.code(), Some(0), "{}", server.log());
-    assert!(begin.elapsed() < STOP_WITHIN);
+    assert_eq!(server.terminate(SOON).await.code(), Some(0), "{}", server.log());
     server.restart().await;
     let session = server.connect().await;
     assert_eq!(session.rows("SELECT id, note FROM e ORDER BY id").await, [["1", "one"], ["2", "two"]]);
@@ -358,8 +351,8 @@ async fn sigterm_under_load_finishes_what_is_under_way() {
         }
         acknowledged
     });
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    assert_eq!(server.terminate(STOP_WITHIN).await.code(), Some(0), "{}", server.log());
+    server.connect().await.until("SELECT count(*) > 0 FROM e").await;
+    assert_eq!(server.terminate(SOON).await.code(), Some(0), "{}", server.log());
     let acknowledged: u64 = writer.await.unwrap();
     server.restart().await;
     let there: u64 = server.connect().await.value("SELECT count(*) FROM e").await.parse().unwrap();

@@ -61,8 +61,11 @@ const REMIND_EVERY: Duration = Duration::from_secs(1);
 /// How long an alert rests after an evaluation that failed.
 const FAILED_REST: Duration = Duration::from_secs(5);
 
-/// An alert rests so many times as long as its evaluation took.
+/// An alert rests so many times as long as its evaluation took ...
 const REST_FACTOR: u32 = 4;
+
+/// ... and no longer than this, or than the evaluation: beside busy cores most of that time is waiting.
+const REST_MAX: Duration = Duration::from_secs(10);
 
 /// Evaluations at a time where cores are idle.
 const IDLE_MAX: u32 = 2;
@@ -368,7 +371,7 @@ impl Alerts {
                 return;
             }
             let took = began.elapsed();
-            let mut rest = took.saturating_mul(REST_FACTOR);
+            let mut rest = took.saturating_mul(REST_FACTOR).min(REST_MAX.max(took));
             {
                 let mut all = alerts.status.lock();
                 let status = all.entry(alert.oid).or_default();

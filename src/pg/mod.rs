@@ -79,6 +79,7 @@ pub async fn serve(listener: TcpListener, services: Arc<Services>, shutdown: Can
     drop(listener);
     let finished = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(SHUTDOWN_GRACE, finished).await.is_err() {
+        tracing::warn!("sessions that did not end by themselves are terminated");
         services.registry.terminate_all();
         let last = async { while connections.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_secs(1), last).await;

@@ -106,7 +106,7 @@ impl Engine {
         let builder = SessionStateBuilder::new()
             .with_config(configuration(limits.memory_bytes)?)
             .with_runtime_env(runtime)
-            .with_query_planner(Arc::new(series::plan::Planner { clock: Arc::clone(&clock), points_max: limits.series_points_max }))
+            .with_query_planner(Arc::new(series::plan::Planner { points_max: limits.series_points_max }))
             .with_optimizer_rules(super::distinct::rules());
         let mut state = functions::register(builder).build();
         // Equal functions, each with settings of its own, would be compared by the text of every setting.

@@ -95,7 +95,7 @@ pub fn lower(mut call: Call<'_>, operator: &'static str, analysis: Analysis) -> 
     columns.push(time.alias(hidden("time")));
     columns.push(casts::to(value, DataType::Float64).alias(hidden("value")));
     let input = LogicalPlanBuilder::from(call.input.plan.clone()).project(columns)?.build()?;
-    let series = Series::new(input, session::time_zone(), Arc::new(spec))?;
+    let series = Series::new(input, (session::time_zone(), session::clock()), Arc::new(spec))?;
     Ok(LogicalPlan::Extension(Extension { node: Arc::new(series) }))
 }
 

@@ -21,6 +21,8 @@ pub struct Series {
     pub input: LogicalPlan,
     /// The session's time zone, by whose clocks days and months are counted.
     pub zone: Expr,
+    /// The statement's time, at which windows are still open.
+    pub now: Expr,
     /// What is computed.
     pub spec: Arc<Spec>,
     schema: DFSchemaRef,
@@ -28,9 +30,9 @@ pub struct Series {
 
 impl Series {
     /// Over an input whose columns are keys, time and value. 42701 when a key is called like a column of the result.
-    pub fn new(input: LogicalPlan, zone: Expr, spec: Arc<Spec>) -> Result<Self> {
+    pub fn new(input: LogicalPlan, (zone, now): (Expr, Expr), spec: Arc<Spec>) -> Result<Self> {
         let schema = schema(&input, &spec)?;
-        Ok(Self { input, zone, spec, schema })
+        Ok(Self { input, zone, now, spec, schema })
     }
 }
 
@@ -75,7 +77,7 @@ impl UserDefinedLogicalNodeCore for Series {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        vec![self.zone.clone()]
+        vec![self.zone.clone(), self.now.clone()]
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,8 +85,8 @@ impl UserDefinedLogicalNodeCore for Series {
     }
 
     fn with_exprs_and_inputs(&self, mut exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
-        match (exprs.pop(), inputs.pop()) {
-            (Some(zone), Some(input)) => Series::new(input, zone, Arc::clone(&self.spec)),
+        match (exprs.pop(), exprs.pop(), inputs.pop()) {
+            (Some(now), Some(zone), Some(input)) => Series::new(input, (zone, now), Arc::clone(&self.spec)),
             _ => Err(Error::internal("a computation over series without its input").into()),
         }
     }

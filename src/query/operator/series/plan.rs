@@ -2,12 +2,11 @@
 //!
 //! *Place*: the engine's query planner, for every plan that runs.
 
-use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::catalog::Session;
-use datafusion::common::Result;
+use datafusion::common::{Result, ScalarValue};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode};
@@ -16,23 +15,14 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 
 use super::exec::{Frame, Observed, SeriesExec};
 use super::node::Series;
-use crate::clock::Clock;
 use crate::error::Error;
 use crate::query::functions::zone;
 
 /// DataFusion's planner with the nodes of this module.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Planner {
-    /// Says which windows are still open.
-    pub clock: Arc<dyn Clock>,
     /// Most points of a series.
     pub points_max: usize,
-}
-
-impl fmt::Debug for Planner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Planner").field("points_max", &self.points_max).finish_non_exhaustive()
-    }
 }
 
 #[async_trait]
@@ -56,11 +46,13 @@ impl ExtensionPlanner for Planner {
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let (Some(series), [input]) = (node.as_any().downcast_ref::<Series>(), physical_inputs) else { return Ok(None) };
         // A resolved expression keeps its name as an alias.
-        let zone = match series.zone.clone().unalias() {
-            Expr::Literal(name, _) => zone::parse(name.try_as_str().flatten().unwrap_or_default())?,
-            _ => return Err(Error::internal("the time zone of a computation over series is open").into()),
+        let (zone, now) = match (series.zone.clone().unalias(), series.now.clone().unalias()) {
+            (Expr::Literal(name, _), Expr::Literal(ScalarValue::TimestampMicrosecond(Some(now), _), _)) => {
+                (zone::parse(name.try_as_str().flatten().unwrap_or_default())?, now)
+            }
+            _ => return Err(Error::internal("the time or time zone of a computation over series is open").into()),
         };
-        let frame = Frame::new(zone, self.clock.now(), self.points_max);
+        let frame = Frame::new(zone, now, self.points_max);
         let observed = Arc::new(Observed::new(Arc::clone(input), series.spec.keys, Arc::clone(&frame)));
         let schema = Arc::new(UserDefinedLogicalNode::schema(series).as_arrow().clone());
         Ok(Some(Arc::new(SeriesExec::new(observed, Arc::clone(&series.spec), schema, frame)?)))
