@@ -117,7 +117,7 @@ async fn check(session: &Session, events: &[Event], when: &str) {
             for (channel, (conversions, cents, parts)) in expected {
                 let own = found.get(&channel).copied().unwrap_or_default();
                 // A unit for each conversion that was divided.
-                let close = (own.0 - conversions).abs() <= parts * 1e-6 + 1e-9 && (own.1 as f64 - cents).abs() <= parts + 1e-6;
+                let close = (own.0 - conversions).abs() <= parts * 1e-9 + 1e-9 && (own.1 as f64 - cents).abs() <= parts + 1e-6;
                 assert!(close, "{what}: {channel:?} has {own:?}, not {conversions} and {cents}");
                 if matches!(model, "first" | "last") {
                     assert!((own.1 as f64 - cents).abs() < 1e-6, "{what}: {channel:?} has {own:?}, not {cents}");

@@ -16,6 +16,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
 use futures::StreamExt;
 
+use super::rewrite::SUFFIX;
 use super::watch::unwrapped;
 
 /// What EXPLAIN shows.
@@ -40,7 +41,8 @@ pub fn stream(
 ) -> SendableRecordBatchStream {
     let shown = SchemaRef::clone(&schema);
     let lines = futures::stream::once(async move { lines(options, &logical, physical, routes, context).await }).map(move |lines| {
-        let lines = StringViewArray::from_iter_values(lines?);
+        // Names that no client can type begin with a character that none can read.
+        let lines = StringViewArray::from_iter_values(lines?.into_iter().map(|line| line.replace(SUFFIX, "")));
         Ok(RecordBatch::try_new(SchemaRef::clone(&shown), vec![Arc::new(lines)])?)
     });
     Box::pin(RecordBatchStreamAdapter::new(schema, lines))

@@ -8,6 +8,7 @@
 //! *Invariants*: (1) a [`Bound`] holds no snapshot, no time and no session; (2) everything runs on the cpu runtime; (3) an
 //! error leaves through [`error::from_datafusion`]; (4) arithmetic is checked.
 
+mod aliases;
 pub mod bind;
 pub mod catalogs;
 mod differ;

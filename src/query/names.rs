@@ -1,7 +1,12 @@
 //! The names of output columns that were not given one, as PostgreSQL's FigureColname chooses them.
 
-use sqlparser::ast::{Expr, SelectItem, SetExpr, TrimWhereField, Value};
+use std::ops::ControlFlow;
 
+use sqlparser::ast::{
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, SelectItem, SetExpr, TrimWhereField, Value, VisitMut, VisitorMut,
+};
+
+use super::functions::cast::WRITTEN;
 use crate::types::SqlType;
 
 const UNNAMED: &str = "?column?";
@@ -9,6 +14,32 @@ const UNNAMED: &str = "?column?";
 /// The name of an expression's column.
 pub fn of(expression: &Expr) -> String {
     strong(expression).or_else(|| weak(expression)).unwrap_or_else(|| UNNAMED.to_owned())
+}
+
+/// An expression as it was written.
+pub fn text(expression: &Expr) -> String {
+    struct Casts;
+    impl VisitorMut for Casts {
+        type Break = ();
+        fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<()> {
+            if let Expr::Function(function) = expression
+                && let Some(cast) = written(function).cloned()
+            {
+                *expression = cast;
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut expression = expression.clone();
+    let _ = expression.visit(&mut Casts);
+    expression.to_string()
+}
+
+/// The cast that [`WRITTEN`] is around.
+fn written(function: &Function) -> Option<&Expr> {
+    let FunctionArguments::List(list) = &function.args else { return None };
+    let [FunctionArg::Unnamed(FunctionArgExpr::Expr(cast)), _] = list.args.as_slice() else { return None };
+    (function.name.0.last()?.as_ident()?.value == WRITTEN).then_some(cast)
 }
 
 fn folded(ident: &sqlparser::ast::Ident) -> String {
@@ -22,7 +53,10 @@ fn strong(expression: &Expr) -> Option<String> {
         Expr::CompoundIdentifier(idents) => folded(idents.last()?),
         Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => return strong(inner),
         Expr::CompoundFieldAccess { root, .. } => return strong(root),
-        Expr::Function(function) => folded(function.name.0.last()?.as_ident()?),
+        Expr::Function(function) => match written(function) {
+            Some(cast) => return strong(cast),
+            None => folded(function.name.0.last()?.as_ident()?),
+        },
         Expr::Cast { expr, .. } => return strong(expr),
         Expr::AtTimeZone { .. } => "timezone".to_owned(),
         Expr::Extract { .. } => "extract".to_owned(),
@@ -56,6 +90,7 @@ fn weak(expression: &Expr) -> Option<String> {
         Expr::Nested(inner) => return weak(inner),
         Expr::Case { .. } => "case".to_owned(),
         Expr::Cast { expr, data_type, .. } => return type_name(data_type).or_else(|| weak(expr)),
+        Expr::Function(function) => return weak(written(function)?),
         Expr::TypedString(typed) => return type_name(&typed.data_type),
         Expr::Interval(_) => "interval".to_owned(),
         Expr::Value(value) if matches!(value.value, Value::Boolean(_)) => "bool".to_owned(),

@@ -18,13 +18,16 @@ use super::functions::make::INTERVAL_PARTS;
 use super::{names, sets, using};
 use crate::error::{Error, Result, SqlState};
 
+mod clauses;
 mod having;
 mod keys;
+mod lists;
 mod members;
 mod present;
 mod rows;
 mod shadow;
 mod top;
+mod values;
 mod windows;
 
 /// Begins the part of a name that only makes it unique.
@@ -38,11 +41,6 @@ pub fn query(query: &mut Query) -> Result<()> {
 /// Rewrites an expression in place.
 pub fn expression(expression: &mut Expr) -> Result<()> {
     finish(expression.visit(&mut Rewrite::default()))
-}
-
-/// Replaces the table form of a window, and leaves any other factor as it is.
-pub fn table_form(factor: &mut TableFactor) -> Result<()> {
-    windows::table_form(factor)
 }
 
 /// The name that a client sees.
@@ -62,19 +60,25 @@ fn finish(flow: ControlFlow<Error>) -> Result<()> {
 struct Rewrite {
     depth: usize,
     scopes: shadow::Scopes,
+    /// Subqueries that had no alias.
+    without_alias: usize,
 }
 
 impl VisitorMut for Rewrite {
     type Break = Error;
 
-    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
         self.depth -= 1;
+        values::open(query);
         self.scopes.leave();
         ControlFlow::Continue(())
     }
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
         self.depth += 1;
+        if let Err(error) = lists::in_with(query) {
+            return ControlFlow::Break(error);
+        }
         self.scopes.enter(query);
         keys::order_by_position(query);
         if self.depth == 1 {
@@ -112,7 +116,8 @@ impl VisitorMut for Rewrite {
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
         name_series(factor);
-        match windows::table_form(factor) {
+        lists::without_alias(factor, &mut self.without_alias);
+        match windows::input(factor).and_then(|()| windows::table_form(factor)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
         }
@@ -120,7 +125,10 @@ impl VisitorMut for Rewrite {
 
     fn pre_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<Error> {
         flatten(expression);
-        ControlFlow::Continue(())
+        match expression {
+            Expr::Function(function) => clauses::misplaced(function).map_or(ControlFlow::Continue(()), ControlFlow::Break),
+            _ => ControlFlow::Continue(()),
+        }
     }
 
     fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<Error> {

@@ -17,6 +17,7 @@ use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF};
 
+use super::aliases::Aliases;
 use super::operator::Operators;
 use super::provider::{ROWS_SCHEMA, Relation, Unresolved, series, undefined_table};
 use super::sets::Sets;
@@ -145,7 +146,8 @@ impl ContextProvider for Scope<'_> {
     }
 
     fn get_relation_planners(&self) -> &[Arc<dyn RelationPlanner>] {
-        static PLANNERS: LazyLock<[Arc<dyn RelationPlanner>; 2]> = LazyLock::new(|| [Arc::new(Operators), Arc::new(Sets)]);
+        static PLANNERS: LazyLock<[Arc<dyn RelationPlanner>; 3]> =
+            LazyLock::new(|| [Arc::new(Aliases), Arc::new(Operators), Arc::new(Sets)]);
         PLANNERS.as_slice()
     }
 

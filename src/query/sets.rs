@@ -276,10 +276,6 @@ impl RelationPlanner for Sets {
     fn plan_relation(&self, relation: TableFactor, context: &mut dyn RelationPlannerContext) -> Result<RelationPlanning> {
         let relation = match relation {
             TableFactor::NestedJoin { table_with_joins, alias: None } => return lateral(*table_with_joins, context),
-            TableFactor::Derived { lateral, subquery, alias: Some(alias), sample } => {
-                let plan = context.plan(TableFactor::Derived { lateral, subquery, alias: None, sample })?;
-                return Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(told_apart(plan)?, Some(alias)))));
-            }
             other => other,
         };
         match Call::of(relation) {
@@ -296,22 +292,6 @@ impl RelationPlanner for Sets {
 
 fn planned(plan: LogicalPlan) -> Result<RelationPlanning> {
     Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, None))))
-}
-
-/// A subquery's columns of one name, none of which that name means: each has its number behind the name.
-fn told_apart(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let shown = |name: &str| super::rewrite::shown(name).to_owned();
-    let names: Vec<String> = plan.schema().fields().iter().map(|field| shown(field.name())).collect();
-    let repeated = |name: &String| !name.is_empty() && names.iter().filter(|other| *other == name).count() > 1;
-    if !names.iter().any(repeated) {
-        return Ok(plan);
-    }
-    let columns = plan.schema().columns().into_iter().zip(&names).enumerate().map(|(index, (column, name))| {
-        let column = Expr::Column(column);
-        if repeated(name) { column.alias(format!("{name}{}{index}", super::rewrite::SUFFIX)) } else { column }
-    });
-    let columns = columns.collect::<Vec<_>>();
-    LogicalPlanBuilder::from(plan).project(columns)?.build()
 }
 
 /// A function of one value in FROM is one row.

@@ -13,14 +13,30 @@ use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
+use crate::error::Error;
 use crate::types::SqlType;
 
 /// The function around a written cast: `(cast, 'type')`. No client can type the name.
 pub const WRITTEN: &str = "\u{1}cast";
 
+/// The function around an item of VALUES whose column's type is found by `query::typing`: `(item, 'type until then')`.
+pub const ITEM: &str = "\u{1}item";
+
 /// The functions that are called by name.
 pub fn all() -> Vec<Arc<ScalarUDF>> {
-    vec![Arc::new(ScalarUDF::new_from_impl(Written { signature: Signature::any(2, Volatility::Immutable) }))]
+    let signature = || Signature::any(2, Volatility::Immutable);
+    vec![
+        Arc::new(ScalarUDF::new_from_impl(Written { signature: signature() })),
+        Arc::new(ScalarUDF::new_from_impl(Item { signature: signature() })),
+    ]
+}
+
+/// What is in [`ITEM`]; any other expression comes back.
+pub fn item(expression: Expr) -> Result<Expr, Expr> {
+    match expression {
+        Expr::ScalarFunction(ScalarFunction { func, mut args }) if func.name() == ITEM && args.len() == 2 => Ok(args.remove(0)),
+        other => Err(other),
+    }
 }
 
 /// The cast of an expression to a type, rounded and checked, as a call.
@@ -102,6 +118,35 @@ impl ScalarUDFImpl for Written {
     /// Where nothing is typed (the count of LIMIT), the cast is the value.
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         Ok(args.args.into_iter().next().unwrap_or(ColumnarValue::Scalar(ScalarValue::Null)))
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Item {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Item {
+    fn name(&self) -> &str {
+        ITEM
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Null)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        let name = args.scalar_arguments.get(1).copied().flatten().and_then(|target| target.try_as_str().flatten());
+        let target = name.and_then(SqlType::parse).ok_or_else(|| Error::internal("an item of VALUES is of no type"))?;
+        Ok(Arc::new(target.field(ITEM, true)))
+    }
+
+    fn invoke_with_args(&self, _args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        Err(Error::internal("an item of VALUES was not typed").into())
     }
 }
 

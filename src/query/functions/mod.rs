@@ -14,6 +14,7 @@ pub mod decimal;
 pub mod enrich;
 pub mod geo;
 pub mod interval;
+mod joined;
 pub mod json;
 pub mod last_step;
 pub mod make;
@@ -33,8 +34,9 @@ pub mod to_char;
 pub mod window;
 pub mod zone;
 
+use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, FieldRef};
@@ -235,6 +237,7 @@ pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
     aggregates.extend(ordered::names());
     aggregates.push(interval::untyped_average());
     aggregates.push(last_step::percentile_cont());
+    aggregates.push(joined::string_agg());
     scalar.push(Arc::new(AsyncScalarUDF::new(Arc::new(system::Sleep::default())).into_scalar_udf()));
     builder
         .with_scalar_functions(scalar)
@@ -242,6 +245,16 @@ pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
         .with_aggregate_functions(aggregates)
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_expr_planners(Vec::new())
+}
+
+/// Whether a name is that of a function of single rows alone.
+pub fn is_of_rows(name: &str) -> bool {
+    static NAMES: LazyLock<HashSet<String>> = LazyLock::new(|| {
+        let state = register(SessionStateBuilder::new()).build();
+        let others = |name: &String| state.aggregate_functions().contains_key(name) || state.window_functions().contains_key(name);
+        state.scalar_functions().keys().filter(|name| !others(name)).cloned().collect()
+    });
+    NAMES.contains(name)
 }
 
 /// 42883 with the argument types, as PostgreSQL words it.

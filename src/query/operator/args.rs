@@ -19,8 +19,10 @@ use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, Value};
 use super::Operator;
 use super::input::{self, Input};
 use crate::error::{Error, SqlState};
+use crate::query::aliases;
 use crate::query::functions::{Function, interval, is_text, type_name, undefined};
-use crate::query::typing::{self, casts};
+use crate::query::names;
+use crate::query::typing::{self, casts, operators};
 use crate::types::SqlType;
 use crate::types::text::parse_scalar;
 use crate::types::zone::Zone;
@@ -95,7 +97,7 @@ impl<'a> Call<'a> {
         {
             return Err(missing(operator, &format!("the argument \"{}\"", absent.name)).into());
         }
-        let plan = context.plan(input::relation(source, operator.name())?)?;
+        let plan = aliases::told_apart(context.plan(input::relation(source, operator.name())?)?)?;
         let input = Input::of(typing::apply(plan)?)?;
         Ok(Self { input, operator, given, context })
     }
@@ -137,13 +139,13 @@ impl<'a> Call<'a> {
     /// A list of conditions on the input's rows.
     pub fn conditions(&mut self, name: &'static str) -> Result<Vec<Expr>> {
         let items = self.expressions(name)?;
-        items.into_iter().map(|item| self.of_type(name, item, &SqlType::Boolean)).collect()
+        items.into_iter().map(|item| self.boolean(name, item)).collect()
     }
 
     /// One condition on the input's rows.
     pub fn condition(&mut self, name: &'static str) -> Result<Option<Expr>> {
         let item = self.expression(name)?;
-        item.map(|item| self.of_type(name, item, &SqlType::Boolean)).transpose()
+        item.map(|item| self.boolean(name, item)).transpose()
     }
 
     /// The column or expression of the rows' times: the argument, or the input's event time.
@@ -184,20 +186,19 @@ impl<'a> Call<'a> {
     /// One of some words, constant: its place among `known`. The first is the default.
     pub fn choice(&self, name: &'static str, known: &[&str]) -> Result<usize> {
         let Some(value) = self.syntax(name) else { return Ok(0) };
+        let listed = || format!("Known are {}.", known.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(", "));
         let text = match value {
             ast::Expr::Value(value) => match &value.value {
                 Value::SingleQuotedString(text) => text.to_lowercase(),
-                Value::Placeholder(_) => return Err(self.not_constant(name).into()),
+                Value::Placeholder(_) => return Err(self.not_constant(name).hint(listed()).into()),
                 other => {
                     return Err(self.wrong(name, format!("must be a string, not {other}")).with_state(SqlState::DATATYPE_MISMATCH).into());
                 }
             },
-            _ => return Err(self.not_constant(name).into()),
+            _ => return Err(self.not_constant(name).hint(listed()).into()),
         };
-        known.iter().position(|word| *word == text).ok_or_else(|| {
-            let listed = known.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(", ");
-            self.wrong(name, format!("cannot be \"{text}\"")).hint(format!("Known are {listed}.")).into()
-        })
+        let place = known.iter().position(|word| *word == text);
+        place.ok_or_else(|| self.wrong(name, format!("cannot be \"{text}\"")).hint(listed()).into())
     }
 
     /// A whole number within bounds, constant.
@@ -290,6 +291,33 @@ impl<'a> Call<'a> {
         Ok(value)
     }
 
+    /// A condition. A literal that is none is more often a value to compare with than a misspelt truth.
+    fn boolean(&self, name: &'static str, condition: Expr) -> Result<Expr> {
+        let literal = operators::unknown(&condition).map(str::to_owned);
+        self.of_type(name, condition, &SqlType::Boolean).map_err(|error| match literal {
+            Some(text) => {
+                let wrong = self.mismatch(name, "boolean", &DataType::Utf8View);
+                wrong.hint(format!("Write a condition, such as event_type = '{text}'.")).into()
+            }
+            None => error,
+        })
+    }
+
+    /// The names of the columns that a list of expressions becomes, as in a select list. 42701 where one is there twice, or among those
+    /// that the operator has.
+    pub fn names(&self, name: &'static str, own: &[&str]) -> Result<Vec<String>> {
+        let names: Vec<String> = self.items(name).iter().map(names::of).collect();
+        match names.iter().enumerate().find(|(place, name)| own.contains(&name.as_str()) || names[..*place].contains(name)) {
+            Some((_, twice)) => {
+                let message = format!("column \"{twice}\" specified more than once");
+                let detail = format!("The columns of {}'s result are named as in a select list.", self.operator.name());
+                let error = Error::new(SqlState::DUPLICATE_COLUMN, message).detail(detail);
+                Err(error.hint(format!("Give it another name in a subquery, which is what {} reads.", self.operator.name())).into())
+            }
+            None => Ok(names),
+        }
+    }
+
     /// The value, which has the type, or is an untyped literal or parameter that takes it.
     fn of_type(&self, name: &'static str, value: Expr, wanted: &SqlType) -> Result<Expr> {
         let found = value.get_type(self.input.schema())?;
@@ -319,6 +347,9 @@ fn literal(value: &Expr) -> Option<IntervalMonthDayNano> {
     }
 }
 
+/// How much a name that was meant resembles the one that was written, from 0 to 1.
+const SIMILAR: f64 = 0.75;
+
 fn missing(operator: &dyn Operator, what: &str) -> Error {
     Error::new(SqlState::UNDEFINED_FUNCTION, format!("{} needs {what}", operator.name()))
         .hint(format!("For example {}.", operator.example()))
@@ -327,6 +358,7 @@ fn missing(operator: &dyn Operator, what: &str) -> Error {
 fn unknown(operator: &dyn Operator, name: &str) -> Error {
     let known: Vec<&str> = operator.arguments().iter().map(|argument| argument.name).collect();
     let nearest = known.iter().max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
+    let nearest = nearest.filter(|nearest| strsim::jaro_winkler(nearest, name) >= SIMILAR);
     let nearest = nearest.map_or_else(String::new, |nearest| format!("Perhaps you mean \"{nearest}\". "));
     Error::new(SqlState::UNDEFINED_FUNCTION, format!("there is no argument \"{name}\" of {}", operator.name()))
         .hint(format!("{nearest}Known are {}.", known.join(", ")))

@@ -15,7 +15,6 @@ use sqlparser::ast::{self, FunctionArguments, ObjectName, TableFactor, TableFunc
 
 use crate::error::Error;
 use crate::query::provider::{Relation, Unresolved};
-use crate::query::rewrite;
 use crate::query::typing::casts;
 use crate::types::LSN_COLUMN;
 
@@ -135,9 +134,7 @@ pub fn relation(expression: ast::Expr, operator: &str) -> Result<TableFactor, Er
         ast::Expr::Function(ast::Function { name, args: FunctionArguments::List(list), over: None, filter: None, .. })
             if list.clauses.is_empty() && list.duplicate_treatment.is_none() =>
         {
-            let mut factor = table(name, Some(TableFunctionArgs { args: list.args, settings: None }));
-            rewrite::table_form(&mut factor)?;
-            Ok(factor)
+            Ok(table(name, Some(TableFunctionArgs { args: list.args, settings: None })))
         }
         other => Err(Error::syntax(format!("the input of {operator} must be a table, not \"{other}\""))
             .hint("Name a table or a view, write a subquery in parentheses, or call another operator.")),

@@ -48,6 +48,7 @@ use sqlparser::ast::{FunctionArg, ObjectName, TableAlias, TableFactor, TableFunc
 
 pub use args::{Argument, Call};
 
+use super::aliases;
 use crate::catalog::bind::Settle;
 
 /// What there is.
@@ -102,7 +103,9 @@ impl RelationPlanner for Operators {
             Some(_) => plan,
             None => plan.alias(TableReference::bare(operator.name().to_lowercase()))?,
         };
-        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan.build()?, alias))))
+        let plan = plan.build()?;
+        let alias = alias.map(|alias| aliases::completed(alias, &plan)).transpose()?;
+        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
     }
 }
 
@@ -124,6 +127,11 @@ fn called(relation: TableFactor) -> Result<Called, Box<TableFactor>> {
         },
         other => Err(Box::new(other)),
     }
+}
+
+/// Whether a function's name is an operator's.
+pub fn is_called(name: &ObjectName) -> bool {
+    named(name).is_some()
 }
 
 fn named(name: &ObjectName) -> Option<&'static dyn Operator> {

@@ -10,8 +10,10 @@ use sqlparser::ast::{
     Query, Select, SelectItem, SetExpr, TableAlias, TableFactor, Value, Visit,
 };
 
+use super::lists::all_of;
 use super::{SUFFIX, call, folded, last_name};
 use crate::error::{Error, Result};
+use crate::query::operator;
 use crate::sql::statement::quote_identifier;
 
 /// `TUMBLE_END(time, size, ...)` is `window_end(tumble(time, size, ...), size)`, and `HOP_END` likewise.
@@ -88,6 +90,30 @@ impl ast::Visitor for SessionEnds {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Replaces the table form that is the input of an operator by its subquery.
+pub(super) fn input(factor: &mut TableFactor) -> Result<()> {
+    match factor {
+        TableFactor::Table { name, args: Some(arguments), .. } if operator::is_called(name) => form_in(&mut arguments.args),
+        TableFactor::Function { name, args, .. } if operator::is_called(name) => form_in(args),
+        _ => Ok(()),
+    }
+}
+
+fn form_in(arguments: &mut [FunctionArg]) -> Result<()> {
+    let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(input))) = arguments.first_mut() else { return Ok(()) };
+    let Expr::Function(Function { name, args: FunctionArguments::List(list), .. }) = input else { return Ok(()) };
+    if operator::is_called(name) {
+        return form_in(&mut list.args);
+    }
+    let alias = None;
+    let mut factor = TableFactor::Function { lateral: false, name: name.clone(), args: list.args.clone(), with_ordinality: false, alias };
+    table_form(&mut factor)?;
+    if matches!(factor, TableFactor::Derived { .. }) {
+        *input = Expr::Subquery(Box::new(all_of(factor)?));
+    }
+    Ok(())
 }
 
 /// Replaces the table form by its subquery, and leaves any other factor as it is.

@@ -24,6 +24,12 @@ pub fn unified(what: &str, branches: Vec<Expr>, schema: &DFSchema) -> Result<Vec
     branches.into_iter().zip(types).map(|(branch, source)| converted(branch, source.as_ref(), &target, schema)).collect()
 }
 
+/// The type of branches, when there is one that is not open.
+pub fn common(what: &str, branches: &[Expr], schema: &DFSchema) -> Result<Option<SqlType>> {
+    let types = branches.iter().map(|branch| known(branch, schema)).collect::<Result<Vec<_>>>()?;
+    one_type(what, types.iter().flatten())
+}
+
 /// The type of columns that are read together, when there is one that is not open.
 pub fn one_type<'a>(what: &str, mut types: impl Iterator<Item = &'a SqlType>) -> Result<Option<SqlType>> {
     let Some(first) = types.next() else { return Ok(None) };

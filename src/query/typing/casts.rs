@@ -37,6 +37,15 @@ pub fn explicit(written: Cast, schema: &DFSchema) -> Result<Transformed<Expr>> {
     }
 }
 
+/// A value of any type as its text.
+pub fn as_text(expression: Expr, source: &DataType, schema: &DFSchema) -> Result<Expr> {
+    let field = SqlType::Text.field("", true).into();
+    Ok(match convert(expression, source, &SqlType::Text, &field, schema)? {
+        Ok(text) => text,
+        Err(expression) => Expr::Cast(Cast::new_from_field(Box::new(expression), field)),
+    })
+}
+
 /// A cast to a column's type by assignment: out of range is an error, and text is read as the type.
 pub fn assignment(expression: Expr, source: &DataType, target: &DataType, schema: &DFSchema) -> Result<Expr> {
     let sql_type = match target {

@@ -21,7 +21,7 @@ pub mod sets;
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, FieldRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, NullHandling, Result, ScalarValue};
 use datafusion::logical_expr::expr::{AggregateFunction, InList, InSubquery, SetComparison, WindowFunction};
@@ -32,7 +32,7 @@ use datafusion::logical_expr::{
     Values,
 };
 
-use crate::query::functions::{self, session, zone};
+use crate::query::functions::{self, cast, session, zone};
 use crate::types::SqlType;
 
 /// Types a plan: literals, casts, operators, aggregates, functions of time.
@@ -106,18 +106,49 @@ fn typed_values(values: Values) -> Result<LogicalPlan> {
     let schema = DFSchema::empty();
     let width = values.values.first().map_or(0, Vec::len);
     let mut columns: Vec<Vec<Expr>> = (0..width).map(|_| Vec::with_capacity(values.values.len())).collect();
+    let mut open = false;
     for row in values.values {
         for (column, value) in columns.iter_mut().zip(row) {
+            let value = cast::item(value).inspect(|_| open = true).unwrap_or_else(|value| value);
             column.push(expression(untyped_null(value), &schema)?.data);
         }
     }
     let columns = columns.into_iter().map(|column| branches::unified("VALUES", column, &schema)).collect::<Result<Vec<_>>>()?;
+    if !open {
+        return LogicalPlanBuilder::values(rows(columns))?.build();
+    }
+    // What DataFusion would ask of the items has been asked of their types.
+    let fields = columns.iter().enumerate().map(field_of_values).collect::<Result<Vec<_>>>()?;
+    let columns = columns.into_iter().zip(&fields).map(|(column, field)| {
+        // A NULL has the type of its column.
+        let typed = |item: Expr| match item.get_type(&schema)?.is_null() && !operators::open(&item) {
+            true => Ok(casts::to(item, field.data_type().clone())),
+            false => Ok(item),
+        };
+        column.into_iter().map(typed).collect::<Result<Vec<_>>>()
+    });
+    let values = rows(columns.collect::<Result<Vec<_>>>()?);
+    let schema = Arc::new(DFSchema::from_unqualified_fields(fields.into(), Default::default())?);
+    Ok(LogicalPlan::Values(Values { schema, values }))
+}
+
+fn rows(columns: Vec<Vec<Expr>>) -> Vec<Vec<Expr>> {
     let mut columns: Vec<_> = columns.into_iter().map(Vec::into_iter).collect();
     let mut rows = Vec::new();
     while let Some(row) = columns.iter_mut().map(Iterator::next).collect::<Option<Vec<_>>>().filter(|row| !row.is_empty()) {
         rows.push(row);
     }
-    LogicalPlanBuilder::values(rows)?.build()
+    rows
+}
+
+/// A column of VALUES, of the type that its items have been given.
+fn field_of_values((index, items): (usize, &Vec<Expr>)) -> Result<FieldRef> {
+    let name = format!("column{}", index + 1);
+    Ok(Arc::new(match branches::common("VALUES", items, &DFSchema::empty())? {
+        Some(known) => known.field(&name, true),
+        None if items.iter().all(operators::open) => Field::new(name, DataType::Null, true),
+        None => SqlType::Text.field(&name, true),
+    }))
 }
 
 /// NULL among VALUES, which the planner has cast to the type that its neighbours had before they were typed.

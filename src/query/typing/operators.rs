@@ -7,7 +7,7 @@ use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::Placeholder;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 
-use super::casts::{constant, to};
+use super::casts::{as_text, constant, to};
 use super::sql_type;
 use crate::error::{Error, SqlState};
 use crate::query::functions::{arithmetic, decimal, is_text, json, session, time, type_name, zone};
@@ -92,6 +92,9 @@ pub fn typed(left: Expr, operator: Operator, right: Expr, schema: &DFSchema) -> 
     if compares(operator) {
         return comparison(left, operator, right, schema, &left_type, &right_type);
     }
+    if operator == Operator::StringConcat {
+        return concatenation((left, &left_type), (right, &right_type), schema);
+    }
     temporal(left, operator, right, &left_type, &right_type)
 }
 
@@ -143,6 +146,19 @@ fn document(left: &Expr, operator: Operator, right: &Expr, schema: &DFSchema, ty
         }
         _ => None,
     })
+}
+
+/// `||` of a text and a value of another type, which is written as a cast to text writes it.
+fn concatenation(left: (Expr, &DataType), right: (Expr, &DataType), schema: &DFSchema) -> Result<Outcome> {
+    let is_written = |data_type: &DataType| {
+        !is_text(data_type) && !matches!(data_type, DataType::Null | DataType::List(_) | DataType::Binary | DataType::BinaryView)
+    };
+    let (left, right) = match (is_text(left.1), is_text(right.1)) {
+        (true, false) if is_written(right.1) => (left.0, as_text(right.0, right.1, schema)?),
+        (false, true) if is_written(left.1) => (as_text(left.0, left.1, schema)?, right.0),
+        _ => return Ok(Outcome::Same(left.0, right.0)),
+    };
+    Ok(Outcome::Changed(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), Operator::StringConcat, Box::new(right)))))
 }
 
 /// A value compared with `subject` (of BETWEEN, IN): a string literal is read as the subject's type.

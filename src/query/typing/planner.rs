@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::functions_nested::extract::array_element;
 use datafusion::logical_expr::expr::{AggregateFunction, ScalarFunction, WindowFunction, WindowFunctionParams};
-use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawAggregateExpr, RawBinaryExpr, RawWindowExpr, TypePlanner};
-use datafusion::logical_expr::{Expr, Operator};
+use datafusion::logical_expr::planner::{
+    ExprPlanner, PlannerResult, RawAggregateExpr, RawBinaryExpr, RawFieldAccessExpr, RawWindowExpr, TypePlanner,
+};
+use datafusion::logical_expr::{Expr, GetFieldAccess, Operator};
 use sqlparser::ast::{self, BinaryOperator};
 
 use super::casts::to;
@@ -37,6 +40,15 @@ impl ExprPlanner for Postgres {
             Outcome::Changed(expression) => PlannerResult::Planned(expression),
             Outcome::Same(left, right) => PlannerResult::Original(RawBinaryExpr { op, left, right }),
         })
+    }
+
+    /// An element of `array_agg` is one of the list: DataFusion makes `nth_value` of it, which takes constants of one type alone.
+    fn plan_field_access(&self, expr: RawFieldAccessExpr, _schema: &DFSchema) -> Result<PlannerResult<RawFieldAccessExpr>> {
+        let RawFieldAccessExpr { expr, field_access } = expr;
+        match (expr, field_access) {
+            (list @ Expr::AggregateFunction(_), GetFieldAccess::ListIndex { key }) => Ok(PlannerResult::Planned(array_element(list, *key))),
+            (expr, field_access) => Ok(PlannerResult::Original(RawFieldAccessExpr { expr, field_access })),
+        }
     }
 
     fn plan_extract(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {

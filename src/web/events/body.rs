@@ -94,8 +94,9 @@ pub fn form(headers: &HeaderMap) -> Result<Form> {
             | "application/x-jsonlines"
             | "application/json-lines"
             | "text/plain"
+            | "application/x-www-form-urlencoded"
     );
-    // A browser's sendBeacon says text/plain.
+    // A browser's sendBeacon says text/plain, and curl's -d that the body is a form.
     let is_json = known || (media.starts_with("application/") && media.ends_with("+json"));
     if !is_json {
         return Err(Error::new(UNSUPPORTED_MEDIA, format!("content type \"{media}\" is not supported"))

@@ -4,6 +4,8 @@
 //!
 //! *Invariants*: (1) [`split`] gives away exactly the total, in whole units; (2) the same input gives the same parts on every run.
 
+use std::cmp::Reverse;
+
 /// How credit is given. The default comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Model {
@@ -43,9 +45,9 @@ pub fn decayed(age_us: i64, half_life_us: i64) -> u64 {
     ((DECAY_UNIT * (-half_lives).exp2()) as u64).max(1)
 }
 
-/// Divides a total by weights, in whole units; what is left over goes to the greatest remainders, of equal ones to the first.
-/// Nothing is given away where no weight is.
-pub fn split(total: i128, weights: &[u64]) -> Vec<i128> {
+/// Divides a total by weights, in whole units; what is left over goes to the greatest remainders, of equal ones to the first from a
+/// place on that `turn` says: where many totals are divided alike, none is always the first. Nothing is given away where no weight is.
+pub fn split(total: i128, weights: &[u64], turn: u64) -> Vec<i128> {
     let whole: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
     if whole == 0 {
         return vec![0; weights.len()];
@@ -55,6 +57,7 @@ pub fn split(total: i128, weights: &[u64]) -> Vec<i128> {
     let mut parts = Vec::with_capacity(weights.len());
     let mut remainders = Vec::with_capacity(weights.len());
     let mut given = 0_u128;
+    let turned = |place: usize| (place as u64 + (weights.len() as u64 - turn % weights.len() as u64)) % weights.len() as u64;
     for (place, weight) in weights.iter().enumerate() {
         let weight = u128::from(*weight);
         let part = quotient * weight + rest * weight / whole;
@@ -62,7 +65,7 @@ pub fn split(total: i128, weights: &[u64]) -> Vec<i128> {
         parts.push(part);
         remainders.push((rest * weight % whole, place));
     }
-    remainders.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+    remainders.sort_by_key(|(remainder, place)| (Reverse(*remainder), turned(*place)));
     let left = usize::try_from(total.unsigned_abs() - given).unwrap_or(usize::MAX);
     for (_, place) in remainders.iter().take(left) {
         parts[*place] += 1;
@@ -77,13 +80,15 @@ mod tests {
 
     #[test]
     fn splits_are_exact() {
-        assert_eq!(split(10_000, &[1, 1, 1]), [3_334, 3_333, 3_333]);
-        assert_eq!(split(-10_000, &[1, 1, 1]), [-3_334, -3_333, -3_333]);
-        assert_eq!(split(1, &[2, 1, 2]), [1, 0, 0]);
-        assert_eq!(split(100, &[40, 20, 40]), [40, 20, 40]);
-        assert_eq!(split(0, &[3, 4]), [0, 0]);
-        assert_eq!(split(7, &[]), Vec::<i128>::new());
-        assert_eq!(split(7, &[0, 5]), [0, 7]);
+        assert_eq!(split(10_000, &[1, 1, 1], 0), [3_334, 3_333, 3_333]);
+        assert_eq!(split(-10_000, &[1, 1, 1], 0), [-3_334, -3_333, -3_333]);
+        assert_eq!(split(10_000, &[1, 1, 1], 4), [3_333, 3_334, 3_333]);
+        assert_eq!(split(10_001, &[1, 1, 1], 2), [3_334, 3_333, 3_334]);
+        assert_eq!(split(1, &[2, 1, 2], 0), [1, 0, 0]);
+        assert_eq!(split(100, &[40, 20, 40], 1), [40, 20, 40]);
+        assert_eq!(split(0, &[3, 4], 1), [0, 0]);
+        assert_eq!(split(7, &[], 1), Vec::<i128>::new());
+        assert_eq!(split(7, &[0, 5], 0), [0, 7]);
     }
 
     #[test]
@@ -96,7 +101,7 @@ mod tests {
         for _ in 0..2_000 {
             let weights: Vec<u64> = (0..next(8) + 1).map(|_| next(1 << 30) + 1).collect();
             let total = i128::from(next(1 << 31)) * i128::from(next(1 << 31)) - (1 << 60);
-            let parts = split(total, &weights);
+            let parts = split(total, &weights, next(9));
             assert_eq!(parts.iter().sum::<i128>(), total);
             let whole: f64 = weights.iter().map(|weight| *weight as f64).sum();
             for (part, weight) in parts.iter().zip(&weights) {
@@ -105,7 +110,7 @@ mod tests {
             }
         }
         let most = 10_i128.pow(38) - 1;
-        assert_eq!(split(most, &[u64::MAX, 1, u64::MAX]).iter().sum::<i128>(), most);
+        assert_eq!(split(most, &[u64::MAX, 1, u64::MAX], 0).iter().sum::<i128>(), most);
     }
 
     #[test]

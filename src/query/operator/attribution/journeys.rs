@@ -35,9 +35,9 @@ pub const CREDIT: &str = "credit";
 pub const VALUE: &str = "value";
 
 /// Parts that a conversion is divided into.
-pub const PARTS: i64 = 1_000_000;
+pub const PARTS: i64 = 1_000_000_000;
 /// The scale of a value that nobody gave: each conversion is worth 1.
-pub const PARTS_SCALE: i8 = 6;
+pub const PARTS_SCALE: i8 = 9;
 
 /// Most channels of one entity whose conversions are divided: each conversion looks at all of them.
 const ENTITY_CHANNELS_MAX: usize = 10_000;
@@ -332,7 +332,8 @@ impl Path {
             return Some(());
         }
         let weights = weights(self.model, path, &self.counts, |touch| decayed(time - touch.time, self.half_life_us));
-        let parts = split(i128::from(PARTS), &weights).into_iter().zip(split(value, &weights));
+        let turn = xxhash_rust::xxh3::xxh3_64(&time.to_le_bytes());
+        let parts = split(i128::from(PARTS), &weights, turn).into_iter().zip(split(value, &weights, turn));
         for (credit, (part, value)) in self.credits.iter_mut().zip(parts) {
             *credit = (credit.0 + i64::try_from(part).ok()?, credit.1.checked_add(value)?);
         }
@@ -447,7 +448,10 @@ mod tests {
         let touches = [(1, 0), (3, 1), (10, 2)];
         assert_eq!(values(Model::First, &touches), [10_000, 0, 0, 0]);
         assert_eq!(values(Model::Last, &touches), [0, 0, 10_000, 0]);
-        assert_eq!(values(Model::Linear, &touches), [3_334, 3_333, 3_333, 0]);
+        // Whose the last one is, the conversion's time says.
+        let mut linear = values(Model::Linear, &touches);
+        linear.sort_unstable();
+        assert_eq!(linear, [0, 3_333, 3_333, 3_334]);
         assert_eq!(values(Model::Position, &touches), [4_000, 2_000, 4_000, 0]);
         assert_eq!(values(Model::Position, &[(1, 0), (2, 1)]), [5_000, 5_000, 0, 0]);
         assert_eq!(values(Model::Position, &[(1, 1)]), [0, 10_000, 0, 0]);

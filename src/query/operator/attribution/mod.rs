@@ -6,7 +6,7 @@
 //! Lowered to: filter to rows that convert or touch; aggregate by entity, which gives each channel's parts; sum by channel; shares. By
 //! removal, the entities give steps, whose sums are one small table that becomes parts.
 //!
-//! Output: `channel`, `conversions double precision` (in parts of a millionth, which add up to the number of conversions),
+//! Output: `channel`, `conversions double precision` (in parts of 10^-9, which add up to the number of conversions),
 //! `attributed_value numeric` (which adds up to the value of all conversions, exactly), `share double precision` (of that value). Conversions
 //! without a touch have a row of their own, with no channel. The greatest values come first.
 
@@ -46,6 +46,10 @@ const LOOKBACK_US: i64 = 30 * 86_400_000_000;
 const HALF_LIFE_US: i64 = 7 * 86_400_000_000;
 /// Digits after the point of a value that is a double.
 const DOUBLE_SCALE: i8 = 9;
+/// Digits after the point that money has; a value that has fewer, such as a number of pieces, is divided as if it had more.
+const MONEY_SCALE: i8 = 2;
+/// What it has then.
+const DIVIDED_SCALE: i8 = 6;
 
 /// The operator.
 #[derive(Debug)]
@@ -163,9 +167,14 @@ fn value(call: &mut Call<'_>, conversion: &Expr) -> Result<(Option<Expr>, Option
     let Some(value) = call.expression("value")? else { return Ok((None, None)) };
     let found = value.get_type(call.input.schema())?;
     let scale = match &found {
-        DataType::Decimal128(_, scale) => *scale,
+        DataType::Decimal128(_, scale) if *scale >= MONEY_SCALE => *scale,
+        // As far as every value fits.
+        DataType::Decimal128(precision, scale) => {
+            let room = i8::try_from(DECIMAL128_MAX_PRECISION - precision).unwrap_or(0);
+            DIVIDED_SCALE.min(scale.saturating_add(room))
+        }
         DataType::Float32 | DataType::Float64 => DOUBLE_SCALE,
-        integer if integer.is_integer() => 0,
+        integer if integer.is_integer() => DIVIDED_SCALE,
         other => {
             return Err(call
                 .wrong("value", format!("must be a number, not type {}", type_name(other)))

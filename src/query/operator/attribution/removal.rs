@@ -114,8 +114,8 @@ fn credit(rows: &Rows, steps: &[u32], value_type: &DataType) -> Result<Vec<Given
         }
     }
     let weights: Vec<u64> = chain.removal_effects().into_iter().map(|effect| (effect * EFFECT_UNIT) as u64).collect();
-    let parts = split(i128::from(converted) * i128::from(PARTS), &weights);
-    let shares = split(value, &weights);
+    let parts = split(i128::from(converted) * i128::from(PARTS), &weights, 0);
+    let shares = split(value, &weights, 0);
     let mut given = Vec::with_capacity(known.len() + 1);
     for (number, row) in known.values() {
         let credit = i64::try_from(parts[*number]).map_err(|_| out_of_range(&DataType::Int64))?;

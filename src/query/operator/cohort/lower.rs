@@ -411,6 +411,9 @@ fn running(cohort: &Cohort, plan: LogicalPlan, metric_type: &DataType) -> Result
     plan.project(columns)?.build()
 }
 
+/// The columns after those of `group_by`.
+pub const COLUMNS: [&str; 7] = ["cohort_date", "period", "cohort_size", "active_users", "metric", "retention", "complete"];
+
 /// The operator's columns, in order.
 fn shown(cohort: &Cohort, plan: LogicalPlan, date_type: &DataType) -> Result<LogicalPlan> {
     let share = |name: &str| Box::new(to(column(&hidden(name)), DataType::Float64));
@@ -418,15 +421,8 @@ fn shown(cohort: &Cohort, plan: LogicalPlan, date_type: &DataType) -> Result<Log
     let complete = cohort.period.has_ended((column(&hidden(DATE)), date_type), column(&hidden(PERIOD)), cohort.aligned);
     let groups = cohort.groups.iter().enumerate();
     let mut columns: Vec<Expr> = groups.map(|(index, (name, _))| column(&hidden(&rows::group(index))).alias(name)).collect();
-    columns.extend([
-        column(&hidden(DATE)).alias("cohort_date"),
-        column(&hidden(PERIOD)).alias("period"),
-        column(&hidden(SIZE)).alias("cohort_size"),
-        column(&hidden(ACTIVE)).alias("active_users"),
-        column(&hidden(METRIC)).alias("metric"),
-        retention.alias("retention"),
-        complete.alias("complete"),
-    ]);
+    let own = [DATE, PERIOD, SIZE, ACTIVE, METRIC].map(|name| column(&hidden(name))).into_iter().chain([retention, complete]);
+    columns.extend(own.zip(COLUMNS).map(|(value, name)| value.alias(name)));
     let shown = LogicalPlanBuilder::from(plan).project(columns)?;
     let sorted = shown.schema().columns().into_iter().take(cohort.groups.len() + 2).map(|key| Expr::Column(key).sort(true, false));
     let sorted = sorted.collect();

@@ -28,7 +28,7 @@ use sqlparser::ast;
 use super::{Argument, Call, Operator};
 use crate::error::{Error, SqlState};
 use crate::query::functions::{is_text, type_name};
-use crate::query::{names, typing};
+use crate::query::typing;
 use period::{Period, time_column, truncations, units};
 
 /// What names of first events begin with.
@@ -118,7 +118,7 @@ impl Operator for CohortAnalysis {
         let (date, entry) = cohort_date(&mut call, time.as_ref())?;
         let aligned = truncations(&date)?.iter().any(|one| Period::of(one).is_some_and(|other| other.unit == period.unit));
         let metric = metric(&mut call)?;
-        let names: Vec<String> = call.items("group_by").iter().map(names::of).collect();
+        let names = call.names("group_by", &lower::COLUMNS)?;
         let groups = names.into_iter().zip(call.expressions("group_by")?).collect();
         let retention = match call.choice("retention", &["on", "on_or_after"])? {
             0 => Retention::On,

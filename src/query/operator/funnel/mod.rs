@@ -107,7 +107,7 @@ struct Parts {
 
 impl Parts {
     fn of(call: &mut Call<'_>) -> Result<Self> {
-        let names: Vec<String> = call.items("steps").iter().map(ToString::to_string).collect();
+        let names: Vec<String> = call.items("steps").iter().map(names::text).collect();
         if names.is_empty() || names.len() > STEPS_MAX {
             return Err(call.wrong("steps", format!("must be 1 to {STEPS_MAX} conditions, not {}", names.len())).into());
         }
@@ -117,7 +117,9 @@ impl Parts {
             call.interval_us("window")?.unwrap_or_else(|| casts::to(Expr::Literal(ScalarValue::Int64(None), None), DataType::Int64));
         let by = by(call)?;
         let time = call.time("time")?;
-        let key_names: Vec<String> = call.items("group_by").iter().map(names::of).collect();
+        let wide = call.choice("format", &["long", "wide"])? == 1;
+        let own = if wide { (1..=names.len()).map(step_name).collect() } else { summary::COLUMNS.map(str::to_owned).to_vec() };
+        let key_names = call.names("group_by", &own.iter().map(String::as_str).collect::<Vec<_>>())?;
         let keys: Vec<_> = key_names.into_iter().zip(call.expressions("group_by")?).collect();
         let attribution = match call.choice("attribution", &["first", "last", "step_1"])? {
             0 => Attribution::First,
@@ -133,7 +135,6 @@ impl Parts {
         let same = call.expressions("having_same")?;
         let (exclude, filters) = (call.conditions("exclude")?, call.conditions("filters")?);
         let shape = Shape { rules, attribution, keys: keys.len(), sames: same.len(), excludes: !exclude.is_empty() };
-        let wide = call.choice("format", &["long", "wide"])? == 1;
         Ok(Self { names, steps, window, by, time, keys, exclude, same, filters, shape, wide })
     }
 
@@ -192,7 +193,7 @@ impl Parts {
     }
 
     fn wide(&self, paths: LogicalPlan) -> Result<LogicalPlan> {
-        let name = |index: usize| format!("step_{}", index + 1);
+        let name = |index: usize| step_name(index + 1);
         let counts = (0..self.steps.len()).map(|index| {
             let reached = when(column(&hidden(REACHED)).gt(lit(index as i32)), lit(1)).end()?;
             let count = AggregateFunction::new_udf(count_udaf(), vec![reached], false, None, Vec::new(), None);
@@ -203,6 +204,11 @@ impl Parts {
         // Without groups there is one of nobody too.
         counted.filter(column(&name(0)).gt(lit(0)))?.project(columns.collect::<Vec<_>>())?.build()
     }
+}
+
+/// The column of a step's number where each step is a column.
+fn step_name(number: usize) -> String {
+    format!("step_{number}")
 }
 
 /// A name that no column of the user has.
