@@ -27,6 +27,7 @@ mod present;
 mod rows;
 mod shadow;
 mod top;
+mod truth;
 mod values;
 mod windows;
 
@@ -95,6 +96,7 @@ impl VisitorMut for Rewrite {
         if let Err(error) = present::counted(select) {
             return ControlFlow::Break(error);
         }
+        truth::in_select(select);
         if let Err(error) = select.selection.as_mut().map_or(Ok(()), members::filter) {
             return ControlFlow::Break(error);
         }
@@ -125,6 +127,7 @@ impl VisitorMut for Rewrite {
 
     fn pre_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<Error> {
         flatten(expression);
+        truth::inside(expression);
         match expression {
             Expr::Function(function) => clauses::misplaced(function).map_or(ControlFlow::Continue(()), ControlFlow::Break),
             _ => ControlFlow::Continue(()),

@@ -28,6 +28,10 @@ pub fn age() -> Function {
             [DataType::Timestamp(_, _) | DataType::Date32, DataType::Timestamp(_, _) | DataType::Date32] => {
                 Ok((vec![SqlType::Timestamp.arrow(), SqlType::Timestamp.arrow()], SqlType::Interval.arrow()))
             }
+            // Literals, which the typing rules read as the other's type.
+            [first, second] if is_text(first) || is_text(second) => {
+                Ok((vec![SqlType::Timestamp.arrow(), SqlType::Timestamp.arrow()], SqlType::Interval.arrow()))
+            }
             // Its other half, today, is written by the typing rules.
             [DataType::Timestamp(_, _) | DataType::Date32] => Ok((vec![SqlType::Timestamp.arrow()], SqlType::Interval.arrow())),
             _ => Err(undefined("age", types)),

@@ -21,17 +21,23 @@ use parking_lot::RwLock;
 
 use crate::error::{Error, SqlState};
 use crate::query::functions::{undefined, zone};
-use crate::query::typing::casts;
+use crate::query::typing::{casts, operators};
 use crate::types::SqlType;
 use crate::types::zone::Zone;
 
 /// Rows of one batch.
 const BATCH_ROWS: usize = 8_192;
 
-/// A step written as a string literal is an interval where the bounds are times.
+/// A bound written as a string literal has the type of the other, and a step is an interval, where one bound is a time.
 pub fn typed(mut arguments: Vec<Expr>) -> Result<Vec<Expr>> {
     let empty = DFSchema::empty();
-    let times = arguments.first().map(|start| start.get_type(&empty)).transpose()?;
+    let bounds = arguments.iter().take(2).map(|bound| bound.get_type(&empty)).collect::<Result<Vec<_>>>()?;
+    let times = bounds.into_iter().find(|bound| matches!(bound, DataType::Timestamp(_, _) | DataType::Date32));
+    if let Some(time) = &times {
+        for bound in arguments.iter_mut().take(2) {
+            *bound = operators::literal_as(bound.clone(), &SqlType::of_arrow(time))?;
+        }
+    }
     if matches!(times, Some(DataType::Timestamp(_, _) | DataType::Date32))
         && let Some(step @ Expr::Literal(_, None)) = arguments.get_mut(2)
         && let Expr::Literal(value, None) = &*step

@@ -77,6 +77,14 @@ fn of_time(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Ex
             let call = ScalarFunction::new_udf(func, vec![today, argument]);
             scalar(call, schema).map(|typed| Transformed::yes(typed.data))
         }
+        ("age", [one, other]) if operators::unknown(one).is_some() || operators::unknown(other).is_some() => {
+            // A literal has the type of the other; of two literals both are instants.
+            let of = |known: &Expr| -> Result<SqlType> {
+                Ok(if operators::unknown(known).is_some() { SqlType::Timestamptz } else { sql_type(known, schema)? })
+            };
+            let args = vec![operators::literal_as(one.clone(), &of(other)?)?, operators::literal_as(other.clone(), &of(one)?)?];
+            of_others(ScalarFunction::new_udf(Arc::clone(&function.func), args), schema)
+        }
         ("make_timestamptz", [_, _, _, _, _, _, ..]) => {
             let mut parts = function.args;
             let zone = if parts.len() > 6 { parts.pop() } else { None };

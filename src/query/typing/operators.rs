@@ -12,6 +12,8 @@ use super::sql_type;
 use crate::error::{Error, SqlState};
 use crate::query::functions::{arithmetic, decimal, is_text, json, session, time, type_name, zone};
 use crate::types::SqlType;
+use crate::types::text::parse_scalar;
+use crate::types::zone::Zone;
 
 /// What became of an operator.
 pub enum Outcome {
@@ -364,6 +366,11 @@ fn temporal(left: Expr, operator: Operator, right: Expr, left_type: &DataType, r
         }
         (Timestamp(_, None), Minus, Date32) => time::subtract().call(vec![left, midnight(right)]),
         (Date32, Minus, Timestamp(_, None)) => time::subtract().call(vec![midnight(left), right]),
+        // As PostgreSQL has it a literal has the type of the other; a length, which it would refuse, is one.
+        (Timestamp(_, _), Minus, text) if is_text(text) && unknown(&right).and_then(|text| moment(text, left_type)).is_some() => {
+            let right = unknown(&right).and_then(|text| moment(text, left_type)).unwrap_or(right);
+            time::subtract().call(vec![left, right])
+        }
         (Timestamp(_, _) | Date32, Plus | Minus, text) if is_text(text) && unknown(&right).is_some() => {
             let right = constant(unknown(&right).unwrap_or_default(), &SqlType::Interval)?;
             match left_type {
@@ -404,6 +411,14 @@ fn temporal(left: Expr, operator: Operator, right: Expr, left_type: &DataType, r
         }
         _ => return Ok(Outcome::Same(left, right)),
     }))
+}
+
+/// A literal as a moment of a type; none where it is not one.
+fn moment(text: &str, data_type: &DataType) -> Option<Expr> {
+    // Of an instant the session's zone is not known yet, but whether it is one.
+    parse_scalar(&SqlType::Timestamp, text, &Zone::UTC).ok()?;
+    let sql_type = if matches!(data_type, DataType::Timestamp(_, Some(_))) { SqlType::Timestamptz } else { SqlType::Timestamp };
+    constant(text, &sql_type).ok()
 }
 
 /// Pairs of types that an operator of arithmetic does not take, apart from those that have become something else by then.
