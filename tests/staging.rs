@@ -105,6 +105,30 @@ async fn a_copy_of_more_than_memory_is_one_commit() {
     }
 }
 
+/// Stores whose clocks are years apart: what is sent again is a duplicate of either, in one statement, later, and after a restart that reads the
+/// keys back from files.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_again_is_told_by_the_clock_of_its_store() {
+    let mut server = Server::start_with(options()).await;
+    let session = server.connect().await;
+    tables(&session).await;
+    let old = lines(0..20_000).replace(",store ", ",old store ").replace("2024-", "2019-");
+    assert_eq!(session.copy(COPY, &old).await, Ok(20_000));
+    // Its times are years ahead, and some rows were there already: the key is the table's.
+    assert_eq!(session.copy(COPY, &lines(19_000..40_000)).await, Ok(20_000));
+    for round in 0..2 {
+        let session = server.connect().await;
+        assert_eq!(session.copy(COPY, &old).await, Ok(0), "round {round}");
+        assert_eq!(session.copy(COPY, &lines(20_000..40_000)).await, Ok(0), "round {round}");
+        let few: String = old.split_inclusive('\n').take(100).collect();
+        assert_eq!(session.copy(COPY, &few).await, Ok(0), "in memory, round {round}");
+        assert_eq!(session.value("SELECT count(*) FROM \"events$late\"").await, "0");
+        check_views(&session, &format!("round {round}")).await;
+        server.kill();
+        server.restart().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_staged_statement_that_fails_leaves_nothing() {
     let server = Server::start_with(options()).await;

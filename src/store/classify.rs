@@ -30,17 +30,19 @@ use crate::error::{Error, Result};
 pub struct Watermarks {
     /// By the partition key's text; a NULL key is none.
     partitions: HashMap<Option<Box<str>>, Partition>,
+    /// Greatest event time of all.
+    newest: Option<Micros>,
     /// Rows that were not in order.
     pub lateness: Lateness,
 }
 
 /// What is known of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Partition {
+pub struct Partition {
     /// Greatest event time.
-    newest: Micros,
+    pub newest: Micros,
     /// The server's clock when its last row was accepted.
-    heard: Micros,
+    pub heard: Micros,
 }
 
 /// Counts of rows that were not in order, since the table was made or emptied.
@@ -76,16 +78,17 @@ impl AddAssign for Lateness {
 
 impl From<Kept> for Watermarks {
     fn from(kept: Kept) -> Self {
-        match kept {
+        let (partitions, lateness): (HashMap<_, _>, _) = match kept {
             Kept::Full { partitions, lateness } => {
-                let partitions = partitions.into_iter().map(|(key, newest, heard)| (key, Partition { newest, heard })).collect();
-                Watermarks { partitions, lateness }
+                (partitions.into_iter().map(|(key, newest, heard)| (key, Partition { newest, heard })).collect(), lateness)
             }
             Kept::Newest(pairs) => {
-                let partitions = pairs.into_iter().map(|(key, newest)| (key, Partition { newest, heard: newest })).collect();
-                Watermarks { partitions, lateness: Lateness::default() }
+                let partitions = pairs.into_iter().map(|(key, newest)| (key, Partition { newest, heard: newest }));
+                (partitions.collect(), Lateness::default())
             }
-        }
+        };
+        let newest = partitions.values().map(|partition| partition.newest).max();
+        Watermarks { partitions, newest, lateness }
     }
 }
 
@@ -126,26 +129,42 @@ pub struct Closing {
 }
 
 impl Watermarks {
+    /// Of partitions by key, greatest event time and the clock when they were heard from.
+    #[cfg(test)]
+    pub fn of(partitions: &[(Option<&str>, Micros, Micros)]) -> Watermarks {
+        Kept::Full {
+            partitions: partitions.iter().map(|(key, newest, heard)| (key.map(Box::from), *newest, *heard)).collect(),
+            lateness: Lateness::default(),
+        }
+        .into()
+    }
+
     /// The same watermarks, with nothing counted.
     pub fn in_order(&self) -> Watermarks {
-        Watermarks { partitions: self.partitions.clone(), lateness: Lateness::default() }
+        Watermarks { partitions: self.partitions.clone(), newest: self.newest, lateness: Lateness::default() }
     }
 
     /// For each row whether it lies behind its partition's watermark; none when no row does.
     pub fn late(&self, table: &Table, rows: &RecordBatch) -> Result<Option<BooleanArray>> {
-        let Some(watermark) = table.watermark else { return Ok(None) };
-        if self.partitions.is_empty() {
+        self.behind(table, rows, table.watermark.map_or(0, |watermark| watermark.lateness_us))
+    }
+
+    /// For each row whether it lies more than `by_us` behind the newest of its partition; none when no row does.
+    pub fn behind(&self, table: &Table, rows: &RecordBatch, by_us: i64) -> Result<Option<BooleanArray>> {
+        let (Some(watermark), Some(newest)) = (table.watermark, self.newest) else { return Ok(None) };
+        let times = event_times(rows, watermark.column)?;
+        // What is near the newest of all is near that of its partition: mostly nothing has to be looked up.
+        if times.iter().min().is_none_or(|least| *least >= newest.saturating_sub(by_us)) {
             return Ok(None);
         }
-        let times = event_times(rows, watermark.column)?;
-        let mut late = BooleanBuilder::with_capacity(rows.num_rows());
+        let mut behind = BooleanBuilder::with_capacity(rows.num_rows());
         let mut any = false;
         self.walk(table, rows, |row, newest| {
-            let is_late = newest.is_some_and(|newest| times[row] < newest.saturating_sub(watermark.lateness_us));
-            any |= is_late;
-            late.append_value(is_late);
+            let is_behind = newest.is_some_and(|newest| times[row] < newest.saturating_sub(by_us));
+            any |= is_behind;
+            behind.append_value(is_behind);
         })?;
-        Ok(any.then(|| late.finish()))
+        Ok(any.then(|| behind.finish()))
     }
 
     /// By how much a late row lies behind its watermark, microseconds.
@@ -180,13 +199,18 @@ impl Watermarks {
                 row += 1;
             }
         }
+        self.newest = self.newest.max(times.iter().copied().max());
         Ok(())
     }
 
     /// Least and greatest newest event time over the partitions.
     pub fn range(&self) -> Option<(Micros, Micros)> {
-        let newest = || self.partitions.values().map(|partition| partition.newest);
-        Some((newest().min()?, newest().max()?))
+        Some((self.each().map(|partition| partition.newest).min()?, self.newest?))
+    }
+
+    /// Every partition, in no order.
+    pub fn each(&self) -> impl Iterator<Item = &Partition> + Clone {
+        self.partitions.values()
     }
 
     /// The least watermark of the partitions that were heard from since a time of the server's clock.

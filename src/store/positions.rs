@@ -123,10 +123,12 @@ impl Positions {
     }
 
     fn without_duplicates(&self, table: &Table, rows: &RecordBatch, staged: &mut Staged) -> Result<(RecordBatch, u64)> {
-        let Some((keys, times)) = dedupe_columns(table, rows)? else { return Ok((rows.clone(), 0)) };
+        let Some((keys, _)) = dedupe_columns(table, rows)? else { return Ok((rows.clone(), 0)) };
         // Before the first accepted row only duplicates within the commit can be found.
-        let none = Dedupe::new(table.options.dedup_window_us);
-        match self.dedupe.get(&table.oid).unwrap_or(&none).check(keys, times, staged)? {
+        let none = Dedupe::of(table);
+        let dedupe = self.dedupe.get(&table.oid).unwrap_or(&none);
+        let past = self.watermarks.get(&table.oid).map(|watermarks| watermarks.behind(table, rows, dedupe.span_us()));
+        match dedupe.check(keys, past.transpose()?.flatten().as_ref(), staged)? {
             None => Ok((rows.clone(), 0)),
             Some(fresh) => Ok((select(rows, &fresh)?, (fresh.len() - fresh.true_count()) as u64)),
         }
@@ -161,13 +163,20 @@ impl Positions {
         Ok(())
     }
 
-    /// Remembers the keys of accepted rows.
+    /// Remembers the keys of accepted rows, which the watermarks have been moved past.
     pub fn remember(&mut self, table: &Table, rows: &RecordBatch) -> Result<()> {
         if let Some((keys, times)) = dedupe_columns(table, rows)? {
-            self.dedupe.entry(table.oid).or_insert_with(|| Dedupe::new(table.options.dedup_window_us)).insert(keys, times);
+            let (dedupe, watermarks) = self.keys_of(table);
+            dedupe.insert(keys, times, watermarks);
             self.bound_keys();
         }
         Ok(())
+    }
+
+    /// The keys of a table, and what says how long they are kept.
+    fn keys_of(&mut self, table: &Table) -> (&mut Dedupe, &Watermarks) {
+        let dedupe = self.dedupe.entry(table.oid).or_insert_with(|| Dedupe::of(table));
+        (dedupe, self.watermarks.entry(table.oid).or_default())
     }
 
     /// Keeps the keys in memory below their limit. A disk that takes none leaves them there, and the next commit tries again:
@@ -186,25 +195,34 @@ impl Positions {
     /// Remembers keys read back: a batch of key and event time.
     pub fn remember_keys(&mut self, table: &Table, rows: &RecordBatch) -> Result<()> {
         let times = event_times(rows, 1)?;
-        self.dedupe.entry(table.oid).or_insert_with(|| Dedupe::new(table.options.dedup_window_us)).insert(rows.column(0), times);
+        let (dedupe, watermarks) = self.keys_of(table);
+        dedupe.insert(rows.column(0), times, watermarks);
         self.bound_keys();
         Ok(())
     }
 
     /// Remembers the keys of deleted rows.
     pub fn remember_erased(&mut self, table: &Table, erased: &Keys) {
-        self.dedupe.entry(table.oid).or_insert_with(|| Dedupe::new(table.options.dedup_window_us)).insert_keys(&erased.keys);
+        let (dedupe, watermarks) = self.keys_of(table);
+        dedupe.insert_keys(&erased.keys, watermarks);
         self.bound_keys();
     }
 
-    /// The least event time at which a table looks for duplicates; none when it has not seen any key.
+    /// The least event time of which a table keeps keys; none when it has not seen any.
     pub fn oldest_key(&self, table: Oid) -> Option<Micros> {
-        self.dedupe.get(&table).map(Dedupe::oldest)
+        let (dedupe, watermarks) = (self.dedupe.get(&table)?, self.watermarks.get(&table)?);
+        dedupe.reach(watermarks).first().map(|(from, _)| *from)
+    }
+
+    /// The event times of which a table keeps keys, as [`Dedupe::reach`] has them.
+    pub fn key_reach(&self, table: &Table) -> Vec<(Micros, Micros)> {
+        self.watermarks.get(&table.oid).map_or_else(Vec::new, |watermarks| Dedupe::of(table).reach(watermarks))
     }
 
     /// Takes in the keys of accepted rows that were gathered apart.
     pub fn absorb(&mut self, table: &Table, keys: Dedupe) {
-        self.dedupe.entry(table.oid).or_insert_with(|| Dedupe::new(table.options.dedup_window_us)).absorb(keys);
+        let (dedupe, watermarks) = self.keys_of(table);
+        dedupe.absorb(keys, watermarks);
         self.bound_keys();
     }
 

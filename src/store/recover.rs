@@ -421,14 +421,13 @@ impl Replay<'_> {
     fn remember_keys(&mut self) -> Result<()> {
         for state in self.snapshot.tables.values() {
             let table = &state.table;
-            let Some(newest) = self.positions.watermarks.get(&table.oid).and_then(|watermarks| watermarks.range()) else { continue };
             if table.options.dedup_key.is_none() {
                 continue;
             }
-            let since = newest.1.saturating_sub(table.options.dedup_window_us);
+            let reach = self.positions.key_reach(table);
             let late = table.late_oid.and_then(|late| self.snapshot.tables.get(&late));
             for source in [Some(state), late].into_iter().flatten() {
-                let rows = recent::recent_keys(self.parts, table, source, since);
+                let rows = recent::recent_keys(self.parts, table, source, &reach);
                 for batch in self.parts.spawner.cpu_handle().block_on(rows)? {
                     self.positions.remember_keys(table, &batch)?;
                 }

@@ -292,8 +292,8 @@ impl Staged {
                 late.extend(self.late_rows(shared, rows, lateness)?);
             }
             if kept.num_rows() > 0 {
-                self.remember(&kept)?;
                 self.seen.advance(&self.table, &kept, shared.parts.clock.now())?;
+                self.remember(&kept)?;
                 accepted.push(kept);
             }
         }
@@ -335,8 +335,8 @@ impl Staged {
     /// A late row's key counts as well: sent again, it is a duplicate.
     fn remember_keys(&mut self, rows: &RecordBatch) -> Result<()> {
         if let Some((keys, times)) = dedupe_columns(&self.table, rows)? {
-            let recent = self.recent.get_or_insert_with(|| Dedupe::new(self.table.options.dedup_window_us));
-            recent.insert(keys, times);
+            let recent = self.recent.get_or_insert_with(|| Dedupe::of(&self.table));
+            recent.insert(keys, times, &self.seen);
             if recent.table_bytes() > self.bounds.bytes_max {
                 recent.spill(&self.bounds.dir)?;
             }

@@ -4,9 +4,10 @@
 //! inserts what it replays. So a commit that fails needs no undoing.
 //!
 //! *Invariants*: (1) exact: a key is 128 bits, a uuid's own or the XXH3 of the value's bytes, never a shorter fingerprint;
-//! (2) a row is looked at while its event time is at most the window behind the newest one of the table, whatever its
-//! partition; (3) keys are kept while they can be looked at, by whole buckets of half a window of event time, so that
-//! forgetting is dropping a table and looking up is at most three probes. NULL is nobody's duplicate.
+//! (2) a row is looked at while its event time is at most the window behind the watermark of its own partition, and a key is
+//! a key of the whole table; (3) keys are kept while they can be looked at, by whole buckets of half a span (window and
+//! lateness) of event time, so that forgetting is dropping a table and looking up is a few probes: `reach` says which
+//! buckets, by the watermarks alone, so that a restart keeps the same. NULL is nobody's duplicate.
 //!
 //! In memory about 22 bytes a key, in shards, so that growing never copies more than 1/256 of a bucket. Past a limit the
 //! largest bucket's keys go to a sorted file, of which about 1.4 bytes a key stay in memory; only a key that is most likely
@@ -14,14 +15,16 @@
 //!
 //! | file | what it is |
 //! |---|---|
+//! | `reach` | which buckets can still be asked for |
 //! | `table` | keys in memory |
 //! | `run` | keys on disk |
 
+mod reach;
 mod run;
 mod table;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,23 +35,22 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use self::run::Run;
 use self::table::Table;
+use crate::catalog;
 use crate::clock::Micros;
 use crate::error::Result;
+use crate::store::classify::Watermarks;
 
 /// A dedup key: a value's own 128 bits, or a hash of it, permuted.
 pub type Key = u128;
 
-/// Buckets of event time a window is cut into.
-const BUCKETS_PER_WINDOW: i64 = 2;
 const SHARD_BITS: u32 = 8;
 
 /// The keys of one table within its window.
 #[derive(Debug)]
 pub struct Dedupe {
-    window_us: i64,
+    /// How far behind the newest event of its partition a row is looked at.
+    span_us: i64,
     bucket_us: i64,
-    /// Greatest event time inserted.
-    newest: Micros,
     /// By event time divided by `bucket_us`.
     buckets: BTreeMap<i64, Bucket>,
 }
@@ -70,7 +72,7 @@ pub struct Staged {
     bounds: Option<Bounds>,
 }
 
-/// The keys of half a window of event time.
+/// The keys of half a span of event time.
 #[derive(Debug)]
 struct Bucket {
     shards: Box<[Table]>,
@@ -163,22 +165,31 @@ fn any_has(runs: &[Run], key: u128) -> Result<bool> {
 }
 
 impl Dedupe {
-    /// Nothing seen yet. `window_us` microseconds of event time are remembered.
-    pub fn new(window_us: i64) -> Self {
-        let bucket_us = (window_us / BUCKETS_PER_WINDOW).max(1);
-        Self { window_us, bucket_us, newest: Micros::MIN, buckets: BTreeMap::new() }
+    /// Nothing seen yet of a table: its window is measured from watermarks, which are its lateness behind the newest events.
+    pub fn of(table: &catalog::Table) -> Self {
+        let lateness_us = table.watermark.map_or(0, |watermark| watermark.lateness_us);
+        Self::new(table.options.dedup_window_us.saturating_add(lateness_us))
+    }
+
+    /// Nothing seen yet. `span_us` microseconds of event time behind the newest are remembered.
+    fn new(span_us: i64) -> Self {
+        Self { span_us, bucket_us: reach::bucket_us(span_us), buckets: BTreeMap::new() }
+    }
+
+    /// How far behind the newest event of its partition a row is looked at, microseconds.
+    pub fn span_us(&self) -> i64 {
+        self.span_us
     }
 
     /// Which rows are the first with their key: not among those inserted, nor staged, nor earlier in this batch. None when all
-    /// are. Takes the keys of the batch into `staged`.
-    pub fn check(&self, keys: &ArrayRef, times: &[Micros], staged: &mut Staged) -> Result<Option<BooleanArray>> {
+    /// are. Takes the keys of the batch into `staged`. `past` are the rows that lie behind the span, which are not looked at.
+    pub fn check(&self, keys: &ArrayRef, past: Option<&BooleanArray>, staged: &mut Staged) -> Result<Option<BooleanArray>> {
         let hashes = keys_of(keys);
         staged.keys.reserve(hashes.len());
-        let oldest = self.oldest();
         let mut fresh = BooleanBufferBuilder::new(hashes.len());
         let mut duplicates = false;
         for (row, key) in hashes.iter().enumerate() {
-            let looked_at = times[row] >= oldest && !keys.is_null(row);
+            let looked_at = !keys.is_null(row) && !past.is_some_and(|past| past.value(row));
             let seen = looked_at && (self.contains(*key)? || !staged.insert(*key)?);
             duplicates |= seen;
             fresh.append(!seen);
@@ -196,37 +207,45 @@ impl Dedupe {
         Ok(false)
     }
 
-    /// Remembers the keys of accepted rows, and forgets those that have fallen out of the window.
-    pub fn insert(&mut self, keys: &ArrayRef, times: &[Micros]) {
-        self.newest = times.iter().copied().fold(self.newest, Micros::max);
+    /// Remembers the keys of accepted rows, by which the watermarks have moved already, and forgets what nobody asks for any more.
+    pub fn insert(&mut self, keys: &ArrayRef, times: &[Micros], watermarks: &Watermarks) {
         let pairs = keys_of(keys).into_iter().zip(times.iter().copied()).enumerate();
-        self.take_in(pairs.filter(|(row, _)| keys.is_valid(*row)).map(|(_, pair)| pair));
+        self.take_in(pairs.filter(|(row, _)| keys.is_valid(*row)).map(|(_, pair)| pair), watermarks);
     }
 
     /// As [`Dedupe::insert`], for keys taken from rows before.
-    pub fn insert_keys(&mut self, keys: &[(Key, Micros)]) {
-        self.newest = keys.iter().map(|(_, time)| *time).fold(self.newest, Micros::max);
-        self.take_in(keys.iter().copied());
+    pub fn insert_keys(&mut self, keys: &[(Key, Micros)], watermarks: &Watermarks) {
+        self.take_in(keys.iter().copied(), watermarks);
     }
 
-    fn take_in(&mut self, keys: impl Iterator<Item = (Key, Micros)>) {
-        let oldest = self.oldest();
-        let mut current: Option<(i64, &mut Bucket)> = None;
-        for (key, time) in keys.filter(|(_, time)| *time >= oldest) {
+    fn take_in(&mut self, keys: impl Iterator<Item = (Key, Micros)>, watermarks: &Watermarks) {
+        // Which buckets are wanted is a question to every partition: asked when one of them is new, and so as often as there is
+        // something to forget.
+        let mut wanted: Option<BTreeSet<i64>> = None;
+        let mut current: Option<(i64, Option<&mut Bucket>)> = None;
+        for (key, time) in keys {
             let number = time.div_euclid(self.bucket_us);
-            let bucket = match current.take() {
-                Some((open, bucket)) if open == number => bucket,
-                _ => self.buckets.entry(number).or_insert_with(Bucket::new),
-            };
-            bucket.shards[shard_of(key)].insert(key);
-            current = Some((number, bucket));
+            if current.as_ref().is_none_or(|(open, _)| *open != number) {
+                let bucket = match self.buckets.entry(number) {
+                    Entry::Occupied(present) => Some(present.into_mut()),
+                    Entry::Vacant(place) => {
+                        let wanted = wanted.get_or_insert_with(|| reach::wanted(watermarks.each(), self.span_us));
+                        wanted.contains(&number).then(|| place.insert(Bucket::new()))
+                    }
+                };
+                current = Some((number, bucket));
+            }
+            if let Some((_, Some(bucket))) = &mut current {
+                bucket.shards[shard_of(key)].insert(key);
+            }
         }
-        self.buckets = self.buckets.split_off(&oldest.div_euclid(self.bucket_us));
+        if let Some(wanted) = wanted {
+            self.buckets.retain(|number, _| wanted.contains(number));
+        }
     }
 
-    /// Takes in the keys of another set of the same window, and forgets those that have fallen out of it.
-    pub fn absorb(&mut self, other: Dedupe) {
-        self.newest = self.newest.max(other.newest);
+    /// Takes in the keys of another set of the same window, and forgets what nobody asks for any more.
+    pub fn absorb(&mut self, other: Dedupe, watermarks: &Watermarks) {
         for (number, bucket) in other.buckets {
             match self.buckets.entry(number) {
                 Entry::Vacant(place) => {
@@ -235,7 +254,8 @@ impl Dedupe {
                 Entry::Occupied(mut present) => present.get_mut().absorb(bucket),
             }
         }
-        self.buckets = self.buckets.split_off(&self.oldest().div_euclid(self.bucket_us));
+        let wanted = reach::wanted(watermarks.each(), self.span_us);
+        self.buckets.retain(|number, _| wanted.contains(number));
     }
 
     /// Number of keys remembered.
@@ -264,9 +284,17 @@ impl Dedupe {
         self.buckets.values_mut().max_by_key(|bucket| bucket.table_bytes()).map_or(Ok(()), |bucket| bucket.spill(dir))
     }
 
-    /// The least event time that is looked at.
-    pub fn oldest(&self) -> Micros {
-        self.newest.saturating_sub(self.window_us)
+    /// The event times whose keys are kept, in order, each from its beginning to before its end.
+    pub fn reach(&self, watermarks: &Watermarks) -> Vec<(Micros, Micros)> {
+        let mut reach: Vec<(Micros, Micros)> = Vec::new();
+        for number in reach::wanted(watermarks.each(), self.span_us) {
+            let (from, to) = (number.saturating_mul(self.bucket_us), (number + 1).saturating_mul(self.bucket_us));
+            match reach.last_mut() {
+                Some((_, end)) if *end == from => *end = to,
+                _ => reach.push((from, to)),
+            }
+        }
+        reach
     }
 }
 
@@ -314,8 +342,8 @@ mod tests {
         let mut staged = Staged::bounded(Bounds { dir: dir.path().to_owned(), bytes_max: 20_000 });
         let batch = |number: i64| ints(&(number * 1_000..number * 1_000 + 1_000).collect::<Vec<_>>());
         for number in 0..30 {
-            assert!(dedupe.check(&batch(number), &[HOUR; 1_000], &mut staged).unwrap().is_none());
-            dedupe.insert(&batch(number), &[number * HOUR / 4; 1_000]);
+            assert!(dedupe.check(&batch(number), None, &mut staged).unwrap().is_none());
+            dedupe.insert(&batch(number), &[number * HOUR / 4; 1_000], &newest(number * HOUR / 4));
             dedupe.spill(dir.path()).unwrap();
         }
         assert!(staged.has_any(&ints(&[-1, 29_999])).unwrap() && !staged.has_any(&ints(&[-1, 30_000])).unwrap());
@@ -323,9 +351,9 @@ mod tests {
         assert_eq!(dedupe.len(), 30_000);
         assert!(dedupe.run_bytes() < 3 * 30_000, "{} bytes", dedupe.run_bytes());
         let mut other = Dedupe::new(24 * HOUR);
-        other.insert(&ints(&[30_000, 5]), &[HOUR, HOUR]);
-        other.absorb(dedupe);
-        assert_eq!(fresh(&other, &ints(&[0, 29_999, 30_000, 30_001]), &[HOUR; 4]), [false, false, false, true]);
+        other.insert(&ints(&[30_000, 5]), &[HOUR, HOUR], &newest(HOUR));
+        other.absorb(dedupe, &newest(8 * HOUR));
+        assert_eq!(fresh(&other, &ints(&[0, 29_999, 30_000, 30_001])), [false, false, false, true]);
     }
 
     const HOUR: i64 = 3_600_000_000;
@@ -334,27 +362,47 @@ mod tests {
         Arc::new(Int64Array::from(keys.to_vec()))
     }
 
-    fn fresh(dedupe: &Dedupe, keys: &ArrayRef, times: &[i64]) -> Vec<bool> {
-        let mask = dedupe.check(keys, times, &mut Staged::default()).unwrap();
-        mask.map_or_else(|| vec![true; times.len()], |mask| mask.values().iter().collect())
+    fn newest(time: Micros) -> Watermarks {
+        Watermarks::of(&[(None, time, 0)])
+    }
+
+    fn fresh(dedupe: &Dedupe, keys: &ArrayRef) -> Vec<bool> {
+        let mask = dedupe.check(keys, None, &mut Staged::default()).unwrap();
+        mask.map_or_else(|| vec![true; keys.len()], |mask| mask.values().iter().collect())
     }
 
     #[test]
     fn finds_duplicates_in_batch_commit_and_window() {
         let mut dedupe = Dedupe::new(24 * HOUR);
         let (keys, times) = (ints(&[1, 2, 1]), [0, HOUR, HOUR]);
-        assert_eq!(fresh(&dedupe, &keys, &times), [true, true, false]);
+        assert_eq!(fresh(&dedupe, &keys), [true, true, false]);
         let mut staged = Staged::default();
-        assert!(dedupe.check(&ints(&[1, 2]), &[0, 0], &mut staged).unwrap().is_none());
-        assert_eq!(dedupe.check(&ints(&[2, 3]), &[0, 0], &mut staged).unwrap().map(|mask| mask.true_count()), Some(1));
+        assert!(dedupe.check(&ints(&[1, 2]), None, &mut staged).unwrap().is_none());
+        assert_eq!(dedupe.check(&ints(&[2, 3]), None, &mut staged).unwrap().map(|mask| mask.true_count()), Some(1));
         assert!(dedupe.is_empty(), "a commit that fails leaves nothing");
 
-        dedupe.insert(&keys, &times);
-        assert_eq!(fresh(&dedupe, &ints(&[2, 3]), &[20 * HOUR, 0]), [false, true]);
-        dedupe.insert(&ints(&[9]), &[25 * HOUR]);
-        assert_eq!(fresh(&dedupe, &ints(&[2, 2]), &[HOUR, HOUR - 1]), [false, true], "a row behind the window is not looked at");
-        dedupe.insert(&ints(&[10]), &[60 * HOUR]);
+        dedupe.insert(&keys, &times, &newest(HOUR));
+        assert_eq!(fresh(&dedupe, &ints(&[2, 3])), [false, true]);
+        dedupe.insert(&ints(&[9]), &[25 * HOUR], &newest(25 * HOUR));
+        let past = BooleanArray::from(vec![false, true]);
+        let mask = dedupe.check(&ints(&[2, 2]), Some(&past), &mut Staged::default()).unwrap();
+        assert_eq!(mask, Some(BooleanArray::from(vec![false, true])), "a row behind the window is not looked at");
+        dedupe.insert(&ints(&[10]), &[60 * HOUR], &newest(60 * HOUR));
         assert_eq!(dedupe.len(), 1, "what is behind the window is forgotten");
+    }
+
+    #[test]
+    fn another_partition_is_not_waited_for_and_forgets_nothing() {
+        let mut dedupe = Dedupe::new(24 * HOUR);
+        let apart = |heard| Watermarks::of(&[(Some("a"), 0, 0), (Some("b"), 1_000 * HOUR, heard)]);
+        dedupe.insert(&ints(&[1]), &[0], &Watermarks::of(&[(Some("a"), 0, 0)]));
+        dedupe.insert(&ints(&[2, 3]), &[1_000 * HOUR, 500 * HOUR], &apart(0));
+        assert_eq!(fresh(&dedupe, &ints(&[1, 2, 3])), [false, false, true], "what nobody asks for is not kept");
+        assert_eq!(dedupe.reach(&apart(0)), [(-24 * HOUR, 12 * HOUR), (936 * HOUR, 1_008 * HOUR)]);
+        let watermarks = Watermarks::of(&[(Some("a"), 0, 0), (Some("b"), 1_020 * HOUR, 49 * HOUR)]);
+        dedupe.insert(&ints(&[4]), &[1_020 * HOUR], &watermarks);
+        assert_eq!(fresh(&dedupe, &ints(&[1, 2, 4])), [true, false, false], "a partition that is silent for long keeps nothing");
+        assert_eq!(dedupe.len(), 2);
     }
 
     #[test]
@@ -364,13 +412,13 @@ mod tests {
         let texts: ArrayRef = Arc::new(StringViewArray::from(vec![Some("a"), Some("a longer text than is inlined"), Some("a")]));
         for keys in [uuids, texts, ints(&[7, 8, 7])] {
             let mut dedupe = Dedupe::new(HOUR);
-            assert_eq!(fresh(&dedupe, &keys, &[0; 3]), [true, true, false]);
-            dedupe.insert(&keys, &[0; 3]);
+            assert_eq!(fresh(&dedupe, &keys), [true, true, false]);
+            dedupe.insert(&keys, &[0; 3], &newest(0));
             assert_eq!(dedupe.len(), 2);
-            assert_eq!(fresh(&dedupe, &keys, &[0; 3]), [false; 3]);
+            assert_eq!(fresh(&dedupe, &keys), [false; 3]);
         }
         let nulls: ArrayRef = Arc::new(StringViewArray::from(vec![None::<&str>, None]));
-        assert_eq!(fresh(&Dedupe::new(HOUR), &nulls, &[0; 2]), [true; 2]);
+        assert_eq!(fresh(&Dedupe::new(HOUR), &nulls), [true; 2]);
     }
 
     #[test]
@@ -378,7 +426,7 @@ mod tests {
         let keys: Vec<u128> = (0..100_000_u128).map(|at| (1_700_000_000_000 + at / 100) << 80 | at).collect();
         let bytes: ArrayRef = Arc::new(FixedSizeBinaryArray::try_from_iter(keys.iter().map(|key| key.to_be_bytes())).unwrap());
         let mut dedupe = Dedupe::new(HOUR);
-        dedupe.insert(&bytes, &vec![0; keys.len()]);
+        dedupe.insert(&bytes, &vec![0; keys.len()], &newest(0));
         assert_eq!(dedupe.len(), keys.len());
         assert!(dedupe.table_bytes() < 32 * keys.len(), "{} bytes a key", dedupe.table_bytes() / keys.len());
     }
@@ -386,39 +434,51 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Against a map of every key to the greatest event time it was accepted with.
+        /// Against a map of every key to where and when it was accepted last. The partitions are up to 400 apart, the span is 50.
         #[test]
-        fn equals_a_plain_map(batches in prop::collection::vec(prop::collection::vec((0..40_i64, 0..200_i64), 1..30), 1..30)) {
-            let window = 50;
-            let mut dedupe = Dedupe::new(window);
-            let mut seen: HashMap<i64, i64> = HashMap::new();
-            let mut newest = i64::MIN;
-            for batch in batches {
-                let (keys, times): (Vec<_>, Vec<_>) = batch.iter().copied().unzip();
-                let found = fresh(&dedupe, &ints(&keys), &times);
-                let (mut kept_keys, mut kept_times) = (Vec::new(), Vec::new());
-                let oldest = newest.saturating_sub(window);
+        fn equals_a_plain_map(
+            apart in 0..400_i64,
+            batches in prop::collection::vec(prop::collection::vec((0..40_i64, 0..200_i64, 0..2_usize), 1..30), 1..30),
+        ) {
+            let span = 50;
+            let mut dedupe = Dedupe::new(span);
+            let mut seen: HashMap<i64, (usize, i64)> = HashMap::new();
+            let mut newest: [Option<i64>; 2] = [None; 2];
+            for mut batch in batches {
+                batch.iter_mut().for_each(|(_, time, partition)| *time += apart * *partition as i64);
+                let past: Vec<bool> = batch.iter().map(|(_, time, at)| newest[*at].is_some_and(|newest| *time < newest - span)).collect();
+                let keys: Vec<i64> = batch.iter().map(|(key, ..)| *key).collect();
+                let mask = dedupe.check(&ints(&keys), Some(&past.clone().into()), &mut Staged::default()).unwrap();
                 let mut staged = std::collections::HashSet::new();
-                for (row, (key, time)) in batch.iter().copied().enumerate() {
-                    let looked_at = time >= oldest;
-                    // Buckets keep a key for up to half a window longer than they must.
-                    let must = looked_at && (seen.get(&key).is_some_and(|last| *last >= oldest) || staged.contains(&key));
-                    let may = looked_at && (seen.get(&key).is_some_and(|last| *last >= oldest - window) || staged.contains(&key));
-                    prop_assert!(!must || !found[row]);
-                    prop_assert!(may || found[row]);
-                    if looked_at {
+                let mut kept: Vec<(i64, i64, usize)> = Vec::new();
+                for (row, (key, time, at)) in batch.iter().copied().enumerate() {
+                    let fresh = mask.as_ref().is_none_or(|mask| mask.value(row));
+                    // A key is kept for its own partition's span; for the other's, and by whole buckets, perhaps longer.
+                    let last = seen.get(&key);
+                    let is_kept = last.is_some_and(|(at, time)| newest[*at].is_none_or(|newest| *time >= newest - span));
+                    let must = !past[row] && (is_kept || staged.contains(&key));
+                    let may = !past[row] && (last.is_some() || staged.contains(&key));
+                    prop_assert!(!must || !fresh);
+                    prop_assert!(may || fresh);
+                    if !past[row] {
                         staged.insert(key);
                     }
-                    if found[row] {
-                        kept_keys.push(key);
-                        kept_times.push(time);
+                    if fresh {
+                        kept.push((key, time, at));
                     }
                 }
-                dedupe.insert(&ints(&kept_keys), &kept_times);
-                newest = kept_times.iter().copied().fold(newest, i64::max);
-                for (key, time) in kept_keys.into_iter().zip(kept_times) {
-                    seen.entry(key).and_modify(|last| *last = time.max(*last)).or_insert(time);
+                for (key, time, at) in &kept {
+                    newest[*at] = newest[*at].max(Some(*time));
+                    // Of a key accepted twice, the one that is kept longer counts.
+                    let left = |(at, time): (usize, i64)| time - newest[at].unwrap_or(time);
+                    let last = seen.entry(*key).or_insert((*at, *time));
+                    if left((*at, *time)) > left(*last) {
+                        *last = (*at, *time);
+                    }
                 }
+                let partitions: Vec<_> = [Some("a"), Some("b")].into_iter().zip(newest).filter_map(|(key, newest)| Some((key, newest?, 0))).collect();
+                let (keys, times): (Vec<i64>, Vec<i64>) = kept.iter().map(|(key, time, _)| (*key, *time)).unzip();
+                dedupe.insert(&ints(&keys), &times, &Watermarks::of(&partitions));
             }
         }
     }
