@@ -6,6 +6,7 @@
 //! type than its argument, so a sum of sums would have another type than the query announced: such plans keep one grouping, and
 //! texts are counted by [`values`].
 
+pub mod sorted;
 mod values;
 
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use arrow::compute::SortOptions;
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue};
@@ -12,7 +13,8 @@ use datafusion::logical_expr::{AggregateUDF, Expr, ExprSchemable, WindowFunction
 
 use super::casts::to;
 use super::intervals;
-use crate::error::Error;
+use crate::error::{Error, SqlState};
+use crate::query::distinct::sorted::distinct_list;
 use crate::query::functions::interval;
 use crate::query::functions::sum::checked_sum;
 
@@ -24,6 +26,20 @@ const AVERAGE_PRECISION_MAX: u8 = 34;
 
 /// Types an aggregate's argument.
 pub fn aggregate(func: Arc<AggregateUDF>, mut params: AggregateFunctionParams, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    if params.distinct {
+        refuse_order_by_others(&params)?;
+        if let Some(list) = distinct_list(&func, order_of(&params)) {
+            let AggregateFunctionParams { args, filter, null_treatment, .. } = params;
+            return Ok(Transformed::yes(Expr::AggregateFunction(AggregateFunction::new_udf(
+                list,
+                args,
+                false,
+                filter,
+                Vec::new(),
+                null_treatment,
+            ))));
+        }
+    }
     params.order_by = intervals::sorted(params.order_by, schema)?;
     if let Some(expression) = intervals::aggregate(func.name(), &params, schema)? {
         return Ok(Transformed::yes(expression));
@@ -33,6 +49,21 @@ pub fn aggregate(func: Arc<AggregateUDF>, mut params: AggregateFunctionParams, s
     let (func, args) = arguments(func, args, schema)?;
     let function = AggregateFunction::new_udf(func, args, distinct, filter, order_by, null_treatment);
     Ok(Transformed::yes(Expr::AggregateFunction(function)))
+}
+
+/// 42P10 where an aggregate of distinct values orders them by anything else.
+fn refuse_order_by_others(params: &AggregateFunctionParams) -> Result<()> {
+    if params.order_by.iter().all(|key| params.args.contains(&key.expr)) {
+        return Ok(());
+    }
+    let message = "in an aggregate with DISTINCT, ORDER BY expressions must appear in argument list";
+    Err(Error::new(SqlState::INVALID_COLUMN_REFERENCE, message).into())
+}
+
+/// The order of distinct values: that of the call, else ascending with NULLs last.
+fn order_of(params: &AggregateFunctionParams) -> SortOptions {
+    let key = params.order_by.iter().find(|key| params.args.first() == Some(&key.expr));
+    key.map_or(SortOptions::new(false, false), |key| SortOptions::new(!key.asc, key.nulls_first))
 }
 
 /// The same for an aggregate over a window: its arguments, and the function that takes its place.
