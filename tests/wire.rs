@@ -137,7 +137,16 @@ async fn very_late_rows_are_told_in_a_notice() {
     assert!(session.notices().await.is_empty());
     session.rows("INSERT INTO e (id, at) VALUES (2, '2024-05-01 10:00:00+00'), (3, '2024-05-01 12:00:00+00')").await;
     let notices = session.notices().await;
-    assert!(notices.len() == 1 && notices[0].message.contains('1') && notices[0].message.contains("late"), "{notices:?}");
+    assert!(notices.len() == 1 && notices[0].message == "1 row behind the watermark was diverted to e$late", "{notices:?}");
+    // The same for a block, which is told of each of its tables.
+    session.rows(&CREATE.replace("TABLE e", "TABLE other")).await;
+    session.rows("INSERT INTO other (id, at) VALUES (1, '2024-05-01 12:00:00+00')").await;
+    session.rows("BEGIN; INSERT INTO e (id, at) VALUES (4, '2024-05-01 10:00:00+00'); INSERT INTO e (id, at) VALUES (5, '2024-05-01 10:00:00+00')").await;
+    session.rows("INSERT INTO other (id, at) VALUES (2, '2024-05-01 10:00:00+00')").await;
+    assert!(session.notices().await.is_empty());
+    session.rows("COMMIT").await;
+    let messages: Vec<String> = session.notices().await.into_iter().map(|notice| notice.message).collect();
+    assert_eq!(messages, ["2 rows behind the watermark were diverted to e$late", "1 row behind the watermark was diverted to other$late"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

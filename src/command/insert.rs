@@ -185,8 +185,7 @@ pub fn notices(session: &mut Session, table: &Table, committed: &Committed) {
     let rows = |count: u64| if count == 1 { "1 row".to_owned() } else { format!("{count} rows") };
     let were = |count: u64| if count == 1 { "was" } else { "were" };
     if committed.late > 0 {
-        let text = format!("{} behind the watermark {} diverted to {}$late", rows(committed.late), were(committed.late), table.name);
-        session.warn(SqlState("00000"), text);
+        session.notice_late(&table.name, committed.late);
     }
     if committed.duplicates > 0 {
         let text = format!("{} with a known dedup_key {} dropped", rows(committed.duplicates), were(committed.duplicates));

@@ -194,8 +194,11 @@ impl Session {
         self.end(outcome.is_ok());
         let committed = outcome?;
         self.listen(listening);
-        if committed.late > 0 {
-            self.notice_late(&committed);
+        let catalog = self.services.store.catalog();
+        for (table, rows) in &committed.late_of {
+            if let Some(table) = catalog.table(*table) {
+                self.notice_late(&table.name, *rows);
+            }
         }
         Ok(committed)
     }
@@ -498,10 +501,11 @@ impl Session {
         self.transaction.writes.iter().any(|write| write.table == table)
     }
 
-    fn notice_late(&mut self, committed: &Committed) {
-        let rows = if committed.late == 1 { "1 row was".to_owned() } else { format!("{} rows were", committed.late) };
+    /// Tells the client how many rows went to a table's companion.
+    pub fn notice_late(&mut self, table: &str, rows: u64) {
+        let rows = if rows == 1 { "1 row behind the watermark was".to_owned() } else { format!("{rows} rows behind the watermark were") };
         self.notices.push(
-            Error::new(SqlState("00000"), format!("{rows} too late for the watermark and went to the late table"))
+            Error::new(SqlState("00000"), format!("{rows} diverted to {table}$late"))
                 .hint("SET verus.late_rows = 'apply' accepts late rows."),
         );
     }

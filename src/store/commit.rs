@@ -342,7 +342,8 @@ impl Sequencer {
         positions.next_lsn = next_lsn;
         group.staged = Some((files, deltas));
         self.next_lsn = next_lsn;
-        Ok(Committed { first_lsn, next_lsn, accepted, late, duplicates, rows: Vec::new() })
+        let late_of = if late > 0 { vec![(staged.table.oid, late)] } else { Vec::new() };
+        Ok(Committed { first_lsn, next_lsn, accepted, late, late_of, duplicates, rows: Vec::new() })
     }
 
     fn append_files(&mut self, staged: &Staged, files: &[Files], next_lsn: u64, now: Micros) -> Result<()> {
@@ -411,7 +412,7 @@ impl Sequencer {
                 }
                 let judged = positions.judge(table, &rows, write.late_rows, staging)?;
                 committed.accepted += judged.accepted.num_rows() as u64;
-                committed.late += judged.late.as_ref().map_or(0, |(rows, _)| rows.num_rows() as u64);
+                committed.count_late(table.oid, judged.late.as_ref().map_or(0, |(rows, _)| rows.num_rows() as u64));
                 committed.duplicates += judged.duplicates;
                 keys += judged.keys.iter().map(Vec::len).sum::<usize>();
                 sorted.push((Arc::clone(table), judged));

@@ -146,10 +146,23 @@ pub struct Committed {
     pub accepted: u64,
     /// Rows diverted to `$late`.
     pub late: u64,
+    /// Those of each table that has some.
+    pub late_of: Vec<(Oid, u64)>,
     /// Duplicates dropped.
     pub duplicates: u64,
     /// The accepted rows, in order, where the transaction asked for them.
     pub rows: Vec<RecordBatch>,
+}
+
+impl Committed {
+    fn count_late(&mut self, table: Oid, rows: u64) {
+        self.late += rows;
+        match self.late_of.iter_mut().find(|(known, _)| *known == table) {
+            Some((_, count)) => *count += rows,
+            None if rows > 0 => self.late_of.push((table, rows)),
+            None => {}
+        }
+    }
 }
 
 /// What a store is built from.
