@@ -49,6 +49,10 @@ pub fn table(given: &[(String, String)], columns: &[Column], event: bool) -> Res
             _ => return Err(unknown(key, &TABLE_OPTIONS)),
         }
     }
+    if options.dedup_key.is_none() && given.iter().any(|(key, _)| key == "dedup_window") {
+        return Err(invalid("option \"dedup_window\" needs a dedup_key".to_owned())
+            .hint("Name the column that is different for every event: dedup_key = 'column'."));
+    }
     Ok(options)
 }
 

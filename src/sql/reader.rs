@@ -5,6 +5,8 @@
 //! *Invariants*: (1) every error is 42601 in PostgreSQL's words with its place in the whole text; (2) no token is parsed
 //! before [`super::depth`] has bounded the tree that can come of it.
 
+use std::collections::HashSet;
+
 use sqlparser::ast;
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
@@ -258,10 +260,16 @@ impl<'a> Reader<'a> {
     /// `(key [= value], ...)` as after WITH: keys folded, values as text, a key alone is `true`.
     pub(super) fn options(&mut self) -> Result<Vec<(String, String)>> {
         self.expect_token(&Token::LParen)?;
+        let mut seen = HashSet::new();
         let options = self.separated(|reader| {
             let mut key = reader.label()?;
             while reader.accept_token(&Token::Period) {
                 key = format!("{key}.{}", reader.label()?);
+            }
+            if !seen.insert(key.clone()) {
+                return Err(
+                    Error::syntax("conflicting or redundant options").detail(format!("Option \"{key}\" is specified more than once."))
+                );
             }
             let value = if reader.accept_token(&Token::Eq) { reader.option_value()? } else { "true".to_owned() };
             Ok((key, value))
