@@ -10,6 +10,7 @@
 mod alerts;
 mod attribution;
 mod changes_http;
+mod check;
 mod cohort;
 mod crash;
 mod distinct;

@@ -17,7 +17,7 @@ use crate::query::{Context, error, provider};
 use crate::session::{Session, engine_error};
 use crate::sql::Statement;
 use crate::sql::statement::{Name, quote_identifier};
-use crate::types::SqlType;
+use crate::types::{SqlType, UTC};
 use crate::view::Spec;
 
 /// Output columns, for Describe.
@@ -59,6 +59,8 @@ pub async fn execute(session: &mut Session, name: &Name, cancel: CancellationTok
         session.services.store.refresh(view.oid).await?;
     }
     let mut context = session.context()?;
+    // A view's query is one in UTC, whatever the session shows times in.
+    context.time_zone = UTC.to_owned();
     // The defining query must not be answered from the view that it is compared with.
     Arc::make_mut(&mut context.settings).insert(ROUTE.to_owned(), "scan".to_owned());
     let joins = context.snapshot.views.get(&view.oid).is_some_and(|version| version.spec.join().is_some());
