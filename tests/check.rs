@@ -1,4 +1,4 @@
-//! CHECK MATERIALIZED VIEW finds a correct view correct.
+//! CHECK MATERIALIZED VIEW finds a correct view correct: after retention has removed some of them.
 
 use crate::harness::{Options, Server, Session};
 
@@ -10,6 +10,43 @@ async fn checked(session: &Session, view: &str) -> [String; 4] {
 
 async fn assert_well(session: &Session, view: &str, groups: usize) {
     assert_eq!(checked(session, view).await[..3], [groups.to_string(), "0".to_owned(), "t".to_owned()], "{view}");
+}
+
+/// A view keeps the windows whose rows retention has removed. They are left out, and the note says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_that_outlive_their_rows_are_left_out() {
+    let server = Server::start_with(Options::busy()).await;
+    let session = server.connect().await;
+    session
+        .rows("CREATE TABLE e (id int, at timestamptz NOT NULL, WATERMARK FOR at AS at - INTERVAL '1 minute') WITH (retention = '10 days')")
+        .await;
+    for (view, query) in [
+        ("hours", "SELECT TUMBLE(at, INTERVAL '1' HOUR) AS h, count(*) AS n FROM e GROUP BY h"),
+        ("days", "SELECT at::date AS day, sum(id) AS s FROM e GROUP BY day"),
+        ("months", "SELECT date_trunc('month', at) AS month, count(*) AS n FROM e GROUP BY month"),
+        ("hops", "SELECT HOP(at, INTERVAL '1' HOUR, INTERVAL '3' HOUR) AS h, count(*) AS n FROM e GROUP BY h"),
+        ("visits", "SELECT SESSION(at, INTERVAL '2' HOUR) AS visit, count(*) AS n FROM e GROUP BY visit"),
+        ("above", "SELECT date_trunc('day', h) AS day, sum(n) AS n FROM hours GROUP BY day"),
+        ("everything", "SELECT count(*) AS n FROM e"),
+    ] {
+        session.rows(&format!("CREATE MATERIALIZED VIEW {view} AS {query}")).await;
+    }
+    session
+        .rows("INSERT INTO e SELECT i, '2024-01-01 00:00+00'::timestamptz + i * INTERVAL '1 hour' FROM generate_series(0, 47) AS i")
+        .await;
+    session.until("SELECT sum(rows) = 48 FROM verus.files WHERE table_name = 'e'").await;
+    session.rows("INSERT INTO e VALUES (1000, '2024-03-01 00:00+00')").await;
+    session.until("SELECT count(*) = 1 FROM e").await;
+    for (view, groups) in [("hours", 1), ("days", 1), ("hops", 3), ("visits", 1), ("above", 3), ("everything", 1)] {
+        assert_well(&session, view, groups).await;
+    }
+    assert_eq!(session.value("SELECT count(*) FROM hours").await, "49");
+    let note = checked(&session, "hours").await[3].clone();
+    assert!(note.contains("retention") && note.contains("2024-02-20 00:00:00+00"), "{note}");
+    let note = checked(&session, "everything").await[3].clone();
+    assert!(note.contains("retention") && note.contains("not compared"), "{note}");
+    assert_eq!(checked(&session, "above").await[3], "NULL");
+    assert_well(&session, "months", 1).await;
 }
 
 /// A view's query is one in UTC, whatever the session shows times in.

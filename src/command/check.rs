@@ -17,6 +17,7 @@ use crate::query::{Context, error, provider};
 use crate::session::{Session, engine_error};
 use crate::sql::Statement;
 use crate::sql::statement::{Name, quote_identifier};
+use crate::store::Snapshot;
 use crate::types::{SqlType, UTC};
 use crate::view::Spec;
 
@@ -64,8 +65,9 @@ pub async fn execute(session: &mut Session, name: &Name, cancel: CancellationTok
     // The defining query must not be answered from the view that it is compared with.
     Arc::make_mut(&mut context.settings).insert(ROUTE.to_owned(), "scan".to_owned());
     let joins = context.snapshot.views.get(&view.oid).is_some_and(|version| version.spec.join().is_some());
+    let removed = removed(&context.snapshot, &view);
     let mut check = Check { session, context, cancel };
-    let (groups, differing) = check.compare(&view).await?;
+    let (groups, differing) = check.compare(&view, &removed).await?;
     let counts = check.account(&view).await?;
     let adds_up = counts.is_none_or(|counts| counts.applied + counts.late + counts.filtered + counts.rejected == counts.raw);
     let count = |of: fn(&Counts) -> i64| Arc::new(Int64Array::from(vec![counts.as_ref().map(of)])) as ArrayRef;
@@ -79,19 +81,57 @@ pub async fn execute(session: &mut Session, name: &Name, cancel: CancellationTok
         count(|counts| counts.filtered),
         count(|counts| counts.rejected),
         count(|counts| counts.raw),
-        Arc::new(StringViewArray::from_iter([note(&view, joins)])),
+        Arc::new(StringViewArray::from_iter([note(&view, joins, &removed)])),
     ];
     let batch = RecordBatch::try_new(schema(), columns).map_err(|error| Error::internal(error.to_string()))?;
     Ok(Response::of_batch(batch, "CHECK"))
 }
 
 /// What one has to know to read the outcome.
-fn note(view: &View, joins: bool) -> Option<String> {
+fn note(view: &View, joins: bool, removed: &Removed) -> Option<String> {
+    let removed = match removed {
+        Removed::Nothing => None,
+        Removed::Before { shown, .. } => {
+            Some(format!("rows were removed by retention, and the view keeps their windows: compared from {shown} on"))
+        }
+        Removed::Anywhere => {
+            Some("rows were removed by retention, and the view still counts them: its groups were not compared".to_owned())
+        }
+    };
+    let notes: Vec<String> = [removed, nature(view, joins)].into_iter().flatten().collect();
+    (!notes.is_empty()).then(|| notes.join("; "))
+}
+
+fn nature(view: &View, joins: bool) -> Option<String> {
     match (view.maintenance, view.from_lsn) {
         _ if joins => Some("rows are joined as of their arrival: compared with the joined tables as they are now".to_owned()),
         (Maintenance::Refreshed, _) => Some("a refreshed view: refreshed, then compared".to_owned()),
         (Maintenance::State, from_lsn @ 1..) => Some(format!("made from the rows from LSN {from_lsn} on: compared with those")),
         _ => None,
+    }
+}
+
+/// What retention has removed of the rows that a view counts.
+enum Removed {
+    Nothing,
+    /// Only rows of groups below a bound in one of its columns.
+    Before {
+        column: usize,
+        shown: String,
+    },
+    /// Rows of any group.
+    Anywhere,
+}
+
+/// What a view still counts that its query cannot read any more. A view over another reads that one's groups, which are all there.
+fn removed(snapshot: &Snapshot, view: &View) -> Removed {
+    let reads_table = view.from_lsn > 0 || view.sources.is_empty() || view.sources.iter().any(|source| source.oid == view.table);
+    let dropped_us = snapshot.tables.get(&view.table).and_then(|table| table.dropped_us);
+    let (Some(version), Some(dropped_us), true) = (snapshot.views.get(&view.oid), dropped_us, reads_table) else { return Removed::Nothing };
+    let bound = version.spec.whole_from(dropped_us);
+    match bound.and_then(|(column, from_us)| Some((column, chrono::DateTime::from_timestamp_micros(from_us)?))) {
+        Some((column, from)) => Removed::Before { column, shown: from.format("%Y-%m-%d %H:%M:%S%.f+00").to_string() },
+        None => Removed::Anywhere,
     }
 }
 
@@ -115,16 +155,21 @@ struct Check<'a> {
 
 impl Check<'_> {
     /// The view's rows, and how many differ from its query's.
-    async fn compare(&mut self, view: &View) -> Result<(i64, i64)> {
+    async fn compare(&mut self, view: &View, removed: &Removed) -> Result<(i64, i64)> {
         let own = quote_identifier(&view.name);
         let below = if view.from_lsn > 0 { shadows(&self.context.snapshot.catalog, view) } else { String::new() };
         let names: Vec<String> = (0..view.columns.len()).map(|index| format!("c{index}")).collect();
+        let whole = match removed {
+            Removed::Nothing => String::new(),
+            Removed::Before { column, shown } => format!(" WHERE c{column}::timestamptz >= timestamptz '{shown}'"),
+            Removed::Anywhere => return Ok((self.number(&format!("SELECT count(*) FROM {own}"), (view.table, 0)).await?, 0)),
+        };
         let (names, compared) = (names.join(", "), view.columns.iter().enumerate().map(compared).collect::<Vec<_>>().join(", "));
         // Rows are compared as sets, their numbers apart: a row that one side has twice shows in the counts. By one grouping, which
         // spills, and reads either side once.
         let query = format!(
-            "WITH kept AS (SELECT {compared} FROM (SELECT * FROM {own}) AS k ({names})), \
-             {below}expected AS (SELECT {compared} FROM ({query}) AS e ({names})), \
+            "WITH kept AS (SELECT {compared} FROM (SELECT * FROM {own}) AS k ({names}){whole}), \
+             {below}expected AS (SELECT {compared} FROM ({query}) AS e ({names}){whole}), \
              sides AS (SELECT {names}, 1 AS of_kept, 0 AS of_expected FROM kept \
              UNION ALL SELECT {names}, 0, 1 FROM expected), \
              counted AS (SELECT {names}, sum(of_kept) AS k, sum(of_expected) AS e FROM sides GROUP BY {names}) \

@@ -24,6 +24,8 @@ use crate::catalog::View;
 use crate::clock::Micros;
 use crate::error::Result;
 
+const DAY_US: Micros = 86_400_000_000;
+
 /// A compiled view: filter, keys, aggregates, output.
 ///
 /// State rows have the columns of [`Spec::state_schema`]: keys, then every aggregate's state columns, and in a batch that
@@ -130,6 +132,27 @@ impl Spec {
     pub fn bucket_column(&self) -> Option<usize> {
         let key = self.time.as_ref()?.key;
         self.finish.output_keys.iter().position(|output| *output == Some(key))
+    }
+
+    /// Where rows older than a time may be gone: the output column that is the time bucket, and the bound from which on its buckets have none
+    /// of them. None where no column tells.
+    pub fn whole_from(&self, gone_before_us: Micros) -> Option<(usize, Micros)> {
+        let session = self.session_of_rows();
+        let column = match session {
+            Some((key, _)) => self.finish.output_keys.iter().position(|output| *output == Some(key))?,
+            None => self.bucket_column().filter(|_| self.upper.is_none())?,
+        };
+        let from_us = match (self.bucket(), session) {
+            (Some(bucket), None) => bucket.grain.ceil(gone_before_us)?,
+            // What is left of a session begins later than the session did.
+            (_, Some((_, gap_us))) => gone_before_us.checked_add(gap_us)?,
+            (None, None) => match self.bucket_us() {
+                Some(width_us) => gone_before_us.checked_add(width_us)?,
+                // A bucket of local time is up to a day ahead of its rows.
+                None => gone_before_us.checked_add(DAY_US)?,
+            },
+        };
+        Some((column, from_us))
     }
 
     /// The plain tables that each row is joined with.
