@@ -1,4 +1,4 @@
-//! CHECK MATERIALIZED VIEW finds a correct view correct: after retention has removed some of them.
+//! CHECK MATERIALIZED VIEW finds a correct view correct: after its rows went into files, and after retention has removed some of them.
 
 use crate::harness::{Options, Server, Session};
 
@@ -10,6 +10,63 @@ async fn checked(session: &Session, view: &str) -> [String; 4] {
 
 async fn assert_well(session: &Session, view: &str, groups: usize) {
     assert_eq!(checked(session, view).await[..3], [groups.to_string(), "0".to_owned(), "t".to_owned()], "{view}");
+}
+
+/// Lists have their rows in the order in which they came, not in that of the files, which is by time.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_are_in_arrival_order() {
+    let mut server = Server::start_with(Options::busy()).await;
+    let session = server.connect().await;
+    session
+        .rows(
+            "CREATE TABLE e (id int, at timestamptz NOT NULL, s text, WATERMARK FOR at AS at - INTERVAL '1 day') WITH (partition_by = 's')",
+        )
+        .await;
+    session.rows("CREATE TABLE shops (s text, name text)").await;
+    session.rows("INSERT INTO shops VALUES ('a', 'one'), ('b', 'two')").await;
+    let lists =
+        "array_agg(id) AS ids, string_agg(id::text, ',') AS texts, json_agg(id) AS json, array_agg(id) FILTER (WHERE id > 2) AS some";
+    for (view, query) in [
+        ("by_shop", format!("SELECT s, {lists}, count(*) AS n FROM e GROUP BY s")),
+        ("all_of_it", format!("SELECT {lists} FROM e")),
+        ("by_day", format!("SELECT TUMBLE(at, INTERVAL '1' DAY) AS day, {lists} FROM e WHERE id < 10 GROUP BY day")),
+        ("hops", format!("SELECT HOP(at, INTERVAL '1' HOUR, INTERVAL '3' HOUR) AS hop, {lists} FROM e GROUP BY hop")),
+        ("sessions", "SELECT SESSION(at, INTERVAL '90' MINUTE) AS visit, array_agg(id) AS ids FROM e GROUP BY visit".to_owned()),
+    ] {
+        session.rows(&format!("CREATE MATERIALIZED VIEW {view} AS {query}")).await;
+    }
+    for (id, hour) in ["10", "09", "11", "08", "12"].into_iter().enumerate() {
+        for (shop, more) in [("a", 1), ("b", 6)] {
+            session.rows(&format!("INSERT INTO e VALUES ({}, '2024-05-01 {hour}:00:00+00', '{shop}')", id + more)).await;
+        }
+    }
+    for files in [false, true] {
+        if files {
+            session.until("SELECT sum(rows) = 10 FROM verus.files WHERE table_name = 'e'").await;
+        }
+        let lists = [
+            ("SELECT array_agg(id) FROM e", "{1,6,2,7,3,8,4,9,5,10}"),
+            ("SELECT string_agg(id::text, ',') FROM e WHERE s = 'a'", "1,2,3,4,5"),
+            ("SELECT json_agg(id) FROM e WHERE s = 'a'", "[1, 2, 3, 4, 5]"),
+            ("SELECT ARRAY(SELECT id FROM e WHERE s = 'b')", "{6,7,8,9,10}"),
+            ("SELECT array_agg(id ORDER BY id DESC) FROM e WHERE s = 'a'", "{5,4,3,2,1}"),
+            ("SELECT array_agg(id) FROM (SELECT id FROM e WHERE s = 'a' ORDER BY at LIMIT 3) AS q", "{4,2,1}"),
+            ("SELECT array_agg(e.id) FROM e JOIN shops USING (s) WHERE name = 'two'", "{6,7,8,9,10}"),
+            ("SELECT (SELECT array_agg(id) FROM e WHERE e.s = shops.s) FROM shops WHERE name = 'one'", "{1,2,3,4,5}"),
+            ("WITH q AS (SELECT id + 1 AS n FROM e WHERE s = 'a') SELECT array_agg(n) FROM q", "{2,3,4,5,6}"),
+            ("SELECT array_agg(DISTINCT id % 3) || array_agg(id) FROM e WHERE s = 'a'", "{0,1,2,1,2,3,4,5}"),
+        ];
+        for (query, expected) in lists {
+            assert_eq!(session.value(query).await, expected, "{query}, in files: {files}");
+        }
+        for (view, groups) in [("by_shop", 2), ("all_of_it", 1), ("by_day", 1), ("hops", 7), ("sessions", 1)] {
+            assert_well(&session, view, groups).await;
+        }
+    }
+    server.kill();
+    server.restart().await;
+    let session = server.connect().await;
+    assert_well(&session, "by_shop", 2).await;
 }
 
 /// A view keeps the windows whose rows retention has removed. They are left out, and the note says so.

@@ -37,6 +37,7 @@ use datafusion::prelude::SessionConfig;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use super::arrival;
 use super::bind;
 use super::distinct::SingleDistinct;
 use super::error::{canceled, from_datafusion};
@@ -224,7 +225,8 @@ impl Engine {
                     }));
                 }
             }
-            let (logical, physical) = physical(&planner.state, &planner.short, routed.plan).await?;
+            let plan = guarded(|| arrival::ordered(routed.plan).map_err(from_datafusion))?;
+            let (logical, physical) = physical(&planner.state, &planner.short, plan).await?;
             Ok::<_, Error>((logical, physical, routed.routes))
         });
         let (logical, physical, routes) = tokio::select! {

@@ -9,6 +9,7 @@
 //! error leaves through [`error::from_datafusion`]; (4) arithmetic is checked.
 
 mod aliases;
+mod arrival;
 pub mod bind;
 pub mod catalogs;
 mod differ;

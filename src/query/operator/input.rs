@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::common::{Column, DFSchemaRef, JoinType, Result, ScalarValue};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::datasource::{provider_as_source, source_as_provider};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableSource};
 use sqlparser::ast::{self, FunctionArguments, ObjectName, TableFactor, TableFunctionArgs};
 
 use crate::error::Error;
+use crate::query::provider::rows::Rows;
 use crate::query::provider::{Relation, Unresolved};
 use crate::query::typing::casts;
 use crate::types::LSN_COLUMN;
@@ -76,11 +78,9 @@ fn traced(plan: LogicalPlan) -> Result<Input> {
     let unknown = |plan| Ok(Input { plan, arrival: None, event_time: None });
     match &plan {
         LogicalPlan::TableScan(scan) => {
-            let table = scan.source.downcast_ref::<Unresolved>().filter(|source| matches!(source.relation, Relation::Table(_)));
-            let Some(table) = table.filter(|_| scan.projection.is_none()) else { return unknown(plan) };
+            let Some((source, event_time)) = numbered(&scan.source).filter(|_| scan.projection.is_none()) else { return unknown(plan) };
             let qualified = |name: &str| Column::new(Some(scan.table_name.clone()), name);
-            let event_time = table.event_time().map(qualified);
-            let (arrival, source) = (qualified(LSN_COLUMN), Arc::new(table.clone().with_lsn()));
+            let (arrival, event_time) = (qualified(LSN_COLUMN), event_time.as_deref().map(qualified));
             let plan = LogicalPlanBuilder::scan_with_filters(scan.table_name.clone(), source, None, scan.filters.clone())?.build()?;
             Ok(Input { plan, arrival: Some(arrival), event_time })
         }
@@ -106,6 +106,12 @@ fn traced(plan: LogicalPlan) -> Result<Input> {
             let plan = plan.with_new_exprs(plan.expressions(), vec![inner.plan, join.right.as_ref().clone()])?;
             Ok(Input { plan, ..inner })
         }
+        LogicalPlan::Unnest(unnest) => {
+            let inner = traced(unnest.input.as_ref().clone())?;
+            let lists = unnest.exec_columns.clone();
+            let plan = LogicalPlanBuilder::from(inner.plan).unnest_columns_with_options(lists, unnest.options.clone())?.build()?;
+            Ok(Input { plan, ..inner })
+        }
         LogicalPlan::Filter(_) | LogicalPlan::Sort(_) | LogicalPlan::Limit(_) | LogicalPlan::Window(_) => {
             let [input] = plan.inputs()[..] else { return unknown(plan) };
             let inner = traced(input.clone())?;
@@ -114,6 +120,19 @@ fn traced(plan: LogicalPlan) -> Result<Input> {
         }
         _ => unknown(plan),
     }
+}
+
+/// A table's rows with their sequence numbers, named by a bound plan or read by a resolved one, and its event time where a name tells it.
+fn numbered(source: &Arc<dyn TableSource>) -> Option<(Arc<dyn TableSource>, Option<String>)> {
+    if let Some(table) = source.downcast_ref::<Unresolved>() {
+        let event_time = table.event_time().map(str::to_owned);
+        return matches!(table.relation, Relation::Table(_)).then(|| (Arc::new(table.clone().with_lsn()) as _, event_time));
+    }
+    let provider = source_as_provider(source).ok()?;
+    let rows = provider.downcast_ref::<Rows>()?;
+    let has_numbers = source.schema().fields().last().is_some_and(|last| last.name() == LSN_COLUMN);
+    let source = if has_numbers { Arc::clone(source) } else { provider_as_source(Arc::new(rows.with_lsn())) };
+    Some((source, None))
 }
 
 fn is_column(expr: &Expr, wanted: &Column) -> bool {
