@@ -399,7 +399,7 @@ mod tests {
         dedupe.insert(&ints(&[2, 3]), &[1_000 * HOUR, 500 * HOUR], &apart(0));
         assert_eq!(fresh(&dedupe, &ints(&[1, 2, 3])), [false, false, true], "what nobody asks for is not kept");
         assert_eq!(dedupe.reach(&apart(0)), [(-24 * HOUR, 12 * HOUR), (936 * HOUR, 1_008 * HOUR)]);
-        let watermarks = Watermarks::of(&[(Some("a"), 0, 0), (Some("b"), 1_020 * HOUR, 49 * HOUR)]);
+        let watermarks = Watermarks::of(&[(Some("a"), 0, 0), (Some("b"), 1_020 * HOUR, 97 * HOUR)]);
         dedupe.insert(&ints(&[4]), &[1_020 * HOUR], &watermarks);
         assert_eq!(fresh(&dedupe, &ints(&[1, 2, 4])), [true, false, false], "a partition that is silent for long keeps nothing");
         assert_eq!(dedupe.len(), 2);

@@ -22,9 +22,11 @@ const BUCKETS_PER_SPAN: i64 = 2;
 const SHARED_BUCKETS_MAX: i64 = 6;
 
 /// Buckets kept at most: each is asked for every row.
-const BUCKETS_MAX: usize = 16;
+const BUCKETS_MAX: usize = 32;
 
-const DAY_US: i64 = 86_400_000_000;
+/// A partition is not silent before, however short the window: a shop may be closed over a long weekend, and what its clients then send
+/// again is from before.
+const SILENCE_MIN_US: i64 = 4 * 86_400_000_000;
 
 /// Event time of a bucket, microseconds.
 pub fn bucket_us(span_us: i64) -> i64 {
@@ -34,7 +36,7 @@ pub fn bucket_us(span_us: i64) -> i64 {
 
 /// How long after its last row a partition is taken to be silent: no client sends again what it sent so long ago.
 fn silence_us(span_us: i64) -> i64 {
-    span_us.saturating_mul(2).max(DAY_US)
+    span_us.saturating_mul(2).max(SILENCE_MIN_US)
 }
 
 /// The buckets to keep, by event time divided by [`bucket_us`].
@@ -83,14 +85,17 @@ mod tests {
         check(&[(101, 0), (97, 0)], &[46, 47, 48, 49, 50]);
         // Far apart: of what lies between, only what is near the newest.
         check(&[(101, 0), (21, 0)], &[8, 9, 10, 45, 46, 47, 48, 49, 50]);
-        // A day of silence.
-        check(&[(101, 24), (21, 0)], &[8, 9, 10, 45, 46, 47, 48, 49, 50]);
-        check(&[(101, 25), (21, 0)], &[48, 49, 50]);
+        // Four days of silence.
+        check(&[(101, 96), (21, 0)], &[8, 9, 10, 45, 46, 47, 48, 49, 50]);
+        check(&[(101, 97), (21, 0)], &[48, 49, 50]);
     }
 
     #[test]
     fn partitions_heard_from_last_come_first() {
         let partitions: Vec<(i64, i64)> = (0..50).map(|number| (number * 100, number)).collect();
-        check(&partitions, &[2250, 2298, 2299, 2300, 2348, 2349, 2350, 2398, 2399, 2400, 2445, 2446, 2447, 2448, 2449, 2450]);
+        let spans = (41..49).flat_map(|number| number * 50 - 2..=number * 50);
+        let expected: Vec<i64> = [1999, 2000].into_iter().chain(spans).chain(2445..=2450).collect();
+        assert_eq!(expected.len(), BUCKETS_MAX);
+        check(&partitions, &expected);
     }
 }
