@@ -52,6 +52,8 @@ async fn lists_are_in_arrival_order() {
             ("SELECT array_agg(id ORDER BY id DESC) FROM e WHERE s = 'a'", "{5,4,3,2,1}"),
             ("SELECT array_agg(id) FROM (SELECT id FROM e WHERE s = 'a' ORDER BY at LIMIT 3) AS q", "{4,2,1}"),
             ("SELECT array_agg(e.id) FROM e JOIN shops USING (s) WHERE name = 'two'", "{6,7,8,9,10}"),
+            ("SELECT array_agg(id) FROM shops JOIN e USING (s)", "{1,6,2,7,3,8,4,9,5,10}"),
+            ("SELECT string_agg(id::text, ',') || string_agg(id::text, '' ORDER BY at) || max(id) FROM e WHERE s = 'a'", "1,2,3,4,5421355"),
             ("SELECT (SELECT array_agg(id) FROM e WHERE e.s = shops.s) FROM shops WHERE name = 'one'", "{1,2,3,4,5}"),
             ("WITH q AS (SELECT id + 1 AS n FROM e WHERE s = 'a') SELECT array_agg(n) FROM q", "{2,3,4,5,6}"),
             ("SELECT array_agg(DISTINCT id % 3) || array_agg(id) FROM e WHERE s = 'a'", "{0,1,2,1,2,3,4,5}"),

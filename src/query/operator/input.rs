@@ -3,7 +3,7 @@
 //! *Place*: [`super::args::Call`] makes it of the first argument.
 //!
 //! Rows of a table have sequence numbers, which a query does not see. [`Input`] looks through filters, projections, aliases, sorts,
-//! limits, windows and the first side of joins for the table that the rows come from, and brings its numbers along as a hidden column.
+//! limits, windows and the first side of joins (of inner ones, the side of the event table) for the table that the rows come from, and brings its numbers along as a hidden column.
 //! Rows that do not come from one table so (of a view, an aggregation, a union) have no such order: their ties are in no defined order.
 
 use std::sync::Arc;
@@ -102,9 +102,17 @@ fn traced(plan: LogicalPlan) -> Result<Input> {
             Ok(Input { plan, arrival: inner.arrival, event_time })
         }
         LogicalPlan::Join(join) if matches!(join.join_type, JoinType::Inner | JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti) => {
-            let inner = traced(join.left.as_ref().clone())?;
-            let plan = plan.with_new_exprs(plan.expressions(), vec![inner.plan, join.right.as_ref().clone()])?;
-            Ok(Input { plan, ..inner })
+            let left = traced(join.left.as_ref().clone())?;
+            if join.join_type == JoinType::Inner && left.event_time.is_none() {
+                // Of two tables the one of events has the order that matters.
+                let right = traced(join.right.as_ref().clone())?;
+                if right.event_time.is_some() {
+                    let plan = plan.with_new_exprs(plan.expressions(), vec![join.left.as_ref().clone(), right.plan])?;
+                    return Ok(Input { plan, ..right });
+                }
+            }
+            let plan = plan.with_new_exprs(plan.expressions(), vec![left.plan, join.right.as_ref().clone()])?;
+            Ok(Input { plan, ..left })
         }
         LogicalPlan::Unnest(unnest) => {
             let inner = traced(unnest.input.as_ref().clone())?;
@@ -122,7 +130,7 @@ fn traced(plan: LogicalPlan) -> Result<Input> {
     }
 }
 
-/// A table's rows with their sequence numbers, named by a bound plan or read by a resolved one, and its event time where a name tells it.
+/// A table's rows with their sequence numbers, named by a bound plan or read by a resolved one, and the name of its event time.
 fn numbered(source: &Arc<dyn TableSource>) -> Option<(Arc<dyn TableSource>, Option<String>)> {
     if let Some(table) = source.downcast_ref::<Unresolved>() {
         let event_time = table.event_time().map(str::to_owned);
@@ -131,8 +139,10 @@ fn numbered(source: &Arc<dyn TableSource>) -> Option<(Arc<dyn TableSource>, Opti
     let provider = source_as_provider(source).ok()?;
     let rows = provider.downcast_ref::<Rows>()?;
     let has_numbers = source.schema().fields().last().is_some_and(|last| last.name() == LSN_COLUMN);
+    let table = &rows.table().table;
+    let event_time = table.watermark.and_then(|watermark| table.columns.get(watermark.column)).map(|column| column.name.clone());
     let source = if has_numbers { Arc::clone(source) } else { provider_as_source(Arc::new(rows.with_lsn())) };
-    Some((source, None))
+    Some((source, event_time))
 }
 
 fn is_column(expr: &Expr, wanted: &Column) -> bool {
