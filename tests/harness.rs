@@ -1,5 +1,7 @@
 //! Starts, kills and restarts the real server, and connects to it.
 
+pub mod raw;
+
 use std::fmt;
 use std::fs::{self, File};
 use std::net::TcpListener;

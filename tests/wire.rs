@@ -7,6 +7,7 @@ use tokio_postgres::NoTls;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use crate::harness::raw::{Raw, bind, describe, execute, flush, message, parse};
 use crate::harness::{Options, SOON, Server, Session, free_port, verus};
 
 const CREATE: &str =
@@ -108,6 +109,33 @@ async fn a_portal_gives_its_rows_in_parts() {
     }
     assert_eq!(counts, [4, 4, 2, 0]);
     transaction.commit().await.unwrap();
+}
+
+/// A driver may ask with Flush and read the answer before it sends its Sync: an error does not wait for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_is_sent_before_its_sync() {
+    let server = Server::start().await;
+    let cases: [(&str, Vec<Vec<u8>>, &str); 8] = [
+        ("a statement that is wrong", vec![parse("s", "SELECT nope"), describe(b'S', "s"), flush()], "E42703"),
+        ("text that is no statement", vec![parse("", "SELEC"), flush()], "E42601"),
+        ("no Flush either", vec![parse("", "SELECT nope")], "E42703"),
+        ("Describe of no statement", vec![describe(b'S', "s"), flush()], "E26000"),
+        ("Describe of no portal", vec![describe(b'P', "p"), flush()], "E34000"),
+        ("Bind of no statement", vec![bind("s"), execute(), flush()], "E26000"),
+        ("an Execute that fails", vec![parse("", "SELECT 1/0"), bind(""), execute(), flush()], "1 2 E22012"),
+        ("all is well", vec![parse("", "SELECT 1"), bind(""), describe(b'P', ""), execute(), flush()], "1 2 T D C"),
+    ];
+    for (what, messages, expected) in cases {
+        let mut raw = Raw::open(server.port).await;
+        raw.send(&messages.concat()).await;
+        assert_eq!(raw.answers(expected.split(' ').count()).await, expected, "{what}");
+        // What follows an error is skipped until Sync.
+        raw.send(&[parse("", "SELECT 2"), describe(b'S', ""), message(b'S', b"")].concat()).await;
+        let after = if expected.contains('E') { "Z" } else { "1 t T Z" };
+        assert_eq!(raw.answers(after.split(' ').count()).await, after, "{what}");
+        raw.send(&[parse("", "SELECT 2"), bind(""), execute(), message(b'S', b"")].concat()).await;
+        assert_eq!(raw.answers(5).await, "1 2 D C Z", "{what}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,8 +3,8 @@
 //! *Place*: one task of the cpu runtime for each connection (statements plan deeply and want its stack); the socket's events come from
 //! the io runtime. `pg::simple`, `pg::extended` and `pg::copy` hold the messages' own methods.
 //!
-//! *Invariants*: (1) an ErrorResponse is followed by ReadyForQuery at once (simple) or at the next Sync (extended); (2) what the client
-//! hears as done is durable: an implicit transaction commits before its last CommandComplete (simple) or ReadyForQuery (extended).
+//! *Invariants*: (1) an ErrorResponse is followed by ReadyForQuery at once (simple) or at the next Sync (extended), and is sent before
+//! that Sync is waited for; (2) what the client hears as done is durable: an implicit transaction commits before its last CommandComplete (simple) or ReadyForQuery (extended).
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -192,9 +192,13 @@ impl Connection {
         Ok(())
     }
 
+    /// An error is sent at once with what came before it: a driver that asked with Flush reads the answer before it sends its Sync, and
+    /// that Flush is skipped with everything else.
     async fn extended_failed(&mut self, fault: Fault) -> Result<(), Fault> {
         self.skip_to_sync = true;
-        self.failed(fault).await
+        self.failed(fault).await?;
+        let entry = Arc::clone(self.session.entry());
+        self.flush_idle(&entry).await
     }
 
     /// Sync: the pipeline's implicit transaction ends.
