@@ -74,7 +74,10 @@ impl ColumnBuilder {
             }
             SqlType::Bytea => Values::Bytes(BinaryBuilder::new()),
             SqlType::Uuid => Values::Uuid(Vec::with_capacity(rows * 16)),
-            SqlType::Array(element) => Values::List { offsets: vec![0], items: Box::new(ColumnBuilder::new(element, zone, rows)) },
+            SqlType::Array(_) | SqlType::SmallIntVector | SqlType::OidVector => {
+                let element = sql_type.element().unwrap_or(&SqlType::Text);
+                Values::List { offsets: vec![0], items: Box::new(ColumnBuilder::new(element, zone, rows)) }
+            }
         };
         ColumnBuilder { sql_type: sql_type.clone(), zone, values, nulls: NullBufferBuilder::new(rows) }
     }

@@ -59,6 +59,10 @@ pub enum SqlType {
     Oid,
     Name,
     Array(Box<SqlType>),
+    /// `int2vector`: an array of smallint that the system catalogs have, shown as `1 2`.
+    SmallIntVector,
+    /// `oidvector`: the same of oid.
+    OidVector,
 }
 
 impl SqlType {
@@ -85,12 +89,29 @@ impl SqlType {
             SqlType::Interval => DataType::Interval(IntervalUnit::MonthDayNano),
             SqlType::Oid => DataType::UInt32,
             SqlType::Array(element) => DataType::List(Field::new("item", element.arrow(), true).with_metadata(element.metadata()).into()),
+            SqlType::SmallIntVector => SqlType::Array(Box::new(SqlType::SmallInt)).arrow(),
+            SqlType::OidVector => SqlType::Array(Box::new(SqlType::Oid)).arrow(),
         }
     }
 
     /// The Arrow field of a column of this type, with [`TYPE_KEY`] where Arrow alone is ambiguous.
     pub fn field(&self, name: &str, nullable: bool) -> Field {
         Field::new(name, self.arrow(), nullable).with_metadata(self.metadata())
+    }
+
+    /// The type of the elements, where values are arrays.
+    pub fn element(&self) -> Option<&SqlType> {
+        match self {
+            SqlType::Array(element) => Some(element),
+            SqlType::SmallIntVector => Some(&SqlType::SmallInt),
+            SqlType::OidVector => Some(&SqlType::Oid),
+            _ => None,
+        }
+    }
+
+    /// Whether it is an array whose text is its elements with spaces between.
+    pub fn is_vector(&self) -> bool {
+        matches!(self, SqlType::SmallIntVector | SqlType::OidVector)
     }
 
     fn metadata(&self) -> HashMap<String, String> {
@@ -101,6 +122,8 @@ impl SqlType {
             | SqlType::Json
             | SqlType::Jsonb
             | SqlType::Name
+            | SqlType::SmallIntVector
+            | SqlType::OidVector
             | SqlType::Numeric(None) => HashMap::from([(TYPE_KEY.to_owned(), self.to_string())]),
             _ => HashMap::new(),
         }
@@ -181,6 +204,8 @@ impl SqlType {
             ("jsonb", None) => SqlType::Jsonb,
             ("oid", None) => SqlType::Oid,
             ("name", None) => SqlType::Name,
+            ("int2vector", None) => SqlType::SmallIntVector,
+            ("oidvector", None) => SqlType::OidVector,
             _ => return None,
         })
     }
@@ -193,9 +218,11 @@ impl SqlType {
             SqlType::Name => 19,
             SqlType::BigInt => 20,
             SqlType::SmallInt => 21,
+            SqlType::SmallIntVector => 22,
             SqlType::Integer => 23,
             SqlType::Text => 25,
             SqlType::Oid => 26,
+            SqlType::OidVector => 30,
             SqlType::Json => 114,
             SqlType::Real => 700,
             SqlType::Double => 701,
@@ -219,6 +246,7 @@ impl SqlType {
             SqlType::Bytea => 1001,
             SqlType::Name => 1003,
             SqlType::SmallInt => 1005,
+            SqlType::SmallIntVector => 1006,
             SqlType::Integer => 1007,
             SqlType::Text => 1009,
             SqlType::Char(_) => 1014,
@@ -227,6 +255,7 @@ impl SqlType {
             SqlType::Real => 1021,
             SqlType::Double => 1022,
             SqlType::Oid => 1028,
+            SqlType::OidVector => 1013,
             SqlType::Json => 199,
             SqlType::Timestamp => 1115,
             SqlType::Date => 1182,
@@ -292,6 +321,8 @@ impl fmt::Display for SqlType {
             SqlType::Oid => f.write_str("oid"),
             SqlType::Name => f.write_str("name"),
             SqlType::Array(element) => write!(f, "{element}[]"),
+            SqlType::SmallIntVector => f.write_str("int2vector"),
+            SqlType::OidVector => f.write_str("oidvector"),
         }
     }
 }

@@ -17,6 +17,7 @@ mod empty;
 mod expand;
 mod subquery;
 mod types;
+mod vectors;
 
 use std::ops::ControlFlow;
 
@@ -68,6 +69,7 @@ impl VisitorMut for Rewrite {
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         types::no_domains(expr);
         expand::fields(expr);
+        vectors::subscripted(expr);
         // The rows themselves are compared, not a list of them.
         if let Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } = expr
             && let Some(subquery) = array_subquery(right)
@@ -116,7 +118,7 @@ impl VisitorMut for Rewrite {
                 *expr = scalar(subquery);
             }
             Expr::Function(function) => {
-                if let Some(other) = array_function(function).or_else(|| subscripts(function)) {
+                if let Some(other) = array_function(function).or_else(|| vectors::bounds(function)).or_else(|| subscripts(function)) {
                     *expr = other;
                 } else {
                     literal_setting(function);
@@ -308,9 +310,14 @@ fn subscripts(function: &Function) -> Option<Expr> {
         return None;
     }
     let array = (*arguments(function)?.first()?).clone();
+    Some(positions(array))
+}
+
+/// The numbers from 1 to an array's length.
+fn positions(array: Expr) -> Expr {
     let length = call("array_length", vec![array]);
     let length = Expr::Cast { kind: CastKind::Cast, expr: Box::new(length), data_type: DataType::BigInt(None), array: false, format: None };
-    Some(call("generate_series", vec![Expr::Value(Value::Number("1".to_owned(), false).into()), length]))
+    call("generate_series", vec![Expr::Value(Value::Number("1".to_owned(), false).into()), length])
 }
 
 /// `current_setting('name'::varchar)` names a setting as much as without the cast.

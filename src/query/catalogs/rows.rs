@@ -137,7 +137,7 @@ fn zero(sql_type: &SqlType) -> Value {
         SqlType::Boolean => Value::Bool(false),
         SqlType::SmallInt | SqlType::Integer | SqlType::BigInt | SqlType::Oid => Value::Int(0),
         SqlType::Real | SqlType::Double => Value::Float(0.0),
-        SqlType::Array(_) => Value::List(Vec::new()),
+        SqlType::Array(_) | SqlType::SmallIntVector | SqlType::OidVector => Value::List(Vec::new()),
         SqlType::Timestamptz => Value::Time(0),
         _ => Value::Text(String::new()),
     }
@@ -180,6 +180,8 @@ pub fn array(sql_type: &SqlType, values: &[Value]) -> Result<ArrayRef> {
         }
         SqlType::Bytea => collect!(BinaryArray, Text, |value: &String| value.clone().into_bytes()),
         SqlType::Array(element) => list(sql_type, element, values)?,
+        SqlType::SmallIntVector => list(sql_type, &SqlType::SmallInt, values)?,
+        SqlType::OidVector => list(sql_type, &SqlType::Oid, values)?,
         other => return Err(Error::internal(format!("system relations have no columns of type {other}"))),
     })
 }

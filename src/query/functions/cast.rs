@@ -47,6 +47,12 @@ pub fn narrowed(expression: Expr, target: &SqlType) -> Expr {
     Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::new_from_impl(function)), vec![expression]))
 }
 
+/// A vector of the catalogs as an array, which has the same values and other text.
+pub fn array_of_vector(vector: Expr) -> Expr {
+    let types = |types: &[DataType]| Ok((types.to_vec(), types.first().cloned().unwrap_or(DataType::Null)));
+    super::Function::new("array", types, |args, _| Ok(Arc::clone(&args[0]))).call(vec![vector])
+}
+
 /// What is cast, where an expression is a cast of either form.
 pub fn operand(expression: &Expr) -> Option<&Expr> {
     match expression {
@@ -106,9 +112,11 @@ impl ScalarUDFImpl for Written {
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
         let field = &args.arg_fields[0];
         let target = args.scalar_arguments.get(1).copied().flatten().and_then(|target| target.try_as_str().flatten());
-        // DataFusion's cast keeps what the source's field says: a document's text is no document any more.
+        // DataFusion's cast keeps what the source's field says: a document's text is no document any more, nor an array a vector.
         match SqlType::of_field(field) {
-            source @ (SqlType::Json | SqlType::Jsonb) if target.is_some_and(|target| target != source.to_string()) => {
+            source @ (SqlType::Json | SqlType::Jsonb | SqlType::SmallIntVector | SqlType::OidVector)
+                if target.is_some_and(|target| target != source.to_string()) =>
+            {
                 Ok(Arc::new(field.as_ref().clone().with_metadata(std::collections::HashMap::new())))
             }
             _ => Ok(Arc::clone(field)),

@@ -126,6 +126,9 @@ fn convert(expression: Expr, source: &DataType, target: &SqlType, field: &FieldR
             let whole = DataType::new_list(DataType::Decimal128(38, 0), true);
             Ok(Expr::Cast(Cast::new_from_field(Box::new(to(expression, whole)), Arc::clone(field))))
         }
+        (DataType::List(_), SqlType::Array(_)) if super::sql_type(&expression, schema)?.is_vector() => {
+            Ok(Expr::Cast(Cast::new_from_field(Box::new(cast::array_of_vector(expression)), Arc::clone(field))))
+        }
         (from, target) if impossible(from, target) => return Err(cannot_cast(from, target).into()),
         _ => Err(expression),
     })

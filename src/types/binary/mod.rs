@@ -251,7 +251,8 @@ pub fn read_scalar(sql_type: &SqlType, bytes: &[u8]) -> Result<ScalarValue> {
         SqlType::Timestamptz => ScalarValue::TimestampMicrosecond(Some(timestamp(bytes)?), Some(UTC.into())),
         SqlType::Interval => ScalarValue::IntervalMonthDayNano(Some(interval(bytes)?)),
         SqlType::Oid => ScalarValue::UInt32(Some(oid(bytes)?)),
-        SqlType::Array(element) => {
+        SqlType::Array(_) | SqlType::SmallIntVector | SqlType::OidVector => {
+            let element = sql_type.element().unwrap_or(&SqlType::Text);
             check_element(element, bytes)?;
             let mut values = Vec::new();
             elements(bytes, |item| {
@@ -312,6 +313,8 @@ mod tests {
             "{7,NULL}",
             &[0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 23, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 7, 0xff, 0xff, 0xff, 0xff],
         );
+        // A vector counts from 0.
+        check("int2vector", "1 2", &[0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 21, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 0, 0, 0, 2, 0, 2]);
         check("text[]", "{}", &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 25]);
     }
 

@@ -45,6 +45,8 @@ enum Column {
         lists: ListArray,
         items: Box<BinaryWriter>,
         oid: u32,
+        /// The lower bound that is told: 0 of a vector.
+        first: i32,
     },
 }
 
@@ -76,13 +78,14 @@ impl BinaryWriter {
             SqlType::Time => Column::Int64(array.as_primitive::<Time64MicrosecondType>().reinterpret_cast()),
             SqlType::Timestamp | SqlType::Timestamptz => Column::Timestamp(array.as_primitive::<TimestampMicrosecondType>().clone()),
             SqlType::Interval => Column::Interval(array.as_primitive().clone()),
-            SqlType::Array(element) => {
-                if matches!(element.as_ref(), SqlType::Array(_)) {
+            SqlType::Array(_) | SqlType::SmallIntVector | SqlType::OidVector => {
+                let element = sql_type.element().unwrap_or(&SqlType::Text);
+                if matches!(element, SqlType::Array(_)) {
                     return Err(Error::unsupported("arrays of several dimensions are not supported in binary format"));
                 }
                 let lists: ListArray = array.as_list().clone();
                 let items = Box::new(BinaryWriter::new(lists.values().as_ref(), element)?);
-                Column::List { lists, items, oid: element.oid() }
+                Column::List { lists, items, oid: element.oid(), first: i32::from(!sql_type.is_vector()) }
             }
         };
         Ok(BinaryWriter { column, nulls })
@@ -121,7 +124,7 @@ impl BinaryWriter {
                 out.extend_from_slice(&value.days.to_be_bytes());
                 out.extend_from_slice(&value.months.to_be_bytes());
             }
-            Column::List { lists, items, oid } => write_list(lists, items, *oid, row, out),
+            Column::List { lists, items, oid, first } => write_list(lists, items, (*oid, *first), row, out),
         }
     }
 
@@ -205,7 +208,7 @@ fn write_numeric(value: i128, scale: i8, trimmed: bool, out: &mut Vec<u8>) {
     digits[lowest..lowest + length].iter().rev().for_each(|digit| out.extend_from_slice(&digit.to_be_bytes()));
 }
 
-fn write_list(lists: &ListArray, items: &BinaryWriter, oid: u32, row: usize, out: &mut Vec<u8>) {
+fn write_list(lists: &ListArray, items: &BinaryWriter, (oid, first): (u32, i32), row: usize, out: &mut Vec<u8>) {
     let offsets = lists.value_offsets();
     let range = offsets[row] as usize..offsets[row + 1] as usize;
     let has_null = range.clone().any(|item| items.is_null(item));
@@ -216,6 +219,6 @@ fn write_list(lists: &ListArray, items: &BinaryWriter, oid: u32, row: usize, out
         return;
     }
     out.extend_from_slice(&(range.len() as i32).to_be_bytes());
-    out.extend_from_slice(&1i32.to_be_bytes());
+    out.extend_from_slice(&first.to_be_bytes());
     range.for_each(|item| items.write_sized(item, out));
 }

@@ -60,6 +60,11 @@ pub fn parse_scalar(sql_type: &SqlType, text: &str, zone: &Zone) -> Result<Scala
             })?;
             list(element, values)?
         }
+        SqlType::SmallIntVector | SqlType::OidVector => {
+            let element = sql_type.element().unwrap_or(&SqlType::SmallInt);
+            let words = text.split(is_space).filter(|word| !word.is_empty());
+            list(element, words.map(|word| parse_scalar(element, word, zone).map(Some)).collect::<Result<_>>()?)?
+        }
     })
 }
 

@@ -43,9 +43,10 @@ impl JsonWriter {
             | SqlType::Oid => Shape::Number,
             SqlType::Json | SqlType::Jsonb => Shape::Json,
             SqlType::Timestamp | SqlType::Timestamptz => Shape::Timestamp,
-            SqlType::Array(element) if matches!(values.data_type(), DataType::List(_)) => {
+            SqlType::Array(_) | SqlType::SmallIntVector | SqlType::OidVector if matches!(values.data_type(), DataType::List(_)) => {
                 let lists = values.as_list::<i32>().clone();
-                let items = JsonWriter::new(lists.values().as_ref(), element, style)?;
+                let element = sql_type.element().cloned().unwrap_or(SqlType::Text);
+                let items = JsonWriter::new(lists.values().as_ref(), &element, style)?;
                 Shape::Array(lists, Box::new(items))
             }
             _ => Shape::Text,

@@ -61,6 +61,8 @@ enum Column {
     Interval(IntervalMonthDayNanoArray),
     List {
         lists: ListArray,
+        /// A vector: no braces, and spaces between the elements.
+        spaced: bool,
         items: Box<Writer>,
     },
 }
@@ -117,7 +119,7 @@ impl Writer {
                 IntervalStyle::Postgres => interval::write_postgres(values.value(row), out),
                 IntervalStyle::Iso8601 => interval::write_iso(values.value(row), out),
             },
-            Column::List { lists, items } => write_list(lists, items, row, out),
+            Column::List { lists, items, spaced } => write_list(lists, items, *spaced, row, out),
         }
     }
 
@@ -172,11 +174,9 @@ impl Column {
             (DataType::Interval(IntervalUnit::MonthDayNano), _) => Column::Interval(values.as_primitive().clone()),
             (DataType::List(item), _) => {
                 let lists: &ListArray = values.as_list();
-                let element = match sql_type {
-                    SqlType::Array(element) => element.as_ref().clone(),
-                    _ => SqlType::of_field(item),
-                };
-                Column::List { lists: lists.clone(), items: Box::new(Writer::new(lists.values().as_ref(), &element, style)?) }
+                let element = sql_type.element().cloned().unwrap_or_else(|| SqlType::of_field(item));
+                let items = Box::new(Writer::new(lists.values().as_ref(), &element, style)?);
+                Column::List { lists: lists.clone(), items, spaced: sql_type.is_vector() }
             }
             _ => return Column::of(convert(values, sql_type)?.as_ref(), sql_type, style),
         })
@@ -222,9 +222,18 @@ fn shown(values: &dyn Array) -> Result<ArrayRef> {
     Ok(std::sync::Arc::new(texts.collect::<StringViewArray>()))
 }
 
-fn write_list<O: arrow::array::OffsetSizeTrait>(lists: &GenericListArray<O>, items: &Writer, row: usize, out: &mut Vec<u8>) {
+fn write_list<O: arrow::array::OffsetSizeTrait>(lists: &GenericListArray<O>, items: &Writer, spaced: bool, row: usize, out: &mut Vec<u8>) {
     let offsets = lists.value_offsets();
     let (start, end) = (offsets[row].as_usize(), offsets[row + 1].as_usize());
+    if spaced {
+        for item in start..end {
+            if item > start {
+                out.push(b' ');
+            }
+            items.write(item, out);
+        }
+        return;
+    }
     let nested = matches!(items.column, Column::List { .. });
     let mut text = Vec::new();
     out.push(b'{');

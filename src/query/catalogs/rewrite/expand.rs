@@ -1,8 +1,8 @@
 //! `information_schema._pg_expandarray(array)`, by which JDBC asks for the columns of keys: rows of an element `x` and its place `n`.
 
-use sqlparser::ast::{AccessExpr, Expr, Function, Value};
+use sqlparser::ast::{AccessExpr, Expr, Function};
 
-use super::{arguments, call, folded};
+use super::{arguments, call, folded, positions};
 
 /// The array of such a call.
 fn expanded(function: &Function) -> Option<Expr> {
@@ -24,10 +24,7 @@ pub fn fields(expr: &mut Expr) {
                 other => other,
             };
             match (inner, folded(field).as_str()) {
-                (Expr::Function(function), "n") => {
-                    let first = Expr::Value(Value::Number("1".to_owned(), false).into());
-                    expanded(function).map(|array| call("generate_subscripts", vec![array, first]))
-                }
+                (Expr::Function(function), "n") => expanded(function).map(positions),
                 (Expr::Function(function), "x") => expanded(function).map(|array| call("unnest", vec![array])),
                 (column @ (Expr::CompoundIdentifier(_) | Expr::Identifier(_)), "x") => Some(column.clone()),
                 _ => None,
