@@ -14,6 +14,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility};
 
 use super::objects::{self, Object, PUBLIC};
+use super::pg_proc::{self, Procedure};
 use super::rows::{Value, array};
 use super::{World, pg_type};
 use crate::catalog::{Oid, Table, Unique};
@@ -58,7 +59,7 @@ const NULL: Body = |_, _| Ok(Value::Null);
 /// Functions that are called with a NULL as well.
 const TAKES_NULL: [&str; 2] = ["format_type", "quote_nullable"];
 
-const FUNCTIONS: [(&str, Gives, Body); 73] = [
+const FUNCTIONS: [(&str, Gives, Body); 74] = [
     // No lock is ever held.
     ("pg_advisory_unlock_all", Gives::Text, |_, _| Ok(String::new().into())),
     ("format_type", Gives::Text, |_, args| Ok(number(args, 0).map(|oid| pg_type::format(oid as Oid, number(args, 1))).into())),
@@ -75,9 +76,9 @@ const FUNCTIONS: [(&str, Gives, Body); 73] = [
     ("pg_get_ruledef", Gives::Text, NULL),
     ("pg_get_triggerdef", Gives::Text, NULL),
     ("pg_get_functiondef", Gives::Text, NULL),
-    ("pg_get_function_result", Gives::Text, NULL),
-    ("pg_get_function_arguments", Gives::Text, NULL),
-    ("pg_get_function_identity_arguments", Gives::Text, NULL),
+    ("pg_get_function_result", Gives::Text, |_, args| Ok(pg_proc::by_oid(oid(args, 0)).map(Procedure::result).into())),
+    ("pg_get_function_arguments", Gives::Text, |_, args| Ok(pg_proc::by_oid(oid(args, 0)).map(Procedure::arguments).into())),
+    ("pg_get_function_identity_arguments", Gives::Text, |_, args| Ok(pg_proc::by_oid(oid(args, 0)).map(Procedure::arguments).into())),
     ("pg_get_statisticsobjdef_columns", Gives::Text, NULL),
     ("pg_get_partkeydef", Gives::Text, NULL),
     ("pg_get_serial_sequence", Gives::Text, NULL),
@@ -126,7 +127,8 @@ const FUNCTIONS: [(&str, Gives, Body); 73] = [
     ("regtype", Gives::OidOrText, regtype),
     ("regnamespace", Gives::OidOrText, regnamespace),
     ("regrole", Gives::OidOrText, regrole),
-    ("regproc", Gives::Text, |_, args| Ok(text(args, 0).into())),
+    ("regproc", Gives::OidOrText, regproc),
+    ("to_regproc", Gives::Oid, |_, args| Ok(text(args, 0).and_then(|name| only_procedure(&name).ok()).into())),
     ("pg_encoding_to_char", Gives::Text, |_, args| Ok(if number(args, 0) == Some(6) { "UTF8" } else { "" }.into())),
     ("pg_char_to_encoding", Gives::Integer, |_, args| {
         let utf8 = text(args, 0).is_some_and(|name| matches!(name.to_lowercase().replace('-', "").as_str(), "utf8" | "unicode"));
@@ -319,6 +321,33 @@ fn regtype(_: &World, arguments: &[ScalarValue]) -> Result<Value> {
             Ok(oid) => Ok(oid.into()),
             Err(_) => pg_type::named(&written).map(Value::from).ok_or_else(|| missing(&written)),
         },
+    }
+}
+
+/// 0 is no function and written `-`.
+fn regproc(_: &World, arguments: &[ScalarValue]) -> Result<Value> {
+    let name = |oid: Oid| match pg_proc::by_oid(oid) {
+        Some(known) => known.name.to_owned(),
+        None if oid == 0 => "-".to_owned(),
+        None => oid.to_string(),
+    };
+    match text(arguments, 0) {
+        None => Ok(name(oid(arguments, 0)).into()),
+        Some(written) if written == "-" => Ok(Value::Int(0)),
+        Some(written) => match written.parse::<Oid>() {
+            Ok(oid) => Ok(oid.into()),
+            Err(_) => only_procedure(&written).map(Value::from),
+        },
+    }
+}
+
+/// The OID of the function of a name. 42725 where there are several, 42883 where there is none.
+fn only_procedure(name: &str) -> Result<Oid> {
+    let mut found = pg_proc::named(name);
+    match (found.next(), found.next()) {
+        (Some(only), None) => Ok(only.oid),
+        (Some(_), Some(_)) => Err(Error::new(SqlState("42725"), format!("more than one function named \"{name}\""))),
+        (None, _) => Err(Error::new(SqlState::UNDEFINED_FUNCTION, format!("function \"{name}\" does not exist"))),
     }
 }
 

@@ -14,6 +14,7 @@ mod notify;
 mod objects;
 mod pg_catalog;
 mod pg_class;
+mod pg_proc;
 mod pg_type;
 mod relation;
 pub mod rewrite;

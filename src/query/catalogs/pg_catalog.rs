@@ -3,18 +3,19 @@
 use super::World;
 use super::objects::{self, Object};
 use super::rows::{Rows, Value};
-use super::{pg_class, pg_type, relation};
+use super::{pg_class, pg_proc, pg_type, relation};
 use crate::clock::Micros;
 use crate::query::system::PG_CATALOG;
 
 /// The relations that can have rows.
-const FILLED: [&str; 24] = [
+const FILLED: [&str; 25] = [
     "pg_class",
     "pg_attribute",
     "pg_attrdef",
     "pg_constraint",
     "pg_index",
     "pg_type",
+    "pg_proc",
     "pg_namespace",
     "pg_am",
     "pg_database",
@@ -49,6 +50,7 @@ pub fn fill(name: &str, world: &World, rows: &mut Rows) {
         "pg_constraint" => pg_class::constraints(world, rows),
         "pg_index" => pg_class::indexes(world, rows),
         "pg_type" => pg_type::fill(rows),
+        "pg_proc" => pg_proc::fill(rows),
         "pg_namespace" => schemas(rows),
         "pg_am" => access_methods(rows),
         "pg_database" => databases(rows),

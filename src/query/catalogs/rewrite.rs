@@ -8,6 +8,8 @@
 //! - `regclass` and its like: the value is an OID where it is compared and a name where it is text or a result column;
 //! - a SELECT from a catalog that is always empty here (policies, publications, ...) has no rows, whatever else it says,
 //!   so the shapes in it that cannot be planned do not matter;
+//! - columns of type regproc are names where they are shown and OIDs where they are compared ([`procedures`]), and the elements of
+//!   int2vector and oidvector are counted from 0 ([`vectors`]);
 //! - `_pg_expandarray` as the elements and the places of its array ([`expand`]);
 //! - what a query asks of domains and composite types, of which there are none ([`types`]);
 //! - scalar subqueries over catalogs, which look up by key: conditions on the outer query become a CASE around them, and the
@@ -15,6 +17,7 @@
 
 mod empty;
 mod expand;
+mod procedures;
 mod subquery;
 mod types;
 mod vectors;
@@ -36,7 +39,7 @@ use subquery::{array_function, array_subquery, over_catalogs, scalar, unnests};
 const AGGREGATES: [&str; 8] = ["count", "sum", "min", "max", "array_agg", "string_agg", "bool_or", "bool_and"];
 
 /// Types whose values are OIDs and are shown as names.
-const REGISTERED: [&str; 4] = ["regclass", "regtype", "regnamespace", "regrole"];
+const REGISTERED: [&str; 5] = ["regclass", "regtype", "regnamespace", "regrole", "regproc"];
 
 /// Rewrites a query in place.
 pub fn query(query: &mut Query) {
@@ -104,7 +107,10 @@ impl VisitorMut for Rewrite {
                 match registered_type(data_type) {
                     Some(name) => *expr = call(name, vec![replaced]),
                     None if matches!(data_type, DataType::Text) && is_registered(&replaced) => *expr = shown(replaced),
-                    None => **inner = replaced,
+                    None => {
+                        **inner = replaced;
+                        procedures::cast(inner, data_type);
+                    }
                 }
             }
             Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => {
@@ -179,7 +185,7 @@ fn plain_type(data_type: &DataType) -> DataType {
             DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(plain_type(element)), *size))
         }
         DataType::Custom(name, modifiers) => match system_name(name).as_deref() {
-            Some("text" | "char" | "name" | "cstring" | "regproc" | "regprocedure" | "pg_node_tree") => DataType::Text,
+            Some("text" | "char" | "name" | "cstring" | "regprocedure" | "pg_node_tree") => DataType::Text,
             Some("bool") => DataType::Boolean,
             Some("int2") => DataType::SmallInt(None),
             Some("int4") => DataType::Integer(None),
@@ -252,6 +258,7 @@ fn compared(expr: &Expr) -> Option<Expr> {
 
 /// Both sides of a comparison with such a value are OIDs.
 fn compare(left: &mut Expr, right: &mut Expr) {
+    procedures::compare(left, right);
     for (one, other) in [(0, 1), (1, 0)] {
         let sides = [&*left, &*right];
         let (Some((name, _)), Some(literal)) = (registered_argument(sides[one]), literal_text(sides[other])) else { continue };
@@ -271,6 +278,7 @@ fn compare(left: &mut Expr, right: &mut Expr) {
 fn is_text(expr: &Expr) -> bool {
     match expr {
         Expr::Nested(inner) => is_text(inner),
+        column if procedures::is_procedure(column) => true,
         Expr::BinaryOp { op: BinaryOperator::StringConcat, .. } => true,
         Expr::Cast { data_type, .. } => matches!(data_type, DataType::Text | DataType::Varchar(_)),
         Expr::Function(function) => matches!(system_name(&function.name).as_deref(), Some("quote_ident" | "concat" | "format")),
