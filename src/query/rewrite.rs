@@ -14,6 +14,7 @@ use sqlparser::ast::{
 
 use super::functions::cast::WRITTEN;
 use super::functions::chain::{self, TERMS_MIN};
+use super::functions::like;
 use super::functions::make::INTERVAL_PARTS;
 use super::{names, sets, using};
 use crate::error::{Error, Result, SqlState};
@@ -167,6 +168,14 @@ fn rewritten(expression: &Expr) -> Result<Option<Expr>> {
         }
         Expr::Like { any: true, negated, expr, pattern, escape_char } => like_any(*negated, expr, pattern, escape_char.as_ref(), false),
         Expr::ILike { any: true, negated, expr, pattern, escape_char } => like_any(*negated, expr, pattern, escape_char.as_ref(), true),
+        Expr::Like { any: false, negated, expr, pattern, escape_char: Some(escape) } => {
+            let (expr, pattern) = (expr.clone(), Box::new(escaped(pattern, escape)));
+            Some(Expr::Like { any: false, negated: *negated, expr, pattern, escape_char: None })
+        }
+        Expr::ILike { any: false, negated, expr, pattern, escape_char: Some(escape) } => {
+            let (expr, pattern) = (expr.clone(), Box::new(escaped(pattern, escape)));
+            Some(Expr::ILike { any: false, negated: *negated, expr, pattern, escape_char: None })
+        }
         Expr::Interval(interval) => interval_cast(interval),
         Expr::Identifier(ident) if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("current_schema") => {
             Some(call("current_schema", Vec::new()))
@@ -259,7 +268,8 @@ fn like_any(negated: bool, text: &Expr, patterns: &Expr, escape: Option<&ast::Va
         _ => return None,
     };
     let one = |pattern: &Expr| {
-        let (expr, pattern, escape_char) = (Box::new(text.clone()), Box::new(pattern.clone()), escape.cloned());
+        let pattern = escape.map_or_else(|| pattern.clone(), |escape| escaped(pattern, escape));
+        let (expr, pattern, escape_char) = (Box::new(text.clone()), Box::new(pattern), None);
         match insensitive {
             false => Expr::Like { negated, any: false, expr, pattern, escape_char },
             true => Expr::ILike { negated, any: false, expr, pattern, escape_char },
@@ -271,6 +281,11 @@ fn like_any(negated: bool, text: &Expr, patterns: &Expr, escape: Option<&ast::Va
         right: Box::new(right),
     });
     any.map(|any| Expr::Nested(Box::new(any)))
+}
+
+/// A pattern with the backslash as its escape character, which is the only one that DataFusion knows.
+fn escaped(pattern: &Expr, escape: &ast::ValueWithSpan) -> Expr {
+    call(like::ESCAPE, vec![pattern.clone(), Expr::Value(escape.clone())])
 }
 
 /// Intervals in forms that DataFusion's parser does not read are read by Verus's own.

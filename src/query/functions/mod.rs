@@ -17,6 +17,7 @@ pub mod interval;
 mod joined;
 pub mod json;
 pub mod last_step;
+pub mod like;
 pub mod make;
 pub mod math;
 pub mod ordered;
@@ -208,6 +209,7 @@ pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
         enrich::all(),
         geo::all(),
         interval::all(),
+        like::all(),
         make::all(),
         math::all(),
         ordered::all(),
