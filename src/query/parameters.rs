@@ -22,7 +22,7 @@ use crate::types::SqlType;
 const PARAMETERS_MAX: usize = 65_535;
 
 /// Functions with arguments of one type: name, argument, type.
-static ARGUMENTS: [(&str, usize, SqlType); 63] = [
+static ARGUMENTS: [(&str, usize, SqlType); 72] = [
     ("ascii", 0, SqlType::Text),
     ("btrim", 0, SqlType::Text),
     ("btrim", 1, SqlType::Text),
@@ -35,6 +35,12 @@ static ARGUMENTS: [(&str, usize, SqlType); 63] = [
     ("date_part", 0, SqlType::Text),
     ("date_trunc", 0, SqlType::Text),
     ("date_trunc", 2, SqlType::Text),
+    ("decode", 0, SqlType::Text),
+    ("decode", 1, SqlType::Text),
+    ("encode", 0, SqlType::Bytea),
+    ("encode", 1, SqlType::Text),
+    ("get_byte", 0, SqlType::Bytea),
+    ("get_byte", 1, SqlType::Integer),
     ("hop", 1, SqlType::Interval),
     ("hop", 2, SqlType::Interval),
     ("initcap", 0, SqlType::Text),
@@ -72,6 +78,9 @@ static ARGUMENTS: [(&str, usize, SqlType); 63] = [
     ("rtrim", 0, SqlType::Text),
     ("rtrim", 1, SqlType::Text),
     ("session", 1, SqlType::Interval),
+    ("set_byte", 0, SqlType::Bytea),
+    ("set_byte", 1, SqlType::Integer),
+    ("set_byte", 2, SqlType::Integer),
     ("split_part", 1, SqlType::Text),
     ("split_part", 2, SqlType::Integer),
     ("starts_with", 1, SqlType::Text),

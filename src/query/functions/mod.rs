@@ -8,6 +8,7 @@
 
 pub mod arithmetic;
 pub mod branches;
+pub mod bytes;
 pub mod cast;
 pub mod chain;
 pub mod decimal;
@@ -204,6 +205,7 @@ pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
         json::all(),
         arithmetic::all(),
         branches::all(),
+        bytes::all(),
         cast::all(),
         chain::all(),
         enrich::all(),

@@ -11,7 +11,7 @@ use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Operator};
 
-use super::{assign, branches, casts, chains, local, operators, sql_type};
+use super::{assign, branches, bytes, casts, chains, local, operators, sql_type};
 use crate::error::Error;
 use crate::query::functions::{self, cast, session, text, time, zone};
 use crate::types::SqlType;
@@ -21,6 +21,7 @@ pub fn scalar(function: ScalarFunction, schema: &DFSchema) -> Result<Transformed
     if let Some(zoned) = functions::json::build::zoned(&function, session::time_zone()) {
         return Ok(Transformed::yes(zoned));
     }
+    let function = bytes::call(function, schema)?;
     let name = function.func.name();
     match name {
         cast::WRITTEN => match function.args.into_iter().next() {

@@ -9,6 +9,7 @@
 pub mod aggregates;
 pub mod assign;
 pub mod branches;
+mod bytes;
 mod calls;
 pub mod casts;
 pub mod chains;

@@ -7,6 +7,7 @@ use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::Placeholder;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 
+use super::bytes;
 use super::casts::{as_text, constant, to};
 use super::sql_type;
 use crate::error::{Error, SqlState};
@@ -91,6 +92,11 @@ pub fn typed(left: Expr, operator: Operator, right: Expr, schema: &DFSchema) -> 
     if let Some(expression) = document(&left, operator, &right, schema, (&left_type, &right_type))? {
         return Ok(Outcome::Changed(expression));
     }
+    if operator == Operator::StringConcat
+        && let Some(expression) = bytes::concatenation(&left, &right, schema)?
+    {
+        return Ok(Outcome::Changed(expression));
+    }
     if compares(operator) {
         return comparison(left, operator, right, schema, &left_type, &right_type);
     }
@@ -113,6 +119,7 @@ fn settled(left: Expr, operator: Operator, right: Expr, schema: &DFSchema) -> Re
     let target = match (operator, &other) {
         _ if json::operator(&operator).is_some() && !open(&left) => Some(SqlType::Text),
         (Operator::StringConcat, None | Some(SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_))) => Some(SqlType::Text),
+        (Operator::StringConcat, Some(SqlType::Bytea)) => Some(SqlType::Bytea),
         (Operator::Plus, Some(SqlType::Timestamp | SqlType::Timestamptz | SqlType::Date)) => Some(SqlType::Interval),
         (Operator::Multiply | Operator::Divide, Some(SqlType::Interval)) => Some(SqlType::Double),
         (Operator::Plus | Operator::Minus | Operator::Multiply | Operator::Divide | Operator::Modulo, Some(known)) => Some(known.clone()),

@@ -16,7 +16,7 @@ use sqlparser::ast::{self, BinaryOperator};
 
 use super::casts::to;
 use super::operators::{Outcome, condition, typed, undefined_for};
-use crate::query::functions::{ordered, time};
+use crate::query::functions::{bytes, ordered, time};
 
 /// Plans expressions as PostgreSQL types them.
 #[derive(Debug)]
@@ -59,6 +59,11 @@ impl ExprPlanner for Postgres {
         let function = if fraction { time::extract_seconds() } else { time::extract() };
         let args = args.into_iter().map(lower_field).collect();
         Ok(PlannerResult::Planned(Expr::ScalarFunction(ScalarFunction::new_udf(function.udf(), args))))
+    }
+
+    /// Of bytea as well as of text.
+    fn plan_substring(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
+        Ok(PlannerResult::Planned(bytes::part().call(args)))
     }
 
     /// Counts that DataFusion gives as unsigned are bigint; some aggregates are made of others.
