@@ -233,8 +233,11 @@ fn cast(text: &str) -> Option<Error> {
     if let Some(value) = between(text, "ercentile value must be between 0.0 and 1.0 inclusive, ", " is invalid") {
         return Some(Error::new(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, format!("percentile value {value} is not between 0 and 1")));
     }
-    if text.contains("timestamp out of range") {
+    if text.contains("imestamp out of range") {
         return Some(Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"));
+    }
+    if text.contains("annot cast Date32 value") {
+        return Some(Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "date out of range for timestamp"));
     }
     if let Some(target) = ["Int16", "Int32", "Int64"].into_iter().find(|target| text.contains(&format!("out of range {target}"))) {
         return Some(out_of_range(&type_of(target)));

@@ -17,6 +17,7 @@ use super::text::strings;
 use super::{Function, Typed, is_text, undefined};
 use crate::error::{Error, SqlState};
 use crate::types::SqlType;
+use crate::types::text::calendar::{DAYS_MIN, TIMESTAMP_MIN_US};
 use crate::types::zone::Zone;
 
 const DAY_US: i64 = 86_400_000_000;
@@ -269,6 +270,7 @@ pub fn add_days() -> Function {
             let values = dates.iter().zip(days.iter()).map(|pair| match pair {
                 (Some(date), Some(days)) => i64::from(date)
                     .checked_add(days)
+                    .filter(|sum| *sum >= DAYS_MIN)
                     .and_then(|sum| i32::try_from(sum).ok())
                     .map(Some)
                     .ok_or_else(|| Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "date out of range")),
@@ -412,7 +414,7 @@ fn to_timestamp_types(types: &[DataType]) -> Result<Typed, Error> {
 fn to_timestamp(args: &[ArrayRef], result: &DataType) -> Result<ArrayRef, Error> {
     let values = args[0].as_primitive::<Float64Type>().try_unary::<_, TimestampMicrosecondType, Error>(|seconds| {
         let micros = (seconds * 1e6).round_ties_even();
-        match micros.is_finite() && micros.abs() < 9.2e18 {
+        match micros.is_finite() && micros.abs() < 9.2e18 && micros as i64 >= TIMESTAMP_MIN_US {
             true => Ok(micros as i64),
             false => Err(Error::new(SqlState::DATETIME_FIELD_OVERFLOW, format!("timestamp out of range: \"{seconds}\""))),
         }

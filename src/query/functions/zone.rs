@@ -13,6 +13,7 @@ use super::{Function, Typed, is_text, undefined};
 use crate::clock::Micros;
 use crate::error::{Error, SqlState};
 use crate::types::SqlType;
+use crate::types::text::calendar::TIMESTAMP_MIN_US;
 use crate::types::zone::Zone;
 
 /// Name of [`to_local`]'s function.
@@ -98,7 +99,7 @@ pub fn later(instant: Micros, interval: IntervalMonthDayNano, count: i32, zone: 
         const DAY_US: i64 = 86_400_000_000;
         instant = zone.instant(local_of(instant, zone).ok()?.checked_add(days.checked_mul(DAY_US)?)?)?;
     }
-    instant.checked_add((interval.nanoseconds / 1_000).checked_mul(i64::from(count))?)
+    instant.checked_add((interval.nanoseconds / 1_000).checked_mul(i64::from(count))?).filter(|instant| *instant >= TIMESTAMP_MIN_US)
 }
 
 /// Parses the zones of a column, which are mostly the same as the row before's.

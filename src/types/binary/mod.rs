@@ -13,6 +13,7 @@ use datafusion::common::ScalarValue;
 
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
+use crate::types::text::calendar::{DAYS_MIN, TIMESTAMP_MIN_US};
 use crate::types::text::scalar::{fit, not_utf8, not_utf8_at};
 use crate::types::text::{Style, json, scalar};
 use crate::types::{NUMERIC_DEFAULT, SqlType, UTC};
@@ -89,7 +90,10 @@ pub fn uuid(bytes: &[u8]) -> Result<[u8; 16]> {
 pub fn date(bytes: &[u8]) -> Result<i32> {
     match integer(bytes)? {
         i32::MAX | i32::MIN => Err(infinite("date")),
-        days => days.checked_add(EPOCH_DAYS).ok_or_else(|| Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "date out of range")),
+        days => days
+            .checked_add(EPOCH_DAYS)
+            .filter(|days| i64::from(*days) >= DAYS_MIN)
+            .ok_or_else(|| Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "date out of range")),
     }
 }
 
@@ -104,7 +108,10 @@ pub fn time(bytes: &[u8]) -> Result<i64> {
 pub fn timestamp(bytes: &[u8]) -> Result<Micros> {
     match bigint(bytes)? {
         i64::MAX | i64::MIN => Err(infinite("timestamp")),
-        us => us.checked_add(EPOCH_US).ok_or_else(|| Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range")),
+        us => us
+            .checked_add(EPOCH_US)
+            .filter(|us| *us >= TIMESTAMP_MIN_US)
+            .ok_or_else(|| Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range")),
     }
 }
 

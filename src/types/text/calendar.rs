@@ -9,6 +9,11 @@ pub(crate) const MINUTE_US: i64 = 60 * SECOND_US;
 pub(crate) const HOUR_US: i64 = 60 * MINUTE_US;
 pub(crate) const DAY_US: i64 = 24 * HOUR_US;
 
+/// 4714-11-24 BC, the first day of PostgreSQL's dates: 4713-01-01 BC in the Julian calendar.
+pub const DAYS_MIN: i64 = -2_440_588;
+/// The first microsecond of PostgreSQL's timestamps.
+pub const TIMESTAMP_MIN_US: Micros = DAYS_MIN * DAY_US;
+
 /// Days since 1970-01-01 of a civil date; year 0 is 1 BC. (Howard Hinnant, "chrono-compatible low-level date algorithms".)
 #[inline]
 pub(crate) fn days_from_civil(year: i64, month: u32, day: u32) -> i64 {

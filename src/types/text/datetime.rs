@@ -5,7 +5,7 @@
 
 use crate::clock::Micros;
 use crate::error::{Error, Result, SqlState};
-use crate::types::text::calendar::{DAY_US, HOUR_US, MINUTE_US, SECOND_US, days_from_civil, days_in_month};
+use crate::types::text::calendar::{DAY_US, DAYS_MIN, HOUR_US, MINUTE_US, SECOND_US, TIMESTAMP_MIN_US, days_from_civil, days_in_month};
 use crate::types::text::number::is_space;
 use crate::types::zone::{Zone, offset_digits};
 
@@ -13,8 +13,7 @@ const MONTHS: [&str; 12] =
     ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"];
 const WEEKDAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
 
-/// Years that a date can have: PostgreSQL's, whatever the type's own width.
-const YEAR_MIN: i64 = -4713;
+/// Years that are read: to the greatest of PostgreSQL's, and as far the other way, where [`DAYS_MIN`] is the limit.
 const YEAR_MAX: i64 = 5_874_897;
 
 /// `date`: days since 1970-01-01. A time of day behind it is read and dropped.
@@ -24,7 +23,11 @@ pub fn date(text: &str) -> Result<i32> {
         return Ok(days as i32);
     }
     let moment = Moment::read(text, "date")?;
-    moment.days().ok_or_else(|| malformed("date", text)).and_then(|days| i32::try_from(days).map_err(|_| field_overflow(text)))
+    let days = moment.days().ok_or_else(|| malformed("date", text))?;
+    if days < DAYS_MIN {
+        return Err(out_of_range("date", text));
+    }
+    i32::try_from(days).map_err(|_| field_overflow(text))
 }
 
 /// `time`: microseconds since midnight. A date and a zone are read and dropped.
@@ -45,7 +48,7 @@ pub fn timestamp(text: &str) -> Result<Micros> {
     if let Some((local, _)) = fast_timestamp(text.as_bytes()) {
         return Ok(local);
     }
-    Moment::read(text, "timestamp")?.local(text, "timestamp")
+    Moment::read(text, "timestamp")?.local(text, "timestamp").and_then(|local| reached(local, text))
 }
 
 /// `timestamptz`: microseconds since 1970-01-01 00:00 UTC. Without a zone the text is in `zone`.
@@ -60,9 +63,14 @@ pub fn timestamptz(text: &str, zone: &Zone) -> Result<Micros> {
         }
     };
     match spoken.unwrap_or(*zone) {
-        Zone::Fixed(0) | Zone::UTC => Ok(local),
-        zone => zone.instant(local).ok_or_else(|| out_of_range("timestamp", text)),
+        Zone::Fixed(0) | Zone::UTC => reached(local, text),
+        zone => zone.instant(local).ok_or_else(|| out_of_range("timestamp", text)).and_then(|instant| reached(instant, text)),
     }
+}
+
+/// A time that is not before the first.
+fn reached(us: Micros, text: &str) -> Result<Micros> {
+    if us < TIMESTAMP_MIN_US { Err(out_of_range("timestamp", text)) } else { Ok(us) }
 }
 
 fn malformed(type_name: &str, text: &str) -> Error {
@@ -412,7 +420,7 @@ fn civil(year: i64, width: usize, month: u32, day: u32, before_christ: bool) -> 
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return Err(Fault::Order);
     }
-    if day > days_in_month(year, month) || !(YEAR_MIN..=YEAR_MAX).contains(&year) {
+    if day > days_in_month(year, month) || !(-YEAR_MAX..=YEAR_MAX).contains(&year) {
         return Err(Fault::Range);
     }
     Ok((year, month, day))
