@@ -22,15 +22,17 @@ mod subquery;
 mod types;
 mod vectors;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
     ArrayElemTypeDef, BinaryOperator, CastKind, DataType, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query, SelectItem, SetExpr, TimezoneInfo, Value, ValueWithSpan, Visit,
-    VisitMut, Visitor, VisitorMut,
+    FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query, SelectItem, SetExpr, TableFactor, TimezoneInfo, Value,
+    ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
 
-use super::pg_catalog;
+use super::{pg_catalog, relation};
+use crate::catalog::Oid;
 use crate::query::system::PG_CATALOG;
 use empty::empty_body;
 use subquery::{array_function, array_subquery, over_catalogs, scalar, unnests};
@@ -43,7 +45,9 @@ const REGISTERED: [&str; 5] = ["regclass", "regtype", "regnamespace", "regrole",
 
 /// Rewrites a query in place.
 pub fn query(query: &mut Query) {
-    let _ = VisitMut::visit(query, &mut Rewrite);
+    let mut rewrite = Rewrite::default();
+    let _ = Visit::visit(query, &mut rewrite.catalogs);
+    let _ = VisitMut::visit(query, &mut rewrite);
     if let SetExpr::Select(select) = query.body.as_mut() {
         for item in &mut select.projection {
             if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item
@@ -55,7 +59,43 @@ pub fn query(query: &mut Query) {
     }
 }
 
-struct Rewrite;
+/// The catalogs by the names that the query has for them.
+#[derive(Default)]
+struct Catalogs(BTreeMap<String, Oid>);
+
+impl Visitor for Catalogs {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, alias, .. } = factor
+            && let Some(catalog) = system_name(name).and_then(|name| relation::relation(PG_CATALOG, &name))
+        {
+            let known_as = alias.as_ref().map_or_else(|| catalog.name.to_owned(), |alias| folded(&alias.name));
+            self.0.insert(known_as, catalog.oid);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+#[derive(Default)]
+struct Rewrite {
+    catalogs: Catalogs,
+}
+
+impl Rewrite {
+    /// `l.tableoid`: the catalog that a row is of.
+    fn table_oid(&self, expr: &mut Expr) {
+        if let Expr::CompoundIdentifier(parts) = expr
+            && let [table, column] = parts.as_slice()
+            && folded(column) == "tableoid"
+            && let Some(oid) = self.catalogs.0.get(&folded(table))
+        {
+            let number = Expr::Value(Value::Number(oid.to_string(), false).into());
+            let data_type = DataType::Custom(ObjectName::from(vec![Ident::new("oid")]), Vec::new());
+            *expr = Expr::Cast { kind: CastKind::Cast, expr: Box::new(number), data_type, array: false, format: None };
+        }
+    }
+}
 
 impl VisitorMut for Rewrite {
     type Break = ();
@@ -89,6 +129,7 @@ impl VisitorMut for Rewrite {
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        self.table_oid(expr);
         match expr {
             Expr::BinaryOp { left, op, right } => {
                 if let BinaryOperator::PGCustomBinaryOperator(parts) = op
@@ -124,7 +165,11 @@ impl VisitorMut for Rewrite {
                 *expr = scalar(subquery);
             }
             Expr::Function(function) => {
-                if let Some(other) = array_function(function).or_else(|| vectors::bounds(function)).or_else(|| subscripts(function)) {
+                if let Some(other) = array_function(function)
+                    .or_else(|| vectors::bounds(function))
+                    .or_else(|| subscripts(function))
+                    .or_else(|| listed_setting(function))
+                {
                     *expr = other;
                 } else {
                     literal_setting(function);
@@ -336,6 +381,20 @@ fn literal_setting(function: &mut Function) {
         && let Some(name) = constant_text(argument)
     {
         *argument = string(&name);
+    }
+}
+
+/// `current_setting(s.name)`, as psql asks for each row of `pg_settings`, is the value that the row has.
+fn listed_setting(function: &Function) -> Option<Expr> {
+    if system_name(&function.name).as_deref() != Some("current_setting") {
+        return None;
+    }
+    match *arguments(function)?.first()? {
+        Expr::CompoundIdentifier(parts) => match parts.as_slice() {
+            [table, name] if folded(name) == "name" => Some(Expr::CompoundIdentifier(vec![table.clone(), Ident::new("setting")])),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

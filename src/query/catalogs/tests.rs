@@ -247,6 +247,7 @@ async fn registered_types() {
     check("SELECT 'int4'::regtype::oid, 1184::regtype, 'timestamp with time zone'::regtype::oid", &["23|timestamp with time zone|1184"])
         .await;
     check("SELECT to_regclass('nothing'), to_regclass('events')", &["|16384"]).await;
+    check("SELECT c.tableoid::regclass, c.tableoid FROM pg_class c WHERE c.relname = 'events'", &["pg_class|1259"]).await;
     let error = rows("SELECT 'nothing'::regclass").await.unwrap_err();
     assert_eq!(error.state(), crate::error::SqlState::UNDEFINED_TABLE);
 }

@@ -43,12 +43,13 @@ fn is_empty(select: &Select) -> bool {
     if grouped || !select.projection.iter().all(named) || select.projection.iter().any(aggregates) {
         return false;
     }
-    // There are no foreign keys.
-    let foreign = |condition: &Expr| {
+    // There are no foreign keys and no domains.
+    let absent = |condition: &Expr| {
         matches!(condition, Expr::BinaryOp { left, op: BinaryOperator::Eq, right }
-        if names_column(left, "contype") && constant_text(right).as_deref() == Some("f"))
+        if (names_column(left, "contype") && constant_text(right).as_deref() == Some("f"))
+            || (names_column(left, "typtype") && constant_text(right).as_deref() == Some("d")))
     };
-    if select.selection.clone().map(conjuncts).unwrap_or_default().iter().any(foreign) {
+    if select.selection.clone().map(conjuncts).unwrap_or_default().iter().any(absent) {
         return true;
     }
     select.from.iter().any(|from| {
