@@ -10,6 +10,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
+use chrono::DateTime;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility};
 
@@ -20,6 +21,7 @@ use super::{World, pg_type};
 use crate::catalog::{Oid, Table, Unique};
 use crate::error::{Error, Result, SqlState};
 use crate::types::SqlType;
+use crate::types::zone::Zone;
 
 /// Whether a function is one of these, which hold the objects of a snapshot.
 pub fn is_one(function: &ScalarUDF) -> bool {
@@ -37,6 +39,7 @@ enum Gives {
     Boolean,
     Integer,
     BigInt,
+    Timestamptz,
     Oid,
     /// An OID for text, text for an OID: a cast to a `reg` type.
     OidOrText,
@@ -59,7 +62,10 @@ const NULL: Body = |_, _| Ok(Value::Null);
 /// Functions that are called with a NULL as well.
 const TAKES_NULL: [&str; 2] = ["format_type", "quote_nullable"];
 
-const FUNCTIONS: [(&str, Gives, Body); 74] = [
+const FUNCTIONS: [(&str, Gives, Body); 76] = [
+    // Unlike NOW() they go on while a statement runs.
+    ("clock_timestamp", Gives::Timestamptz, |world, _| Ok(Value::Time(world.activity.now()))),
+    ("timeofday", Gives::Text, |world, _| time_of_day(world).map(Value::from)),
     // No lock is ever held.
     ("pg_advisory_unlock_all", Gives::Text, |_, _| Ok(String::new().into())),
     ("format_type", Gives::Text, |_, args| Ok(number(args, 0).map(|oid| pg_type::format(oid as Oid, number(args, 1))).into())),
@@ -157,7 +163,8 @@ const FUNCTIONS: [(&str, Gives, Body); 74] = [
 /// A function by name, over the objects of `world`.
 pub fn function(name: &str, world: impl FnOnce() -> Arc<World>) -> Option<Arc<ScalarUDF>> {
     let (name, gives, body) = FUNCTIONS.iter().find(|(known, _, _)| *known == name)?;
-    let signature = Signature::one_of(vec![TypeSignature::Nullary, TypeSignature::VariadicAny], Volatility::Stable);
+    let volatility = if is_volatile(name) { Volatility::Volatile } else { Volatility::Stable };
+    let signature = Signature::one_of(vec![TypeSignature::Nullary, TypeSignature::VariadicAny], volatility);
     Some(Arc::new(ScalarUDF::new_from_impl(CatalogFunction { name, gives: *gives, body: *body, world: world(), signature })))
 }
 
@@ -169,6 +176,7 @@ impl CatalogFunction {
             Gives::Boolean => SqlType::Boolean,
             Gives::Integer => SqlType::Integer,
             Gives::BigInt => SqlType::BigInt,
+            Gives::Timestamptz => SqlType::Timestamptz,
             Gives::Oid => SqlType::Oid,
             Gives::OidOrText if first.is_some_and(is_text) => SqlType::Oid,
             Gives::OidOrText => SqlType::Text,
@@ -198,7 +206,7 @@ impl ScalarUDFImpl for CatalogFunction {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> datafusion::error::Result<ColumnarValue> {
         let result = self.result(args.args.first().map(ColumnarValue::data_type).as_ref());
-        let constant = args.args.iter().all(|value| matches!(value, ColumnarValue::Scalar(_)));
+        let constant = args.args.iter().all(|value| matches!(value, ColumnarValue::Scalar(_))) && !is_volatile(self.name);
         let calls = if constant { 1 } else { args.number_rows };
         let mut values = Vec::with_capacity(calls);
         let mut arguments = Vec::with_capacity(args.args.len());
@@ -232,6 +240,21 @@ impl Hash for CatalogFunction {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.name.hash(state);
     }
+}
+
+fn is_volatile(name: &str) -> bool {
+    matches!(name, "clock_timestamp" | "timeofday")
+}
+
+/// The clock as PostgreSQL's timeofday() shows it: `Wed May 01 12:30:00.123456 2024 UTC`.
+fn time_of_day(world: &World) -> Result<String> {
+    let zone = Zone::parse(&world.context.time_zone)?;
+    let now = world.activity.now();
+    let offset = zone.offset_seconds(now);
+    let local = DateTime::from_timestamp_micros(now + i64::from(offset) * 1_000_000);
+    let local = local.ok_or_else(|| Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range"))?;
+    let name = if zone == Zone::UTC { "UTC".to_owned() } else { format!("{:+03}:{:02}", offset / 3600, offset.abs() / 60 % 60) };
+    Ok(format!("{} {name}", local.format("%a %b %d %H:%M:%S%.6f %Y")))
 }
 
 fn is_text(data_type: &DataType) -> bool {
