@@ -8,21 +8,16 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, Result};
 use datafusion::logical_expr::expr::{AggregateFunction, Sort};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
-use datafusion::logical_expr::utils::AggregateOrderSensitivity;
-use datafusion::logical_expr::{Accumulator, Aggregate, AggregateUDF, AggregateUDFImpl, Expr, LogicalPlan, Signature};
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 
 use super::operator::input::Input;
 
 /// Aggregates that see the order of rows.
-const ORDERED: [&str; 4] = ["array_agg", STRING_AGG, "first_value", "last_value"];
-
-const STRING_AGG: &str = "string_agg";
+const ORDERED: [&str; 4] = ["array_agg", "string_agg", "first_value", "last_value"];
 
 /// The plan with the order of arrival where it matters.
 pub fn ordered(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -49,9 +44,6 @@ fn by_arrival(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
 fn settled(expr: Expr, arrival: &Column) -> Transformed<Expr> {
     match expr {
         Expr::AggregateFunction(mut call) if is_open(&call) => {
-            if call.func.name() == STRING_AGG {
-                call.func = Arc::new(AggregateUDF::new_from_impl(Texts(call.func)));
-            }
             call.params.order_by.push(Sort { expr: Expr::Column(arrival.clone()), asc: true, nulls_first: false });
             Transformed::yes(Expr::AggregateFunction(call))
         }
@@ -84,44 +76,5 @@ fn is_sorted(plan: &LogicalPlan) -> bool {
         | LogicalPlan::Window(_)
         | LogicalPlan::Unnest(_) => plan.inputs().into_iter().any(is_sorted),
         _ => false,
-    }
-}
-
-/// `string_agg` that sorts for itself. DataFusion's does as well and yet asks for sorted rows, so that another call with an order of its own
-/// would be in conflict with it.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Texts(Arc<AggregateUDF>);
-
-impl AggregateUDFImpl for Texts {
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    fn signature(&self) -> &Signature {
-        self.0.signature()
-    }
-
-    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        self.0.return_type(types)
-    }
-
-    fn return_field(&self, fields: &[FieldRef]) -> Result<FieldRef> {
-        self.0.return_field(fields)
-    }
-
-    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        self.0.state_fields(args)
-    }
-
-    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        self.0.accumulator(args)
-    }
-
-    fn order_sensitivity(&self) -> AggregateOrderSensitivity {
-        AggregateOrderSensitivity::SoftRequirement
-    }
-
-    fn with_beneficial_ordering(self: Arc<Self>, _: bool) -> Result<Option<Arc<dyn AggregateUDFImpl>>> {
-        Ok(Some(self))
     }
 }

@@ -221,7 +221,6 @@ fn cast(text: &str) -> Option<Error> {
     let numeric = [
         ("square root of a negative", "2201F", "cannot take square root of a negative number"),
         ("zero raised to a negative power", "2201F", "zero raised to a negative power is undefined"),
-        ("verflow on abs", "22003", "value out of range"),
         ("nable to parse date from", "22008", "date field value out of range"),
         ("negative count not allowed", "22011", "negative substring length not allowed"),
         ("exceeds the minimum supported scale", "22003", "numeric field overflow"),
@@ -239,7 +238,11 @@ fn cast(text: &str) -> Option<Error> {
     if text.contains("annot cast Date32 value") {
         return Some(Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "date out of range for timestamp"));
     }
-    if let Some(target) = ["Int16", "Int32", "Int64"].into_iter().find(|target| text.contains(&format!("out of range {target}"))) {
+    let integers = ["Int16", "Int32", "Int64"].into_iter();
+    if let Some(target) = integers.clone().find(|target| text.contains(&format!("{target}Array overflow on abs"))) {
+        return Some(out_of_range(&type_of(target)));
+    }
+    if let Some(target) = integers.into_iter().find(|target| text.contains(&format!("out of range {target}"))) {
         return Some(out_of_range(&type_of(target)));
     }
     if text.contains("Overflow happened on") || text.contains("verflowing on") || text.contains("causes overflow") {
@@ -499,7 +502,8 @@ fn subqueries(text: &str) -> Option<Error> {
 /// ORDER BY, LIMIT and OFFSET.
 fn counts(text: &str) -> Option<Error> {
     if text.contains("Order by column out of bounds") || text.contains("Order by index starts at 1") {
-        return Some(Error::new(SqlState::INVALID_COLUMN_REFERENCE, "ORDER BY position is not in select list"));
+        let position = between(text, "specified: ", ",").unwrap_or("0").trim();
+        return Some(Error::new(SqlState::INVALID_COLUMN_REFERENCE, format!("ORDER BY position {position} is not in select list")));
     }
     if text.contains("LIMIT must be >= 0") || (text.contains("Limit") && text.contains(">= 0")) {
         return Some(Error::new(SqlState("2201W"), "LIMIT must not be negative"));

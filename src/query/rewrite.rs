@@ -104,6 +104,9 @@ impl VisitorMut for Rewrite {
         if let Err(error) = tests_in_list(select) {
             return ControlFlow::Break(error);
         }
+        if let Err(error) = keys::no_aggregates(select) {
+            return ControlFlow::Break(error);
+        }
         if let Err(error) = keys::ordinals_in_sets(select) {
             return ControlFlow::Break(error);
         }

@@ -22,7 +22,7 @@ use super::operator::Operators;
 use super::provider::{ROWS_SCHEMA, Relation, Unresolved, series, undefined_table};
 use super::sets::Sets;
 use super::system::{SystemTables, is_system_schema};
-use super::{Context, typing};
+use super::{Context, functions, typing};
 use crate::catalog::{Catalog, OWN_PREFIX};
 use crate::error::{Error, SqlState};
 use crate::store::snapshot::with_lsn;
@@ -156,7 +156,19 @@ impl ContextProvider for Scope<'_> {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.state.scalar_functions().get(name).cloned().or_else(|| self.system?.function(name, self.context?))
+        let known = self.state.scalar_functions().get(name).cloned().or_else(|| self.system?.function(name, self.context?));
+        // UNNEST is a form of the planner's own.
+        let other = name == "unnest"
+            || self.state.aggregate_functions().contains_key(name)
+            || self.state.window_functions().contains_key(name)
+            || self.state.higher_order_functions().contains_key(name);
+        match known {
+            None if !other => {
+                let names = self.state.scalar_functions().keys().chain(self.state.aggregate_functions().keys());
+                Some(functions::missing::function(name, names.map(String::as_str)))
+            }
+            known => known,
+        }
     }
 
     fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {

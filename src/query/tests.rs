@@ -365,7 +365,7 @@ async fn errors_are_postgresqls() {
         "SELECT store FROM events" => "42703" "column \"store\" does not exist",
         "SELECT e.store FROM events e" => "42703" "column e.store does not exist",
         "SELECT x.store_id FROM events" => "42P01" "missing FROM-clause entry for table \"x\"",
-        "SELECT nope(1)" => "42883" "function nope does not exist",
+        "SELECT nope(1)" => "42883" "function nope(integer) does not exist",
         "SELECT user_id = 1 FROM events" => "42883" "operator does not exist: text = integer",
         "SELECT event_date + 'x' FROM events" => "22007" "invalid input syntax for type interval: \"x\"",
         "SELECT store_id, count(*) FROM events" => "42803" "column \"events.store_id\" must appear in the GROUP BY clause or be used in an aggregate function",

@@ -135,7 +135,11 @@ pub fn check(kind: ChannelKind, options: &Options) -> Result<BTreeMap<String, St
         return Err(invalid(format!("unrecognized option \"{key}\"")).hint(format!("Known are {}.", all().collect::<Vec<_>>().join(", "))));
     }
     if let Some(missing) = needed.iter().find(|key| options.get(**key).is_none_or(String::is_empty)) {
-        return Err(invalid(format!("option \"{missing}\" is missing")).detail(format!("A {} channel needs it.", kind.name())));
+        return Err(invalid(format!("option \"{missing}\" is missing")).detail(format!(
+            "{} {} channel needs it.",
+            if kind == ChannelKind::Email { "An" } else { "A" },
+            kind.name()
+        )));
     }
     per_minute(options)?;
     let mut shown = match kind {

@@ -21,6 +21,7 @@ pub mod last_step;
 pub mod like;
 pub mod make;
 pub mod math;
+pub mod missing;
 pub mod ordered;
 pub mod padding;
 pub mod regex;

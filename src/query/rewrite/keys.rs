@@ -2,12 +2,71 @@
 //!
 //! *Place*: `rewrite` calls it for every query and SELECT, before columns are named.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::LazyLock;
 
-use sqlparser::ast::{self, Distinct, Expr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr};
+use datafusion::execution::SessionStateDefaults;
+
+use sqlparser::ast::{self, Distinct, Expr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, Visit, Visitor};
 
 use super::{SUFFIX, folded};
 use crate::error::{Error, Result, SqlState};
+
+/// 42803 where a key of GROUP BY is an aggregate, itself or as the column of the select list whose position it is.
+pub(super) fn no_aggregates(select: &Select) -> Result<()> {
+    let ast::GroupByExpr::Expressions(keys, _) = &select.group_by else { return Ok(()) };
+    for key in keys {
+        let listed = match key {
+            Expr::Value(ast::ValueWithSpan { value: ast::Value::Number(number, _), .. }) => {
+                number.parse::<usize>().ok().and_then(|position| select.projection.get(position.checked_sub(1)?))
+            }
+            _ => None,
+        };
+        let meant = match listed {
+            Some(SelectItem::UnnamedExpr(expression) | SelectItem::ExprWithAlias { expr: expression, .. }) => expression,
+            _ => key,
+        };
+        if aggregates(meant) {
+            return Err(Error::new(SqlState::GROUPING_ERROR, "aggregate functions are not allowed in GROUP BY"));
+        }
+    }
+    Ok(())
+}
+
+/// The names of aggregates.
+static AGGREGATES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    let functions = SessionStateDefaults::default_aggregate_functions();
+    functions.iter().flat_map(|function| function.aliases().iter().cloned().chain([function.name().to_owned()])).collect()
+});
+
+/// Whether there is an aggregate outside of subqueries.
+fn aggregates(expression: &Expr) -> bool {
+    struct Find(usize);
+    impl Visitor for Find {
+        type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.0 += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.0 -= 1;
+            ControlFlow::Continue(())
+        }
+        fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
+            match expression {
+                Expr::Function(function) if self.0 == 0 && function.over.is_none() => {
+                    match super::last_name(&function.name).is_some_and(|name| AGGREGATES.contains(&name)) {
+                        true => ControlFlow::Break(()),
+                        false => ControlFlow::Continue(()),
+                    }
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    expression.visit(&mut Find(0)).is_break()
+}
 
 /// `ROLLUP (1)` groups by the first column of the select list, as `GROUP BY 1` does.
 pub(super) fn ordinals_in_sets(select: &mut Select) -> Result<()> {

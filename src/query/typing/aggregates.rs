@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use arrow::compute::SortOptions;
 use arrow::datatypes::DataType;
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams, WindowFunctionParams};
-use datafusion::logical_expr::{AggregateUDF, Expr, ExprSchemable, WindowFunctionDefinition};
+use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr, ExprSchemable, WindowFunctionDefinition};
 
 use super::casts::to;
 use super::intervals;
@@ -17,6 +17,16 @@ use crate::error::{Error, SqlState};
 use crate::query::distinct::sorted::distinct_list;
 use crate::query::functions::interval;
 use crate::query::functions::sum::checked_sum;
+
+/// Whether a key of GROUP BY is an aggregate, which the planner takes where an alias names it.
+pub fn among_keys(aggregate: &Aggregate) -> Result<bool> {
+    for key in &aggregate.group_expr {
+        if key.exists(|expression| Ok(matches!(expression, Expr::AggregateFunction(_))))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
 
 /// Digits before the point from which a sum of numeric could leave 128 bits.
 const UNCHECKED_PRECISION_MAX: u8 = 28;

@@ -33,6 +33,7 @@ use datafusion::logical_expr::{
     Values,
 };
 
+use crate::error::{Error, SqlState};
 use crate::query::functions::{self, cast, session, zone};
 use crate::types::SqlType;
 
@@ -48,6 +49,9 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         LogicalPlan::Values(values) => typed_values(values).map(Transformed::yes),
         LogicalPlan::RecursiveQuery(query) => recursive(query).map(Transformed::yes),
         LogicalPlan::Union(union) => sets::union(union).map(Transformed::yes),
+        LogicalPlan::Aggregate(aggregate) if aggregates::among_keys(&aggregate)? => {
+            Err(Error::new(SqlState::GROUPING_ERROR, "aggregate functions are not allowed in GROUP BY").into())
+        }
         LogicalPlan::Aggregate(aggregate) if grouping::has_expressions(&aggregate) => {
             let (input, rest) = grouping::computed(aggregate)?;
             let input = node(input)?.data;

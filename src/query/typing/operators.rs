@@ -69,6 +69,18 @@ pub fn negative(operand: Expr, schema: &DFSchema) -> Result<Expr> {
         return Err(error.hint("Could not choose a best candidate operator. You might need to add explicit type casts.").into());
     }
     let data_type = if open(&operand) { DataType::Null } else { operand.get_type(schema)? };
+    // Arrow would give the least of the integers again; of a literal nothing can overflow.
+    let zero = match data_type {
+        DataType::Int16 => Some(ScalarValue::Int16(Some(0))),
+        DataType::Int32 => Some(ScalarValue::Int32(Some(0))),
+        DataType::Int64 => Some(ScalarValue::Int64(Some(0))),
+        _ => None,
+    };
+    if let (Some(zero), Some(function)) = (zero, arithmetic::checked(&Operator::Minus))
+        && !matches!(&operand, Expr::Literal(value, _) if !is_least(value))
+    {
+        return Ok(function.call(vec![Expr::Literal(zero, None), operand]));
+    }
     match data_type.is_numeric() || data_type.is_null() || matches!(data_type, DataType::Interval(_)) {
         true => Ok(Expr::Negative(Box::new(operand))),
         false => {
@@ -77,6 +89,10 @@ pub fn negative(operand: Expr, schema: &DFSchema) -> Result<Expr> {
             Err(error.hint("No operator matches the given name and argument type. You might need to add an explicit type cast.").into())
         }
     }
+}
+
+fn is_least(value: &ScalarValue) -> bool {
+    matches!(value, ScalarValue::Int16(Some(i16::MIN)) | ScalarValue::Int32(Some(i32::MIN)) | ScalarValue::Int64(Some(i64::MIN)))
 }
 
 /// Types an operator whose operands DataFusion would refuse or read differently.
