@@ -251,6 +251,17 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// The same without months, whose lengths differ.
+    pub fn fixed_interval(&mut self, name: &'static str) -> Result<Option<Expr>> {
+        let value = self.interval(name)?;
+        match value.as_ref().and_then(literal) {
+            Some(interval) if interval.months != 0 => {
+                Err(self.wrong(name, "must have a fixed length: months and years are not allowed").into())
+            }
+            _ => Ok(value),
+        }
+    }
+
     /// The same in microseconds (bigint), more than nothing: a day is 24 hours and a month 30 days, as where PostgreSQL compares
     /// intervals. What is known only when the statement runs is checked then.
     pub fn interval_us(&mut self, name: &'static str) -> Result<Option<Expr>> {

@@ -44,7 +44,7 @@ impl Operator for Sessionize {
 
     fn plan(&self, mut call: Call<'_>) -> Result<LogicalPlan> {
         let by = call.expressions("by")?;
-        let gap = call.interval("gap")?.ok_or_else(|| Error::internal("a session without a gap"))?;
+        let gap = call.fixed_interval("gap")?.ok_or_else(|| Error::internal("a session without a gap"))?;
         let time = call.time("time")?;
         let columns = call.input.columns();
         if let Some(taken) = columns.iter().find(|column| column.name == NUMBER || column.name == START) {

@@ -45,7 +45,7 @@ pub fn periods() -> Function {
 }
 
 fn too_many() -> Error {
-    Error::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "a cohort has too many periods to fill")
+    Error::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "a cohort has too many periods")
         .detail(format!("At most {PERIODS_MAX} without activity can follow each other."))
-        .hint("Truncate activity_date to a coarser unit, or leave fill out.")
+        .hint("Truncate activity_date to a coarser unit, or leave out fill and retention := 'on_or_after'.")
 }
