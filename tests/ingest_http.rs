@@ -99,7 +99,9 @@ async fn events_are_there_when_they_are_answered() {
     assert_eq!(session.value("SELECT total_revenue FROM mv_revenue_by_minute").await, "12.50");
 
     let array = format!("[{},{},{}]", event(1, ""), event(2, ""), event(3, ",\"event_time\":\"2024-05-01T09:00:00Z\""));
-    let answer = post(&server, "/v1/events/events", "", &array).await;
+    // What `curl -d` says of any body.
+    let form = "Content-Type: application/x-www-form-urlencoded\r\n";
+    let answer = post(&server, "/v1/events/events", form, &array).await;
     assert_eq!((answer.code, &answer.body), (200, &json!({"accepted": 1, "duplicates": 1, "late": 1})));
     assert_eq!(session.value("SELECT count(*) FROM events$late").await, "1");
 
