@@ -4,7 +4,8 @@
 //! the io runtime. `pg::simple`, `pg::extended` and `pg::copy` hold the messages' own methods.
 //!
 //! *Invariants*: (1) an ErrorResponse is followed by ReadyForQuery at once (simple) or at the next Sync (extended), and is sent before
-//! that Sync is waited for; (2) what the client hears as done is durable: an implicit transaction commits before its last CommandComplete (simple) or ReadyForQuery (extended).
+//! that Sync is waited for; (2) what the client hears as done is durable: an implicit transaction commits before its last
+//! CommandComplete (simple) or ReadyForQuery (extended).
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -37,15 +37,14 @@ pub mod to_char;
 pub mod window;
 pub mod zone;
 
-use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{Result, ScalarValue};
-use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::execution::{SessionState, SessionStateDefaults};
 use datafusion::logical_expr::async_udf::AsyncScalarUDF;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
@@ -254,13 +253,17 @@ pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
 
 /// Whether a name is that of a function of single rows alone.
 pub fn is_of_rows(name: &str) -> bool {
-    static NAMES: LazyLock<HashSet<String>> = LazyLock::new(|| {
-        let state = register(SessionStateBuilder::new()).build();
-        let others = |name: &String| state.aggregate_functions().contains_key(name) || state.window_functions().contains_key(name);
-        state.scalar_functions().keys().filter(|name| !others(name)).cloned().collect()
-    });
-    NAMES.contains(name)
+    let known = &*REGISTERED;
+    known.scalar_functions().contains_key(name) && !known.window_functions().contains_key(name) && !is_aggregate(name)
 }
+
+/// Whether a name is an aggregate's.
+pub fn is_aggregate(name: &str) -> bool {
+    REGISTERED.aggregate_functions().contains_key(name)
+}
+
+/// What is known by name where a statement is still text.
+static REGISTERED: LazyLock<SessionState> = LazyLock::new(|| register(SessionStateBuilder::new()).build());
 
 /// 42883 with the argument types, as PostgreSQL words it.
 pub fn undefined(name: &str, types: &[DataType]) -> Error {

@@ -3,7 +3,8 @@
 //! *Place*: [`super::args::Call`] makes it of the first argument.
 //!
 //! Rows of a table have sequence numbers, which a query does not see. [`Input`] looks through filters, projections, aliases, sorts,
-//! limits, windows and the first side of joins (of inner ones, the side of the event table) for the table that the rows come from, and brings its numbers along as a hidden column.
+//! limits, windows and the first side of joins (of inner ones, the side of the event table) for the table that the rows come from, and
+//! brings its numbers along as a hidden column.
 //! Rows that do not come from one table so (of a view, an aggregation, a union) have no such order: their ties are in no defined order.
 
 use std::sync::Arc;

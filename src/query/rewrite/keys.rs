@@ -2,16 +2,13 @@
 //!
 //! *Place*: `rewrite` calls it for every query and SELECT, before columns are named.
 
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::sync::LazyLock;
-
-use datafusion::execution::SessionStateDefaults;
 
 use sqlparser::ast::{self, Distinct, Expr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, Visit, Visitor};
 
 use super::{SUFFIX, folded};
 use crate::error::{Error, Result, SqlState};
+use crate::query::functions;
 
 /// 42803 where a key of GROUP BY is an aggregate, itself or as the column of the select list whose position it is.
 pub(super) fn no_aggregates(select: &Select) -> Result<()> {
@@ -34,12 +31,6 @@ pub(super) fn no_aggregates(select: &Select) -> Result<()> {
     Ok(())
 }
 
-/// The names of aggregates.
-static AGGREGATES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
-    let functions = SessionStateDefaults::default_aggregate_functions();
-    functions.iter().flat_map(|function| function.aliases().iter().cloned().chain([function.name().to_owned()])).collect()
-});
-
 /// Whether there is an aggregate outside of subqueries.
 fn aggregates(expression: &Expr) -> bool {
     struct Find(usize);
@@ -56,7 +47,7 @@ fn aggregates(expression: &Expr) -> bool {
         fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
             match expression {
                 Expr::Function(function) if self.0 == 0 && function.over.is_none() => {
-                    match super::last_name(&function.name).is_some_and(|name| AGGREGATES.contains(&name)) {
+                    match super::last_name(&function.name).is_some_and(|name| functions::is_aggregate(&name)) {
                         true => ControlFlow::Break(()),
                         false => ControlFlow::Continue(()),
                     }

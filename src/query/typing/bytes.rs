@@ -8,7 +8,6 @@ use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Expr, ExprSchemable};
 
 use super::operators::{literal_as, open, unknown};
-
 use crate::query::functions::{bytes, is_text, undefined};
 use crate::types::SqlType;
 
